@@ -1,0 +1,105 @@
+"""Knows every operation of the textbook and every rung of its ladder.
+
+An *operation* is what a ladder computes: its fp64 oracle, error bound, cost, inputs and launch. A *rung* is one way
+to compute it: a factory that closes over a Precision and returns the `@cuda.jit` kernel (or kernels) for it.
+A chapter declares rungs with `@rung`, slowest first, and describes the operation at its end with `operation(...)`.
+Tests, audit and benchmark walk `operations()`: a new step is one function in its chapter, and nothing else.
+
+What an operation is made of (arrays on the host are NumPy, rounded to the precision's storage format):
+
+    inputs(rng, shape, kind)            the arrays of one problem, in float64 (or integers); `kind` is one of KINDS
+    oracle(*arrays)                     the result in float64, by NumPy; a tuple where there are several
+    error_bound(precision, *arrays)     largest |kernel - oracle| that the theory allows, shaped like the oracle's
+                                        result; 0 where it must be exact
+    launch(device, rung, precision, *device_arrays)    runs a rung; returns device arrays shaped like the oracle's
+    cost(precision, *shape)             {"flops": ..., "bytes": ...}: operations needed and bytes that must move
+    shapes                              ragged test shapes: 1, primes, one off the tile
+    bench_shapes                        {"smoke": shape, "quick": shape, "full": shape}
+"""
+import importlib
+from dataclasses import dataclass
+from typing import Callable
+
+CHAPTERS = ("reduce", "matmul", "solve")
+
+KINDS = ("random", "same_sign", "large", "subnormal")
+"""random: standard normal. same_sign: uniform in [0, 1), where errors add up instead of cancelling. large: scaled
+so that the result comes near the largest number of storage. subnormal: operands below its smallest normal number."""
+
+_rungs = {}          # operation name -> its rungs, in the order of their definition
+_operations = {}
+
+
+class Rung:
+    """One step of a ladder. `rung[precision]` is what its factory returns for that precision, built once."""
+
+    def __init__(self, factory, operation, compute_capability, supports):
+        self.factory = factory
+        self.name = factory.__name__.rstrip("_")
+        self.operation = operation
+        self.chapter = factory.__module__.rpartition(".")[2]
+        self.compute_capability = compute_capability
+        self.supports = supports
+        self._built = {}
+
+    def __getitem__(self, precision):
+        if precision not in self._built:
+            from numprec.kernels import roles    # noqa: F401  teaches Numba what a Format is
+            self._built[precision] = self.factory(precision)
+        return self._built[precision]
+
+    def __repr__(self):
+        return f"{self.operation}/{self.name}"
+
+
+@dataclass(frozen=True)
+class Operation:
+    """See the module's docstring for what each callable takes and returns."""
+
+    name: str
+    inputs: Callable
+    oracle: Callable
+    error_bound: Callable
+    launch: Callable
+    cost: Callable
+    shapes: tuple
+    bench_shapes: dict
+
+    @property
+    def rungs(self):
+        """The ladder, slowest first."""
+        return tuple(_rungs[self.name])
+
+    def rung(self, name):
+        """The rung called `name`. Raises KeyError with the names there are."""
+        for r in self.rungs:
+            if r.name == name:
+                return r
+        raise KeyError(f"{self.name} has no rung {name!r}; it has {', '.join(r.name for r in self.rungs)}")
+
+
+def rung(factory=None, *, of=None, compute_capability=(7, 5), supports=lambda precision: True):
+    """Decorator: registers `factory(precision) -> kernel(s)` as the next rung of the operation `of`.
+
+    `of` defaults to the chapter's name. `compute_capability` is the least that the rung compiles for, and
+    `supports(precision)` tells which precisions it is written for.
+    """
+    def register(factory):
+        chapter = factory.__module__.rpartition(".")[2]
+        step = Rung(factory, of or chapter, compute_capability, supports)
+        _rungs.setdefault(step.operation, []).append(step)
+        return step
+    return register if factory is None else register(factory)
+
+
+def operation(name, **parts):
+    """Describes the operation `name`; its rungs were registered above it in the chapter."""
+    _operations[name] = Operation(name, **parts)
+    return _operations[name]
+
+
+def operations():
+    """Every operation of every chapter, by name, in reading order."""
+    for chapter in CHAPTERS:
+        importlib.import_module(f"numprec.kernels.{chapter}")
+    return dict(_operations)
