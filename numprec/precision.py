@@ -193,7 +193,8 @@ GROUPS = {
 }
 
 
-def _unknown(kind, name, known):
+def unknown(kind, name, known):
+    """The ValueError for a `name` that is not `known`, with the nearest one that is."""
     guess = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f" Did you mean {guess[0]!r}?" if guess else ""
     return ValueError(f"unknown {kind} {name!r}.{hint} Known: {', '.join(known)}.")
@@ -206,7 +207,7 @@ def format_named(name):
         return FORMATS[name]
     if name in _FORMAT_ALIASES:
         return _FORMAT_ALIASES[name]
-    raise _unknown("format", name, list(FORMATS))
+    raise unknown("format", name, list(FORMATS))
 
 
 @lru_cache(maxsize=None)
@@ -216,14 +217,14 @@ def _parse(name):
     if key in PRECISIONS:
         return PRECISIONS[key]
     if "=" not in key:
-        raise _unknown("precision", name, list(PRECISIONS))
+        raise unknown("precision", name, list(PRECISIONS))
     known = [f.name for f in fields(Precision) if f.name != "name"]
     roles = {}
     for part in key.split(","):
         role, _, value = part.partition("=")
         role = role.strip()
         if role not in known:
-            raise _unknown("role", role, known)
+            raise unknown("role", role, known)
         roles[role] = value.strip() if role == "loss_scale" else format_named(value)
     missing = [role for role in ("storage", "compute", "accum") if role not in roles]
     if missing:
@@ -259,5 +260,5 @@ def select(names, available=None):
             try:
                 chosen.append(precision_named(name))
             except ValueError:
-                raise _unknown("precision", name, [*PRECISIONS, *GROUPS, "native"]) from None
+                raise unknown("precision", name, [*PRECISIONS, *GROUPS, "native"]) from None
     return list(dict.fromkeys(chosen))
