@@ -1,0 +1,116 @@
+"""What the benchmark can run, and the choice of it that a command line makes.
+
+Kernels come from the registry, so a new rung is here as soon as its chapter has it. A new model is one row in
+MODELS. A cell is the unit of work: one rung, or one model with one seed, in all the chosen precisions, which are
+measured in turns.
+"""
+from dataclasses import dataclass, field
+
+from numprec.harness.timing import Effort
+from numprec.precision import unknown
+
+
+@dataclass(frozen=True)
+class Model:
+    """An estimator of numprec, the data set it is trained on, and the parameters that stay the same in every
+    precision."""
+
+    name: str
+    data: str
+    parameters: dict = field(default_factory=dict)
+    finished: tuple = ("converged",)    # the values of stop_reason_ that mean a fit did what it was asked to
+
+    def make(self, precision):
+        """A fresh estimator."""
+        import numprec
+        return getattr(numprec, self.name)(precision=precision, **self.parameters)
+
+
+MODELS = (
+    Model("LinearRegression", data="diabetes"),
+)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large and how long: `name` picks the operations' bench_shapes."""
+
+    name: str
+    kernels: Effort
+    training: Effort
+    seeds: int
+
+
+SCALES = {scale.name: scale for scale in (
+    Scale("smoke", Effort(budget=0.02, warm_up=0.0, least=3), Effort(budget=0.02, warm_up=0.0, least=3), seeds=5),
+    Scale("quick", Effort(budget=0.3, warm_up=0.1), Effort(budget=0.1, warm_up=0.05), seeds=10),
+    Scale("full", Effort(budget=1.0, warm_up=0.2, least=10), Effort(budget=1.0, warm_up=0.2, least=10), seeds=10),
+)}
+
+
+@dataclass(frozen=True)
+class KernelCell:
+    operation: object
+    rung: object
+    shape: tuple
+    precisions: tuple
+    effort: Effort
+
+    def __str__(self):
+        return f"{self.operation.name}/{self.rung.name} {'x'.join(map(str, self.shape))}"
+
+
+@dataclass(frozen=True)
+class TrainingCell:
+    model: Model
+    seed: int
+    precisions: tuple
+    effort: Effort
+
+    def __str__(self):
+        return f"{self.model.name} on {self.model.data}, seed {self.seed}"
+
+
+def plan(scale, precisions, operations=None, models=None, seeds=None):
+    """The cells to run, kernels first.
+
+    `operations` and `models` are lists of names; None means all of them, an empty list none. An operation is
+    chosen by its name, by its chapter's, or with one rung, "matmul/tiled". Raises ValueError with the nearest name.
+    """
+    precisions = tuple(precisions)
+    cells = [KernelCell(operation, rung, operation.bench_shapes[scale.name], chosen, scale.kernels)
+             for operation, rung in rungs(operations)
+             if (chosen := tuple(p for p in precisions if rung.supports(p)))]
+    for model in models_named(models):
+        cells += [TrainingCell(model, seed, precisions, scale.training) for seed in range(seeds or scale.seeds)]
+    return cells
+
+
+def rungs(names=None):
+    """(operation, rung) for each of `names`, in reading order."""
+    if names is not None and not names:
+        return []
+    from numprec.kernels import registry
+    every = [(operation, rung) for operation in registry.operations().values() for rung in operation.rungs]
+
+    def names_of(operation, rung):
+        return operation.name, rung.chapter, f"{operation.name}/{rung.name}"
+
+    if names is None:
+        return every
+    known = list(dict.fromkeys(name for each in every for name in names_of(*each)))
+    for name in names:
+        if name not in known:
+            raise unknown("operation", name, known)
+    return [each for each in every if set(names_of(*each)) & set(names)]
+
+
+def models_named(names=None):
+    """The rows of MODELS for `names`, whose case does not matter."""
+    if names is None:
+        return MODELS
+    known = {model.name.lower(): model.name for model in MODELS}
+    for name in names:
+        if name.lower() not in known:
+            raise unknown("model", name, list(known.values()))
+    return tuple(model for model in MODELS if model.name.lower() in {name.lower() for name in names})
