@@ -7,14 +7,17 @@ Tests, audit and benchmark walk `operations()`: a new step is one function in it
 
 What an operation is made of (arrays on the host are NumPy, rounded to the precision's storage format):
 
-    inputs(rng, shape, kind)            the arrays of one problem, in float64 (or integers); `kind` is one of KINDS
+    inputs(rng, shape, kind, precision)    the arrays of one problem, in float64 (or integers); `kind` is one of KINDS
     oracle(*arrays)                     the result in float64, by NumPy; a tuple where there are several
     error_bound(precision, *arrays)     largest |kernel - oracle| that the theory allows, shaped like the oracle's
                                         result; 0 where it must be exact
-    launch(device, rung, precision, *device_arrays)    runs a rung; returns device arrays shaped like the oracle's
+    launch(device, rung, precision, *device_arrays)    runs a rung; returns device arrays shaped like the oracle's,
+                                        one-element arrays where the oracle's is a scalar
     cost(precision, *shape)             {"flops": ..., "bytes": ...}: operations needed and bytes that must move
     shapes                              ragged test shapes: 1, primes, one off the tile
     bench_shapes                        {"smoke": shape, "quick": shape, "full": shape}
+    ladder                              the operation whose rungs it climbs, where not its own: a dot product climbs
+                                        the ladder of the sum, with other options for the factories
 """
 import importlib
 from dataclasses import dataclass
@@ -22,16 +25,18 @@ from typing import Callable
 
 CHAPTERS = ("reduce", "matmul", "solve")
 
-KINDS = ("random", "same_sign", "large", "subnormal")
+KINDS = ("random", "same_sign", "large", "overflow", "subnormal")
 """random: standard normal. same_sign: uniform in [0, 1), where errors add up instead of cancelling. large: scaled
-so that the result comes near the largest number of storage. subnormal: operands below its smallest normal number."""
+so that the result comes near the largest number of storage. overflow: four times that. subnormal: operands below its
+smallest normal number."""
 
 _rungs = {}          # operation name -> its rungs, in the order of their definition
 _operations = {}
 
 
 class Rung:
-    """One step of a ladder. `rung[precision]` is what its factory returns for that precision, built once."""
+    """One step of a ladder. `rung[precision]` is what its factory returns for that precision, built once;
+    `rung.variant(precision, **options)` the same for factories that take options, such as a transposed operand."""
 
     def __init__(self, factory, operation, compute_capability, supports):
         self.factory = factory
@@ -43,10 +48,15 @@ class Rung:
         self._built = {}
 
     def __getitem__(self, precision):
-        if precision not in self._built:
+        return self.variant(precision)
+
+    def variant(self, precision, **options):
+        """What the factory returns for `precision` and `options` (hashable values), built once."""
+        key = precision, tuple(sorted(options.items(), key=lambda option: option[0]))
+        if key not in self._built:
             from numprec.kernels import roles    # noqa: F401  teaches Numba what a Format is
-            self._built[precision] = self.factory(precision)
-        return self._built[precision]
+            self._built[key] = self.factory(precision, **options)
+        return self._built[key]
 
     def __repr__(self):
         return f"{self.operation}/{self.name}"
@@ -64,11 +74,12 @@ class Operation:
     cost: Callable
     shapes: tuple
     bench_shapes: dict
+    ladder: str | None = None
 
     @property
     def rungs(self):
         """The ladder, slowest first."""
-        return tuple(_rungs[self.name])
+        return tuple(_rungs[self.ladder or self.name])
 
     def rung(self, name):
         """The rung called `name`. Raises KeyError with the names there are."""
@@ -90,6 +101,16 @@ def rung(factory=None, *, of=None, compute_capability=(7, 5), supports=lambda pr
         _rungs.setdefault(step.operation, []).append(step)
         return step
     return register if factory is None else register(factory)
+
+
+def draw(rng, shape, kind, precision, terms=1, factors=1):
+    """float64 values of one `kind` for an operation that sums `terms` products of `factors` operands each."""
+    if kind in ("large", "overflow"):
+        operand = (precision.storage.max / terms) ** (1 / factors)
+        return rng.uniform(0.7, 1, shape) * operand * (4 if kind == "overflow" else 1) ** (1 / factors)
+    if kind == "subnormal":
+        return rng.uniform(-1, 1, shape) * precision.storage.tiny
+    return rng.random(shape) if kind == "same_sign" else rng.standard_normal(shape)
 
 
 def operation(name, **parts):
