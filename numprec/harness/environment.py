@@ -22,7 +22,7 @@ def collect(device, precisions, scale, command):
         "compute_capability": list(device.compute_capability),
         "times": NOT_COMPARABLE if device.is_emulator else "measured on the GPU",
         "cpu": _cpu(),
-        "cores": _cores(),
+        "cores": cores(),
         "platform": platform.platform(),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
@@ -49,10 +49,11 @@ def header(environment):
         ("run", f"{e['time']}  {e['command']}  (scale {e['scale']})"),
     ]
     text = [f"{name:<10}{value}" for name, value in lines]
-    width = max(map(len, e["precisions"]), default=0)
-    for i, (name, p) in enumerate(e["precisions"].items()):
-        reason = f": {p['reason']}" if p["reason"] else ""
-        text.append(f"{'' if i else 'precision':<10}{name:<{width}}  {p['status']}{reason}")
+    alike = {}
+    for name, p in e["precisions"].items():
+        alike.setdefault((p["status"], p["reason"]), []).append(name)
+    for i, ((status, reason), names) in enumerate(alike.items()):
+        text.append(f"{'' if i else 'precision':<10}{', '.join(names)}: {status}" + (f" ({reason})" if reason else ""))
     return "\n".join(text)
 
 
@@ -73,7 +74,7 @@ def _cpu():
     return platform.processor() or platform.machine()
 
 
-def _cores():
+def cores():
     """Those that this process may use, which a container can make fewer than there are."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 

@@ -21,8 +21,10 @@ def benchmark(options, command, root):
         os.environ["NUMPREC_DEVICE"] = options.device    # the estimators ask for themselves
     try:
         device = devices.get(options.device)
-    except devices.NoGPU as error:
+    except RuntimeError as error:
         return _refuse(error, NO_GPU)
+    except ValueError as error:
+        return _refuse(error, USAGE)
     try:
         precisions = select(options.precision, available=lambda p: device.availability(p).status == "native")
         scale = cases.SCALES[options.scale or ("quick" if device.is_emulator else "full")]

@@ -46,7 +46,7 @@ def kernels(rows, environment):
             flops, traffic = number(row["flops"] / middle / 1e9), number(row["bytes"] / middle / 1e9)
         lines.append((row["operation"], row["rung"], row["precision"], "x".join(map(str, row["shape"])),
                       median, spread, flops, traffic, scientific(row["error"]), number(row["error_over_bound"]),
-                      number(row["compile_s"]), status(row)))
+                      number(row["compile_s"]), status(row, environment)))
     return _table(title("Kernels", environment), columns, _without_repeats(lines), "llllrrrrrrrl",
                   KERNEL_LEGEND, reasons(rows, lambda row: f"{row['operation']}/{row['rung']} {row['precision']}"))
 
@@ -62,6 +62,7 @@ def training(rows, environment):
     for (model, data, metric), precisions in groups.items():
         for precision, found in precisions.items():
             summary = summarize(found, precisions.get(BASELINE))
+            unfinished = next((row for row in found if row["status"] != "ok"), found[0])
             corrected |= found[0]["test_to_train"] > 0
             seeds = max(seeds, len(found))
             median, spread = "-", "-"
@@ -72,7 +73,8 @@ def training(rows, environment):
             lines.append((model, data + stand_in, precision, median, spread,
                           f"{metric} {plus_minus(summary['score'], '{:.4f}')}",
                           plus_minus(summary["difference"], "{:+.1e}"),
-                          summary["stop"], summary["launches"], number(summary["first_fit_s"]), summary["status"]))
+                          summary["stop"], summary["launches"], number(summary["first_fit_s"]),
+                          status(unfinished, environment)))
     method = (CORRECTED if corrected else PLAIN).format(n=seeds)
     legend = TRAINING_LEGEND.format(method=method)
     if not any(BASELINE in precisions for precisions in groups.values()):
@@ -112,7 +114,6 @@ def summarize(rows, baseline=None):
         "stop": ", ".join(f"{reason} {ended.count(reason)}" for reason in dict.fromkeys(ended)) or "-",
         "launches": "/".join(str(n) for n in sorted({row["launches"] for row in done})) or "-",
         "first_fit_s": done[0]["first_fit_s"] if done else None,
-        "status": "ok" if len(done) == len(rows) else status(next(row for row in rows if row["status"] != "ok")),
     }
 
 
@@ -145,8 +146,11 @@ def plus_minus(interval, form):
     return f"{value} ± {form.replace('+', '').format(interval.half_width)}"
 
 
-def status(row):
-    return row["status"] if row["status"] != "ok" or row["availability"] == "native" else row["availability"]
+def status(row, environment):
+    """The row's status; on a GPU it also says where a precision is not native there."""
+    if row["status"] == "ok" and row["availability"] != "native" and not environment["is_emulator"]:
+        return f"ok, {row['availability']}"
+    return row["status"]
 
 
 def reasons(rows, name):
