@@ -1,0 +1,11 @@
+"""The textbook: five machine-learning algorithms, every step a CUDA kernel, every kernel in every precision.
+
+In reading order:
+
+    registry   what an operation and a rung are, and how to find them
+    roles      what `storage` and `accum` mean inside a kernel
+    reduce     sums, dot products, norms, maxima: barriers, shuffles, and the order of a sum
+    matmul     the matrix product: shared tiles, register patches
+    solve      least squares: Gram matrix, Cholesky, QR, iterative refinement
+    ptx        the instructions that Numba has no name for
+"""

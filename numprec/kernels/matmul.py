@@ -33,8 +33,7 @@ DEPTH = 16                          # of its shared tiles, along k
 PATCH = 8                           # C elements per thread and side
 SIDE = BLOCK // PATCH               # threads per block side
 THREADS = SIDE * SIDE
-ROW = BLOCK + 4                     # elements from one row of a shared tile to the next: the padding moves the
-                                    # elements of a column, which neighbouring threads write, to different banks
+ROW = BLOCK + 4                     # elements between rows of a tile: a column, padded, spreads over the banks
 
 
 # ---- oracle: the maths line, in fp64, on the operands that the kernel receives
@@ -210,7 +209,7 @@ def cost(precision, M, N, K):
     return {"flops": 2 * M * N * K, "bytes": (M * K + K * N + M * N) * precision.storage.bytes}
 
 
-def inputs(rng, shape, kind, precision):
+def inputs(rng, shape, kind, precision=None):
     M, N, K = shape
     if kind == "subnormal":      # one operand below the normal range brings the result there
         return draw(rng, (M, K), kind, precision), rng.uniform(-1, 1, (K, N)) / K
