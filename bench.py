@@ -47,14 +47,12 @@ def _positive(text):
 def main(arguments=None):
     arguments = sys.argv[1:] if arguments is None else arguments
     options = parser().parse_args(arguments)
-    if options.clear_cache:
-        from numprec import emulator
-        emulator.clear_cache()
-        return 0
     if options.emulator:
         from numprec.harness import emulation
         return emulation.benchmark()
     from numprec.harness import run
+    if options.clear_cache:
+        return run.clear_cache()
     if options.list:
         return run.show_list()
     command = shlex.join(["python", "bench.py", *arguments])

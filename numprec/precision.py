@@ -17,7 +17,7 @@ Sources
     P. Micikevicius et al., Mixed Precision Training, ICLR 2018 (accum, master, loss_scale).
 """
 import difflib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import lru_cache
 
 import numpy as np
@@ -88,12 +88,13 @@ class Format:
     def round(self, values):
         """`values` rounded to this format, to nearest even; values beyond its range become infinite.
 
-        Returns a new host array (dtype `numpy`). Every source, float64 too, is rounded once.
+        Returns a new host array (dtype `numpy`). Every source is rounded once: formats up to float64, and integers
+        up to 2**53.
         """
-        with np.errstate(over="ignore"):
+        with np.errstate(all="ignore"):
             values = np.asarray(values)
-            if self.name == "bfloat16" and values.dtype == np.float64:
-                return _round_once_to_bfloat16(values)
+            if self.name == "bfloat16" and values.dtype.itemsize > 2:
+                return _round_once_to_bfloat16(values.astype(np.float64))
             return np.array(values, dtype=self.numpy)
 
     def wider(self):
@@ -130,9 +131,12 @@ _FORMAT_ALIASES = {f.short: f for f in FORMATS.values()} | {
 
 @dataclass(frozen=True)
 class Precision:
-    """Formats by role; see the module's docstring. `str(p)` names it, and `precision_named(str(p)) == p`."""
+    """Formats by role; see the module's docstring. `str(p)` names it, and `precision_named(str(p)) == p`.
 
-    name: str
+    Two precisions are equal when their roles are, whatever they are called.
+    """
+
+    name: str = field(compare=False)
     storage: Format
     compute: Format
     accum: Format
@@ -142,7 +146,7 @@ class Precision:
     def __post_init__(self):
         if self.loss_scale not in (None, "static", "dynamic"):
             raise ValueError(f"loss_scale is None, 'static' or 'dynamic', not {self.loss_scale!r}")
-        if self.accum.significand < self.compute.significand:
+        if self.accum.significand < self.compute.significand or self.accum.exponent < self.compute.exponent:
             raise ValueError(f"accum ({self.accum}) must hold every value of compute ({self.compute})")
 
     def __str__(self):
@@ -193,9 +197,10 @@ GROUPS = {
 }
 
 
-def unknown(kind, name, known):
-    """The ValueError for a `name` that is not `known`, with the nearest one that is."""
-    guess = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+def unknown(kind, name, known, aliases=()):
+    """The ValueError for a `name` that is not `known`, with the nearest one that is. `aliases` would be understood
+    too, but are not listed."""
+    guess = difflib.get_close_matches(str(name).strip().lower(), [*known, *aliases], n=1, cutoff=0.5)
     hint = f" Did you mean {guess[0]!r}?" if guess else ""
     return ValueError(f"unknown {kind} {name!r}.{hint} Known: {', '.join(known)}.")
 
@@ -207,7 +212,7 @@ def format_named(name):
         return FORMATS[name]
     if name in _FORMAT_ALIASES:
         return _FORMAT_ALIASES[name]
-    raise unknown("format", name, list(FORMATS))
+    raise unknown("format", name, list(FORMATS), _FORMAT_ALIASES)
 
 
 @lru_cache(maxsize=None)
@@ -217,7 +222,7 @@ def _parse(name):
     if key in PRECISIONS:
         return PRECISIONS[key]
     if "=" not in key:
-        raise unknown("precision", name, list(PRECISIONS))
+        raise unknown("precision", name, list(PRECISIONS), ALIASES)
     known = [f.name for f in fields(Precision) if f.name != "name"]
     roles = {}
     for part in key.split(","):
@@ -225,6 +230,8 @@ def _parse(name):
         role = role.strip()
         if role not in known:
             raise unknown("role", role, known)
+        if role in roles:
+            raise ValueError(f"precision {name!r} gives {role!r} twice")
         roles[role] = value.strip() if role == "loss_scale" else format_named(value)
     missing = [role for role in ("storage", "compute", "accum") if role not in roles]
     if missing:
@@ -260,5 +267,5 @@ def select(names, available=None):
             try:
                 chosen.append(precision_named(name))
             except ValueError:
-                raise unknown("precision", name, [*PRECISIONS, *GROUPS, "native"]) from None
+                raise unknown("precision", name, [*PRECISIONS, *GROUPS, "native"], ALIASES) from None
     return list(dict.fromkeys(chosen))

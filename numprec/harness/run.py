@@ -79,6 +79,13 @@ def _run(cells, device, precisions, scale, results, command, plots):
     return INTERRUPTED if interrupted else FAILED if counts["FAIL"] else OK
 
 
+def clear_cache():
+    """Empties the emulator's cache of compiled kernels."""
+    from numprec import emulator
+    emulator.clear_cache()
+    return OK
+
+
 def show_list():
     """What there is to choose from."""
     print("precisions")

@@ -1,0 +1,316 @@
+"""Where kernels run: on a GPU, or on the emulator when there is none. The only file that asks which.
+
+    device = get()                         the GPU if Numba finds one, else the emulator
+    A = device.array(A_host, storage)      rounded to storage, then copied
+    device.launch(kernel, grid, block, A, shared=0)
+    device.to_host(A)
+
+`get("gpu")`, `get("emulator")` and the environment variable NUMPREC_DEVICE choose by hand. Both worlds have the
+same methods; the base class holds what does not differ. uint16 arrays hold bfloat16 bits throughout (see
+`numprec.kernels.roles`), so `to_host` returns them as bfloat16.
+
+Launches inside `with device.capture() as graph:` are recorded and not run; `graph.replay(times)` runs them in
+order: a CUDA graph on the GPU, a plain list on the emulator.
+"""
+import contextlib
+import functools
+import os
+import time
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+
+from numprec.precision import FORMATS, Format
+
+__all__ = ["Availability", "Device", "get"]
+
+
+class Availability(NamedTuple):
+    """How a device computes in a precision: status is "native", "emulated" or "unavailable"."""
+
+    status: str
+    reason: str
+
+
+class Timer:
+    """`seconds` between entry and exit of `with device.timer() as t:`."""
+
+    seconds = None
+
+
+class Graph:
+    """Recorded launches. They hold their arguments, which therefore live as long as the graph does."""
+
+    def __init__(self, device):
+        self.launches = []
+        self._device = device
+        self._run = None
+
+    def replay(self, times=1):
+        """Runs the launches in order, `times` times over."""
+        if self._run is None:
+            raise RuntimeError("a graph can be replayed once its capture has ended")
+        for _ in range(times):
+            self._run()
+
+
+class Device:
+    """What the GPU and the emulator have in common."""
+
+    kind = None
+    name = None
+    compute_capability = None
+    _recording = None
+
+    @property
+    def is_emulator(self):
+        return self.kind == "emulator"
+
+    def __repr__(self):
+        return f"<{self.name}>"
+
+    def array(self, host, fmt=None):
+        """A copy of `host` on the device, C-contiguous. A Format rounds the values to it, once; a dtype converts to
+        it; otherwise the dtype stays. A bfloat16 array becomes its bits."""
+        host = np.asarray(host)
+        if isinstance(fmt, Format):
+            host = fmt.round(_numbers(host))
+        elif fmt is not None:
+            host = host.astype(fmt)
+        return self._copy(_bits(host.astype(host.dtype.newbyteorder("="), copy=False)))
+
+    def to_host(self, array):
+        """A NumPy copy; it waits for the kernels launched before."""
+        if self._recording is not None:
+            raise RuntimeError("launches are being recorded, not run: there is nothing to read before the replay")
+        return _numbers(self._fetch(array))
+
+    def launch(self, kernel, grid, block, *args, shared=0):
+        """Runs a `@cuda.jit` kernel on `grid` blocks of `block` threads (numbers, or tuples of up to three), with
+        `shared` bytes of dynamic shared memory."""
+        if self._recording is not None:
+            self._recording.launches.append((kernel, grid, block, args, shared))
+        else:
+            self._launch(kernel, grid, block, args, shared)
+
+    @contextlib.contextmanager
+    def capture(self):
+        """Yields a Graph that records the launches made inside, without running them."""
+        if self._recording is not None:
+            raise RuntimeError("a capture is already under way on this device")
+        graph = self._recording = Graph(self)
+        try:
+            yield graph
+        finally:
+            self._recording = None
+        graph._run = self._instantiate(graph.launches)
+
+
+class Emulator(Device):
+    """The CPU, running the same kernels through `numprec.emulator`. Arrays are NumPy's.
+
+    `seed` shuffles the order in which threads run, `workers` is the number of host threads (default: all cores),
+    `compute_capability` the card to stand in for.
+    """
+
+    kind = "emulator"
+
+    def __init__(self, seed=None, workers=None, compute_capability=(7, 5)):
+        self.seed, self.workers, self.compute_capability = seed, workers, tuple(compute_capability)
+        self.name = "CPU emulator of compute capability {}.{}".format(*self.compute_capability)
+
+    def empty(self, shape, fmt):
+        """An array to be written. Every byte is 0xFF, a NaN in each format, so that what is not written shows."""
+        array = np.empty(shape, _element(fmt))
+        array.reshape(-1).view(np.uint8)[:] = 0xFF
+        return array
+
+    def zeros(self, shape, fmt):
+        return np.zeros(shape, _element(fmt))
+
+    def _copy(self, host):
+        return np.array(host, order="C")
+
+    def _fetch(self, array):
+        return np.array(array, order="C")
+
+    def _launch(self, kernel, grid, block, args, shared):
+        from numprec import emulator
+        emulator.launch(kernel, grid, block, args, shared=shared, seed=self.seed, workers=self.workers,
+                        compute_capability=self.compute_capability)
+
+    def _instantiate(self, launches):
+        def run():
+            for launch in launches:
+                self._launch(*launch)
+        return run
+
+    @contextlib.contextmanager
+    def timer(self):
+        timer = Timer()
+        start = time.perf_counter()
+        yield timer
+        timer.seconds = time.perf_counter() - start
+
+    def synchronize(self):
+        """Nothing to wait for: a launch returns when it is done."""
+
+    def free_memory(self):
+        import psutil
+        return psutil.virtual_memory().available
+
+    def availability(self, precision):
+        if precision.accum == FORMATS["bfloat16"]:
+            return _NO_BFLOAT16_ARITHMETIC
+        return Availability("emulated", "the CPU computes it, rounding as a GPU does; times say nothing about a GPU")
+
+
+class GPU(Device):
+    """The current CUDA device of numba.cuda. Arrays are Numba's device arrays, all work is on the default stream."""
+
+    kind = "gpu"
+
+    def __init__(self):
+        from numba import cuda
+        from numba.cuda.core import config
+        config.CUDA_LOW_OCCUPANCY_WARNINGS = 0    # every fit of one launch would raise it
+        self._cuda = cuda
+        card = cuda.get_current_device()
+        self.compute_capability = tuple(card.compute_capability)[:2]
+        self.name = card.name if isinstance(card.name, str) else card.name.decode()
+
+    def array(self, host, fmt=None):
+        if not hasattr(host, "__cuda_array_interface__"):
+            return super().array(host, fmt)
+        array = self._cuda.as_cuda_array(host)    # a view of memory already on the GPU
+        if (fmt is None or array.dtype == _element(fmt)) and array.is_c_contiguous():
+            return array
+        return super().array(self.to_host(array), fmt)
+
+    def empty(self, shape, fmt):
+        """An array to be written; its contents are whatever was there."""
+        return self._cuda.device_array(shape, _element(fmt))
+
+    def zeros(self, shape, fmt):
+        return self._copy(np.zeros(shape, _element(fmt)))
+
+    def _copy(self, host):
+        return self._cuda.to_device(np.asarray(host, order="C"))
+
+    def _fetch(self, array):
+        return array.copy_to_host()
+
+    def _launch(self, kernel, grid, block, args, shared, stream=0):
+        if shared > 48 * 1024:
+            self._allow_shared(kernel, args, shared)
+        kernel[grid, block, stream, shared](*args)
+
+    def _allow_shared(self, kernel, args, shared):
+        """More than 48 KB of dynamic shared memory has to be asked for, kernel by kernel, which Numba does not do
+        (CUDA C++ Programming Guide, section "Shared Memory" of each compute capability from 7.x)."""
+        from numba.cuda.cudadrv.driver import binding, driver
+        function = kernel._compile_for_args(*args)._codelibrary.get_cufunc()
+        attribute = binding.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+        driver.cuKernelSetAttribute(attribute, shared, function.handle, function.device.id)
+
+    def _instantiate(self, launches):
+        """Captures the launches into a CUDA graph, on a stream of its own that runs nothing."""
+        from cuda.core import Device as Card, Stream
+        if not launches:
+            return lambda: None
+        card = Card(self._cuda.get_current_device().id)
+        card.set_current()
+        builder = card.create_graph_builder()
+        builder.begin_building(mode="relaxed")    # a kernel that is compiled on the way loads its module meanwhile
+        try:
+            for launch in launches:
+                self._launch(*launch, stream=builder)
+        finally:
+            builder.end_building()
+        graph = builder.complete()
+        default = Stream.from_handle(0)
+        return lambda: graph.launch(default)
+
+    @contextlib.contextmanager
+    def timer(self):
+        timer, start, stop = Timer(), self._cuda.event(), self._cuda.event()
+        start.record()
+        yield timer
+        stop.record()
+        stop.synchronize()
+        timer.seconds = self._cuda.event_elapsed_time(start, stop) / 1e3    # CUDA counts milliseconds
+
+    def synchronize(self):
+        self._cuda.synchronize()
+
+    def free_memory(self):
+        return self._cuda.current_context().get_memory_info().free
+
+    def availability(self, precision):
+        capability = "compute capability {}.{}".format(*self.compute_capability)
+        if precision.accum == FORMATS["bfloat16"]:
+            return _NO_BFLOAT16_ARITHMETIC
+        if precision.accum == FORMATS["float16"] and self.compute_capability < (5, 3):
+            return Availability("unavailable", f"float16 arithmetic needs 5.3, this is {capability}")
+        if FORMATS["bfloat16"] in precision.formats and self.compute_capability < (8, 0):
+            return Availability("emulated", f"bfloat16 is native from 8.0; {capability} rounds it with integers")
+        return Availability("native", capability)
+
+
+_NO_BFLOAT16_ARITHMETIC = Availability(
+    "unavailable", "bfloat16 is a format for storage: its bits are never computed with, so accum must be another")
+
+
+def _element(fmt):
+    return fmt.element if isinstance(fmt, Format) else np.dtype(fmt)
+
+
+def _is_bfloat16(dtype):
+    return dtype.name == "bfloat16"
+
+
+def _bits(host):
+    return host.view(np.uint16) if _is_bfloat16(host.dtype) else host
+
+
+def _numbers(host):
+    return host.view(FORMATS["bfloat16"].numpy) if host.dtype == np.uint16 else host
+
+
+@functools.lru_cache(maxsize=None)
+def _gpu():
+    """The GPU, or in words why there is none to use. A card whose compiler is missing warns, once."""
+    from numba import cuda
+    if not cuda.is_available():
+        return "Numba finds no CUDA GPU"
+    from cuda.pathfinder import DynamicLibNotFoundError, load_nvidia_dynamic_lib
+    try:
+        for library in ("nvvm", "nvrtc", "nvJitLink"):
+            load_nvidia_dynamic_lib(library)
+    except DynamicLibNotFoundError:
+        problem = f"there is a CUDA GPU but not the library {library}: install numprec with the extra cu12 or cu13"
+        warnings.warn(problem, stacklevel=3)
+        return problem
+    return GPU()
+
+
+@functools.lru_cache(maxsize=None)
+def _emulator(**options):
+    return Emulator(**options)
+
+
+def get(name=None, **options):
+    """The device called `name`, "gpu" or "emulator"; None leaves the choice to NUMPREC_DEVICE, and then to what is
+    there. `options` (seed, workers, compute_capability) are the emulator's; a GPU has no use for them. The same
+    request gets the same object."""
+    name = (name or os.environ.get("NUMPREC_DEVICE") or "any").strip().lower()
+    if name not in ("any", "gpu", "emulator"):
+        raise ValueError(f"the device is 'gpu' or 'emulator', not {name!r}")
+    if name != "emulator":
+        gpu = _gpu()
+        if isinstance(gpu, GPU):
+            return gpu
+        if name == "gpu":
+            raise RuntimeError(f"the device 'gpu' was asked for, but {gpu}; 'emulator' runs everywhere")
+    return _emulator(**options)

@@ -1,0 +1,146 @@
+"""The house rules: who may import whom, how quick an import is, and what the text of the project may hold."""
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import numprec
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = sorted((ROOT / "numprec").rglob("*.py"))
+
+# part of the package -> the parts it may import, besides itself
+ARROWS = {
+    "__init__": set(),
+    "precision": set(),
+    "kernels": {"precision"},
+    "emulator": {"precision"},
+    "device": {"precision", "emulator"},
+    "models": {"precision", "kernels", "device"},
+    "datasets": {"precision"},
+    "harness": {"precision", "kernels", "device", "emulator", "models", "datasets", "__init__"},
+    "bench": {"harness", "__init__"},
+}
+FIGURES = "numprec/harness/figures.py"
+
+
+def imports(path, package):
+    """Dotted names that a file imports anywhere in it, with `from a import b` as a.b."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                base = ".".join(package.split(".")[:len(package.split(".")) - node.level + 1] + [base]).rstrip(".")
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def part_of(dotted):
+    """The part of numprec that a dotted name lies in: numprec.kernels.matmul -> kernels."""
+    parts = dotted.split(".")
+    return parts[1] if len(parts) > 1 and parts[1] in ARROWS else "__init__"
+
+
+def crossings(path):
+    """(importing part, imported part) for each import of numprec in a file."""
+    relative = path.relative_to(ROOT).with_suffix("")
+    dotted = ".".join(relative.parts).removesuffix(".__init__")
+    package = dotted if path.name == "__init__.py" else dotted.rpartition(".")[0]
+    here = "bench" if dotted == "bench" else part_of(dotted)
+    for name in imports(path, package):
+        if name.split(".")[0] == "numprec":
+            yield here, part_of(name)
+
+
+@pytest.mark.parametrize("path", [*SOURCES, ROOT / "bench.py"], ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_go_one_way(path):
+    wrong = {(here, there) for here, there in crossings(path) if there != here and there not in ARROWS[here]}
+    assert not wrong
+
+
+def test_the_arrows_are_seen(tmp_path):
+    """The check above sees each spelling of an import, also inside a function."""
+    file = tmp_path / "f.py"
+    file.write_text("def f():\n    from ..models import linear\n"
+                    "from numprec import device\nimport numprec.harness.store\n"
+                    "from . import x\n")
+    assert list(imports(file, "numprec.kernels")) == [
+        "numprec.device", "numprec.harness.store", "numprec.kernels.x", "numprec.models.linear"]
+    assert part_of("numprec.device") == "device" and part_of("numprec.LinearRegression") == "__init__"
+
+
+def test_matplotlib_is_imported_in_the_figure_file_only():
+    users = {p.relative_to(ROOT).as_posix() for p in [*SOURCES, ROOT / "bench.py"]
+             if any(name.split(".")[0] == "matplotlib" for name in imports(p, "numprec"))}
+    assert users <= {FIGURES}
+
+
+def test_only_precision_names_formats():
+    """float16, bfloat16, ... as words of a program stand in precision.py (and roles.py, which implements them)."""
+    may = {"numprec/precision.py", "numprec/kernels/roles.py"}
+    word = re.compile(r"\b(?:np|numpy|types|ml_dtypes)\.(?:b?float16|bfloat16|half)\b")
+    found = [f"{p.relative_to(ROOT).as_posix()}: {line.strip()}" for p in SOURCES
+             if p.relative_to(ROOT).as_posix() not in may and "emulator" not in p.parts
+             for line in p.read_text(encoding="utf-8").splitlines() if word.search(line)]
+    assert not found
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_modules_have_docstrings(path):
+    """Every module says what it is for; an `__init__.py` that only makes a package may be empty."""
+    text = path.read_text(encoding="utf-8")
+    assert ast.get_docstring(ast.parse(text)) or (path.name == "__init__.py" and not text.strip())
+
+
+def run(*args, **env):
+    import os
+    return subprocess.run([sys.executable, *args], cwd=ROOT, env=os.environ | env, capture_output=True, text=True)
+
+
+def test_import_is_light():
+    """Neither Numba nor scikit-learn nor matplotlib is loaded by `import numprec`, nor by naming its precisions."""
+    heavy = ("numba", "sklearn", "scipy", "matplotlib", "llvmlite", "tensorflow_datasets")
+    done = run("-c", "import sys, numprec; numprec.PRECISIONS, numprec.precision_named('half'), dir(numprec)\n"
+                     f"print([m for m in {heavy} if m in sys.modules])")
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_help_is_light():
+    """`bench.py --help` explains itself, and loads nothing heavy to do so."""
+    done = run("-X", "importtime", "bench.py", "--help")
+    assert done.returncode == 0 and "--precision" in done.stdout
+    loaded = {line.rpartition("|")[2].strip().split(".")[0] for line in done.stderr.splitlines()}
+    assert not loaded & {"numba", "sklearn", "scipy", "matplotlib", "llvmlite", "tensorflow_datasets"}
+
+
+def test_exports():
+    for name in numprec.__all__:
+        assert getattr(numprec, name) is not None and name in dir(numprec)
+    with pytest.raises(AttributeError, match="has no attribute 'LinearRegresion'"):
+        numprec.LinearRegresion
+
+
+@pytest.mark.parametrize("setting, says", [
+    ("import sys; sys.platform = 'darwin'", "container"),
+    ("import os; os.environ['NUMBA_ENABLE_CUDASIM'] = '1'", "needs no CUDA simulator"),
+])
+def test_where_it_cannot_run_one_sentence_says_so(setting, says):
+    done = run("-c", setting + "\ntry:\n    import numprec\nexcept ImportError as error:\n    print(error)")
+    sentence = done.stdout.strip()
+    assert says in sentence and sentence.endswith(".") and "\n" not in sentence
+
+
+def test_text_speaks_of_the_project_alone():
+    """No path of the machine it was written on; and what lies beside the checkout is known to .ci/run only."""
+    files = [p for pattern in ("*.py", "*.md", "*.cfg", "*.toml", "*.ll") for folder in ("numprec", "tests", "data")
+             for p in (ROOT / folder).rglob(pattern)]
+    files += [p for p in ROOT.iterdir() if p.is_file() and p.suffix in (".py", ".md", ".cfg", ".toml")]
+    home = re.compile(r"(?<![\w.])/(?:work|root|home/\w+|Users/\w+|tmp/\w+|mnt/\w+)/")
+    beside = re.compile(r"\.\./" + "shared")
+    found = [f"{p.relative_to(ROOT)}: {line.strip()}" for p in files
+             for line in p.read_text(encoding="utf-8").splitlines() if home.search(line) or beside.search(line)]
+    assert not found
