@@ -53,6 +53,7 @@ class Graph:
             raise RuntimeError("a graph can be replayed once its capture has ended")
         for _ in range(times):
             self._run()
+        self._device.launches += times * len(self.launches)
 
 
 class Device:
@@ -61,6 +62,7 @@ class Device:
     kind = None
     name = None
     compute_capability = None
+    launches = 0        # of kernels so far, replayed ones included
     _recording = None
 
     @property
@@ -93,6 +95,7 @@ class Device:
             self._recording.launches.append((kernel, grid, block, args, shared))
         else:
             self._launch(kernel, grid, block, args, shared)
+            self.launches += 1
 
     @contextlib.contextmanager
     def capture(self):
