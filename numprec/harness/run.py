@@ -32,11 +32,14 @@ def benchmark(options, command, root):
     except ValueError as error:
         return _refuse(error, USAGE)
     folder = Path(options.out) if options.out else root / datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
+    facts = environment.collect(device, precisions, scale.name, command)
     try:
-        with store.Store(folder) as results:
-            return _run(cells, device, precisions, scale, results, command, plots=options.plots)
+        results = store.Store(folder)
+        results.write_environment(facts)
     except OSError as error:
         return _refuse(f"cannot write results: {error}", USAGE)
+    with results:
+        return _run(cells, device, results, facts, plots=options.plots)
 
 
 def _chosen(options):
@@ -53,13 +56,11 @@ def _names(text):
     return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
 
 
-def _run(cells, device, precisions, scale, results, command, plots):
-    facts = environment.collect(device, precisions, scale.name, command)
-    results.write_environment(facts)
+def _run(cells, device, results, facts, plots):
     print(environment.header(facts), end="\n\n", flush=True)
     progress, start, interrupted = Progress(len(cells)), perf_counter(), False
     try:
-        sweep.run(cells, device, results, f"python bench.py --scale {scale.name}", progress)
+        sweep.run(cells, device, results, f"python bench.py --scale {facts['scale']}", progress)
     except KeyboardInterrupt:
         interrupted = True
     finally:

@@ -3,15 +3,8 @@
 The lines are only ever appended, and each is on the disk before the next cell starts, so that a run killed at any
 moment loses nothing that it had finished. A line that was cut off by the kill is ignored when reading.
 
-A row of either kind has
-    schema_version, kind, precision, roles, availability, status ("ok", "FAIL", "SKIP"), reason, seed, command
-a row of kind "kernel" has
-    operation, rung, shape, error, error_over_bound, compile_s, samples_s, calls_per_sample, launches, flops, bytes
-a row of kind "training" has
-    model, data, stand_in, n_train, n_test, metric, score, stop_reason, n_iter, condition, launches, first_fit_s,
-    samples_s, calls_per_sample
-Times are seconds per call. A value that was not measured is null; JSON has no infinity and no NaN, which are the
-strings "inf", "-inf" and "nan".
+COLUMNS names what a row holds. Times are seconds per call. A value that was not measured is null; JSON has no
+infinity and no NaN, which are the strings "inf", "-inf" and "nan".
 """
 import json
 import math
@@ -19,6 +12,13 @@ import os
 from pathlib import Path
 
 SCHEMA_VERSION = 1
+COLUMNS = {    # of every row, and of a row of one kind; `status` is "ok", "FAIL" or "SKIP"
+    "row": ("schema_version", "kind", "precision", "roles", "availability", "status", "reason", "seed", "launches",
+            "samples_s", "calls_per_sample", "command"),
+    "kernel": ("operation", "rung", "shape", "error", "error_over_bound", "compile_s", "flops", "bytes"),
+    "training": ("model", "data", "stand_in", "n_train", "n_test", "test_to_train", "metric", "score", "stop_reason",
+                 "finished", "n_iter", "condition", "warnings", "first_fit_s"),
+}
 RESULTS, ENVIRONMENT = "results.jsonl", "env.json"
 
 

@@ -37,11 +37,11 @@ def check(results, oracles, bounds):
 
 
 def _check(result, oracle, bound):
-    oracle = np.asarray(oracle, np.float64)
-    result = np.asarray(result).astype(np.float64)
+    result, oracle = np.asarray(result).astype(np.float64), np.asarray(oracle, np.float64)
     if result.size != oracle.size:
         raise ValueError(f"the result has shape {result.shape}, the oracle {oracle.shape}")
-    result, bound = result.reshape(oracle.shape), np.broadcast_to(np.asarray(bound, np.float64), oracle.shape)
+    bound = np.broadcast_to(np.asarray(bound, np.float64), oracle.shape).ravel()
+    result, oracle = result.ravel(), oracle.ravel()
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         error = np.abs(result - oracle)
         error[np.isnan(error)] = np.inf                  # NaN, or inf - inf

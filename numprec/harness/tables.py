@@ -127,8 +127,8 @@ def number(x):
         return f"{x:g}"
     if not 1e-3 <= abs(x) < 1e6:
         return f"{x:.1e}"
-    digits = max(0, 2 - int(np.floor(np.log10(abs(x)))))
-    return f"{x:.{digits}f}"
+    exponent = int(f"{x:.2e}".partition("e")[2])
+    return f"{x:.{max(0, 2 - exponent)}f}"
 
 
 def scientific(x):

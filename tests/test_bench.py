@@ -1,0 +1,407 @@
+"""bench.py from end to end, and the rules that keep its numbers honest."""
+import contextlib
+import importlib.util
+import json
+import math
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from numba import cuda
+
+from numprec.harness import cases, run, store, sweep, tables, timing
+from numprec.kernels import registry
+from numprec.precision import PRECISIONS, precision_named
+
+ROOT = Path(__file__).resolve().parents[1]
+FP32 = precision_named("fp32")
+QUICK = timing.Effort(budget=0.0, warm_up=0.0, least=1)
+
+spec = importlib.util.spec_from_file_location("bench", ROOT / "bench.py")
+bench = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(bench)
+
+
+def command_line(*arguments):
+    return subprocess.run([sys.executable, "bench.py", *map(str, arguments)], cwd=ROOT, text=True,
+                          capture_output=True)
+
+
+# ---- the command line
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    """One real run, with its folder."""
+    folder = tmp_path_factory.mktemp("run") / "out"
+    done = command_line("--scale", "smoke", "--precision", "fp32,fp64", "--device", "emulator", "--out", folder)
+    return SimpleNamespace(done=done, folder=folder)
+
+
+def test_a_run_passes(smoke):
+    assert smoke.done.returncode == 0, smoke.done.stdout + smoke.done.stderr
+    assert " FAIL" not in smoke.done.stdout
+
+
+def test_times_of_the_emulator_are_marked(smoke):
+    for heading in ("times     ", "Kernels (", "Training ("):
+        line = next(line for line in smoke.done.stdout.splitlines() if line.startswith(heading))
+        assert "CPU emulation, not comparable with a GPU" in line
+
+
+def test_every_rung_and_model_has_its_rows(smoke):
+    environment, rows = store.read(smoke.folder)
+    kernels = {(row["operation"], row["rung"], row["precision"]) for row in rows if row["kind"] == "kernel"}
+    assert kernels == {(operation.name, rung.name, p) for operation, rung in cases.rungs() for p in ("fp32", "fp64")
+                       if rung.supports(precision_named(p))}
+    trained = {(row["model"], row["precision"], row["seed"]) for row in rows if row["kind"] == "training"}
+    assert trained == {(model.name, p, seed) for model in cases.MODELS for p in ("fp32", "fp64") for seed in range(5)}
+    assert environment["schema_version"] == store.SCHEMA_VERSION and environment["is_emulator"]
+    assert environment["precisions"]["fp32"]["status"] == "emulated"
+
+
+def test_rows_are_complete(smoke):
+    """Each row has the columns of the store's docstring, JSON's own types, and a command that repeats it."""
+    for line in (smoke.folder / store.RESULTS).read_text(encoding="utf-8").splitlines():
+        row = json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+        for column in store.COLUMNS["row"] + store.COLUMNS[row["kind"]]:
+            assert column in row, (row["kind"], column)
+        assert row["status"] != "ok" or row["samples_s"]
+        assert row["command"].startswith("python bench.py --scale smoke --")
+    commands = {row["command"] for row in store.read(smoke.folder)[1]}
+    for command in commands:
+        bench.parser().parse_args(command.split()[2:])
+
+
+def test_linear_regression_is_accurate(smoke):
+    rows = [row for row in store.read(smoke.folder)[1] if row["kind"] == "training"]
+    summaries = {name: tables.summarize(found, precisions.get("fp64"))
+                 for precisions in tables.by_model(rows).values() for name, found in precisions.items()}
+    assert 0.2 < summaries["fp64"]["score"].value < 0.7    # the mean over 5 splits of what scikit-learn finds too
+    assert abs(summaries["fp32"]["difference"].value) < 1e-5
+
+
+def test_figures_are_drawn(smoke):
+    for name in ("error_time.png", "scores.png"):
+        assert (smoke.folder / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_progress_without_a_terminal_is_a_line_per_cell(smoke):
+    lines = [line for line in smoke.done.stderr.splitlines() if line.startswith("[")]
+    rows = store.read(smoke.folder)[1]
+    assert len(lines) == len({(r.get("operation"), r.get("rung"), r.get("model"), r["seed"]) for r in rows})
+
+
+@pytest.mark.parametrize("arguments, says", [
+    (("--precision", "fp31"), "Did you mean 'fp32'"),
+    (("--operation", "matmull"), "Did you mean 'matmul'"),
+    (("--operation", "matmul/tyled"), "Did you mean 'matmul/tiled'"),
+    (("--model", "LinearRegresion"), "Did you mean 'LinearRegression'"),
+    (("--seeds", "0"), "positive whole number"),
+    (("--scale", "tiny"), "invalid choice"),
+])
+def test_usage_errors(arguments, says, tmp_path):
+    done = command_line(*arguments, "--device", "emulator", "--out", tmp_path / "out")
+    assert done.returncode == 2 and says in done.stderr and not done.stdout
+    assert not (tmp_path / "out").exists()
+    assert "Traceback" not in done.stderr
+
+
+def test_an_unwritable_folder_is_refused_before_the_first_cell(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    done = command_line("--device", "emulator", "--out", tmp_path / "file")
+    assert done.returncode == 2 and "cannot write results" in done.stderr and not done.stdout
+
+
+def test_a_run_is_not_written_into_another(smoke):
+    done = command_line("--device", "emulator", "--out", smoke.folder)
+    assert done.returncode == 2 and "already holds a run" in done.stderr
+
+
+def test_a_gpu_asked_for_and_absent():
+    if cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    done = command_line("--device", "gpu")
+    assert done.returncode == 3 and "Traceback" not in done.stderr
+
+
+def test_help_is_quick():
+    start = time.perf_counter()
+    done = command_line("--help")
+    assert done.returncode == 0 and time.perf_counter() - start < 1
+
+
+def test_list_names_everything():
+    done = command_line("--list")
+    assert done.returncode == 0
+    for name in (*PRECISIONS, *(model.name for model in cases.MODELS), *registry.operations()):
+        assert name in done.stdout
+
+
+def test_an_interrupted_run_keeps_what_it_has(monkeypatch, tmp_path, capsys):
+    def interrupt(cells, device, results, *_):
+        results.append(kernel_row())
+        raise KeyboardInterrupt
+    monkeypatch.setattr(sweep, "run", interrupt)
+    code = in_process("--no-plots", "--out", str(tmp_path / "out"))
+    assert code == 130 and "interrupted: 1 results" in capsys.readouterr().out
+    assert len(store.read(tmp_path / "out")[1]) == 1
+
+
+def in_process(*arguments):
+    options = bench.parser().parse_args(["--device", "emulator", "--scale", "smoke", *arguments])
+    return run.benchmark(options, "command", ROOT)
+
+
+# ---- no time without a right result
+
+def broken(p, **options):
+    """Forgets all of the sum but its first term."""
+    storage, accum = p.storage, p.accum
+
+    @cuda.jit
+    def matmul_broken(A, B, C, extra):
+        n, m = cuda.grid(2)
+        if m < C.shape[0] and n < C.shape[1]:
+            C[m, n] = storage(accum(A[m, 0]) * accum(B[0, n]))
+    return matmul_broken
+
+
+def crashing(p, **options):
+    raise OverflowError("out of registers")
+
+
+def step(factory):
+    return registry.Rung(factory, "matmul", (7, 5), lambda precision: True)
+
+
+@pytest.mark.parametrize("factory, reason", [(broken, "times the bound"), (crashing, "out of registers")])
+def test_a_wrong_result_fails_and_has_no_time(factory, reason, monkeypatch, tmp_path, capsys):
+    matmul = registry.operations()["matmul"]
+    monkeypatch.setattr(cases, "rungs", lambda names=None: [(matmul, step(factory)), (matmul, matmul.rung("naive"))])
+    folder = tmp_path / "out"
+    assert in_process("--operation", "matmul", "--precision", "fp32,fp16", "--out", str(folder)) == 1
+    printed = capsys.readouterr().out
+    assert "FAIL matmul/" + factory.__name__ in printed and reason in printed
+    rows = store.read(folder)[1]
+    for row in rows:
+        if row["rung"] == factory.__name__:
+            assert row["status"] == "FAIL" and reason in row["reason"] and row["samples_s"] is None
+        else:
+            assert row["status"] == "ok" and row["samples_s"]      # the run went on
+    assert sum(row["status"] == "FAIL" for row in rows) == 2
+    for line in printed.splitlines():
+        if line.endswith("FAIL"):
+            assert " - " not in line.replace("  ", "")             # no quartiles
+
+
+class FakeDevice:
+    """Runs Python functions as kernels on NumPy arrays."""
+
+    is_emulator, compute_capability, launches = True, (7, 5), 0
+
+    def availability(self, precision):
+        return SimpleNamespace(status="unavailable" if precision.name == "fp16" else "native", reason="no fp16 here")
+
+    def array(self, host, fmt=None):
+        return np.array(host)
+
+    to_host = array
+
+    def synchronize(self):
+        pass
+
+    def launch(self, kernel, *args):
+        self.recorded.append((kernel, args)) if self.recorded is not None else kernel(*args)
+
+    recorded = None
+
+    @contextlib.contextmanager
+    def capture(self):
+        launches = self.recorded = []
+
+        def replay(times):
+            for _ in range(times):
+                for kernel, args in launches:
+                    kernel(*args)
+        yield SimpleNamespace(launches=launches, replay=replay)
+        self.recorded = None
+
+    @contextlib.contextmanager
+    def timer(self):
+        yield SimpleNamespace(seconds=1e-3)
+
+
+def operation_of(kernel, oracle=lambda x: x + 1, bound=lambda p, x: np.full(x.shape, p.storage.u * 8)):
+    def launch(device, rung, precision, x):
+        y = np.full_like(x, np.nan)
+        device.launch(kernel, x, y)
+        return y
+    return registry.Operation(
+        "increment", inputs=lambda rng, shape, kind, precision: (rng.random(shape),), oracle=oracle, error_bound=bound,
+        launch=launch, cost=lambda p, n: {"flops": n, "bytes": 2 * n}, shapes=(), bench_shapes={})
+
+
+def increment(x, y):
+    y[:] = x + 1
+
+
+def drifting(x, y):
+    y[:] = x + 1
+    x += 1
+
+
+def idle(x, y):
+    pass
+
+
+def rows_of(operation, *precisions, **rung):
+    rung = SimpleNamespace(name="only", compute_capability=rung.get("compute_capability", (7, 5)))
+    cell = cases.KernelCell(operation, rung, (10,), tuple(map(precision_named, precisions)), QUICK)
+    return sweep.kernel_rows(cell, FakeDevice())
+
+
+def test_a_right_result_is_timed():
+    row, = rows_of(operation_of(increment), "fp32")
+    assert (row["status"], row["samples_s"], row["launches"]) == ("ok", (1e-3,), 1)
+    assert row["flops"] == 10 and row["shape"] == (10,)
+
+
+@pytest.mark.parametrize("kernel, reason", [(drifting, "later launch"), (idle, "inf times the bound")])
+def test_a_result_that_changes_or_is_never_written_has_no_time(kernel, reason):
+    row, = rows_of(operation_of(kernel), "fp32")
+    assert row["status"] == "FAIL" and reason in row["reason"] and row["samples_s"] is None
+
+
+def test_what_a_device_lacks_is_skipped_with_its_reason():
+    skipped, done = rows_of(operation_of(increment), "fp16", "fp32")
+    assert (skipped["status"], skipped["reason"], skipped["samples_s"]) == ("SKIP", "no fp16 here", None)
+    assert done["status"] == "ok"
+    skipped, = rows_of(operation_of(increment), "fp32", compute_capability=(9, 0))
+    assert skipped["status"] == "SKIP" and "compute capability 9.0" in skipped["reason"]
+
+
+# ---- comparing with an oracle
+
+@pytest.mark.parametrize("result, oracle, bound, over_bound", [
+    ([1.0, 2.0], [1.0, 2.5], [1.0, 1.0], 0.5),
+    ([1.0, 2.0], [1.0, 2.0], [0.0, 0.0], 0.0),
+    ([1.0, 2.0], [1.0, 2.5], [1.0, 0.0], math.inf),
+    ([np.nan], [1.0], [1.0], math.inf),
+    ([np.inf], [np.inf], [1.0], 0.0),
+    ([np.inf], [-np.inf], [1.0], math.inf),
+    ([3], 3, 0, 0.0),                                     # one element for a scalar
+    (([1.0], [5]), ([1.0], [4]), ([1.0], [2]), 0.5),      # the worst of several results
+])
+def test_check(result, oracle, bound, over_bound):
+    def arrays(x):
+        return tuple(map(np.array, x)) if isinstance(x, tuple) else np.array(x)
+    assert sweep.check(arrays(result), arrays(oracle), arrays(bound)).over_bound == over_bound
+
+
+def test_check_refuses_another_shape():
+    with pytest.raises(ValueError, match="shape"):
+        sweep.check(np.zeros(3), np.zeros(4), np.ones(4))
+
+
+# ---- training
+
+class Estimator:
+    """Predicts the mean; `fp16` ends in an overflow, and `fp32` cannot be fitted."""
+
+    def __init__(self, precision):
+        self.precision = precision
+
+    def fit(self, X, y):
+        if self.precision.name == "fp32":
+            raise MemoryError("too large")
+        self.stop_reason_ = "overflow" if self.precision.name == "fp16" else "converged"
+        self.mean_ = y.mean()
+        return self
+
+    def predict(self, X):
+        return np.full(len(X), np.nan if self.precision.name == "fp16" else self.mean_)
+
+
+class FakeModel:
+    name, data, finished = "Estimator", "diabetes", ("converged",)
+
+    def make(self, precision):
+        return Estimator(precision)
+
+
+def trained():
+    device = FakeDevice()
+    device.availability = lambda precision: SimpleNamespace(status="native", reason="")
+    precisions = tuple(map(precision_named, ("fp64", "fp32", "fp16")))
+    return [row for seed in range(3)
+            for row in sweep.training_rows(cases.TrainingCell(FakeModel(), seed, precisions, QUICK), device)]
+
+
+def test_a_fit_that_did_not_end_as_it_should_has_no_time_in_the_table():
+    lines = tables.training(trained(), {"is_emulator": True}).splitlines()
+    line = {name: next(line for line in lines if f"  {name}  " in line and "minus" not in line)
+            for name in ("fp64", "fp32", "fp16")}
+    assert "converged 3" in line["fp64"] and "R2 -" in line["fp64"]
+    assert "overflow 3" in line["fp16"] and "R2 nan" in line["fp16"]
+    assert line["fp32"].endswith("FAIL")
+    for name in ("fp32", "fp16"):
+        assert line[name].split()[line[name].split().index(name) + 1] == "-"
+    assert any("too large" in text for text in lines)
+
+
+def test_scores_are_paired_by_seed():
+    rows = [dict(training_row(), precision=p, seed=seed, score=seed + shift)
+            for seed in range(5) for p, shift in (("fp64", 0), ("fp32", 0.25))]
+    found = tables.by_model(rows)["M", "d", "R2"]
+    difference = tables.summarize(found["fp32"], found["fp64"])["difference"]
+    assert (difference.value, difference.half_width, difference.n) == (0.25, 0, 5)
+
+
+def training_row():
+    return {"kind": "training", "model": "M", "data": "d", "metric": "R2", "precision": "fp64", "status": "ok",
+            "reason": "", "availability": "native", "seed": 0, "score": 0.5, "stop_reason": "converged",
+            "finished": True, "launches": 1, "first_fit_s": 1.0, "samples_s": (0.1, 0.2), "test_to_train": 0.25,
+            "stand_in": None}
+
+
+def kernel_row():
+    return {"kind": "kernel", "operation": "o", "rung": "r", "precision": "fp32", "shape": (2, 3), "status": "ok",
+            "reason": "", "availability": "native", "seed": 0, "error": 1e-7, "error_over_bound": 0.5,
+            "compile_s": 1.0, "samples_s": (1e-3,), "calls_per_sample": 1, "launches": 1, "flops": 1e6, "bytes": 1e6}
+
+
+def test_stand_in_data_are_named_in_the_row():
+    text = tables.training([dict(training_row(), data="digits", stand_in="fashion_mnist")], {"is_emulator": False})
+    assert "digits (in place of fashion_mnist)" in text and "CPU emulation" not in text
+
+
+@pytest.mark.parametrize("x, text", [
+    (None, "-"), (0, "0"), (1234.5, "1234"), (1.2345, "1.23"), (0.012345, "0.0123"), (1.5e-5, "1.5e-05"),
+    (2.5e7, "2.5e+07"), (math.inf, "inf"), (9.999, "10.0"),
+])
+def test_numbers_have_three_digits(x, text):
+    assert tables.number(x) == text
+
+
+# ---- the store
+
+def test_the_store_keeps_what_json_cannot_say(tmp_path):
+    with store.Store(tmp_path) as results:
+        results.write_environment({"device": "none"})
+        results.append({"a": np.float32(0.5), "b": math.inf, "c": (1, np.int64(2)), "d": math.nan, "e": None})
+    environment, (row,) = store.read(tmp_path)
+    assert environment["device"] == "none" and math.isnan(row.pop("d"))
+    assert row == {"schema_version": store.SCHEMA_VERSION, "a": 0.5, "b": math.inf, "c": [1, 2], "e": None}
+
+
+def test_a_line_cut_off_is_not_read(tmp_path):
+    with store.Store(tmp_path) as results:
+        results.write_environment({})
+        results.append({"a": 1})
+    with open(tmp_path / store.RESULTS, "a", encoding="utf-8") as file:
+        file.write('{"a": 2, "b"')
+    assert [row["a"] for row in store.read(tmp_path)[1]] == [1]
