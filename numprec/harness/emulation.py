@@ -1,0 +1,185 @@
+"""How fast the emulator is, by itself: `python bench.py --emulator`.
+
+Four questions, each with the figure that the emulator must reach to be of use: how many multiply-adds a second a
+core gets through in the matmul chapter, how that compares with Numba's own simulator running the same kernel, how
+long a kernel takes to compile, and what a launch costs that does next to nothing.
+"""
+import functools
+import inspect
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+from numba import cuda
+from tabulate import tabulate
+
+from numprec import device as devices
+from numprec import emulator
+from numprec.harness import cases, environment, timing
+from numprec.kernels import matmul
+from numprec.precision import PRECISIONS
+
+SIZE = 512                                             # of the square matmul
+FLOORS = {"tiled": 0.3, "register_blocked": 1.0}       # G multiply-adds a second and core, in float32
+SHARE = {"fp32": 1.0, "fp16": 0.25}                    # of that floor; half of it for every other precision
+SIMULATOR_SIZE, SIMULATOR_FLOOR = 32, 10_000
+COMPILE_FLOOR, LAUNCH_FLOOR = 1.0, 100e-6              # seconds
+EFFORT = timing.Effort(budget=0.5, warm_up=0.0, least=5)
+
+
+def benchmark():
+    """Prints the four answers; returns 0 if every figure is reached, else 1."""
+    facts = environment.collect(devices.get("emulator"), PRECISIONS.values(), f"{SIZE}^3", "python bench.py --emulator")
+    print(environment.header(facts), end="\n\n", flush=True)
+    reached = []
+    for part in throughput, simulator, launch, compiling:
+        reached.append(part())
+        print(flush=True)
+    return 0 if all(reached) else 1
+
+
+def throughput():
+    lines, reached = [], True
+    for name, base in FLOORS.items():
+        for p in PRECISIONS.values():
+            floor = base * SHARE.get(p.name, 0.5)
+            one, every = rate(name, p, workers=1), rate(name, p, workers=None)
+            reached &= one >= floor
+            lines.append((name, p.name, f"{one:.3f}", f"{floor:.3f}", f"{one / floor:.2f}", f"{every:.3f}"))
+    _table(f"matmul {SIZE}^3, G multiply-adds a second", lines,
+           ("rung", "precision", "one core", "floor", "ratio", f"all {environment.cores()} cores"))
+    return reached
+
+
+@functools.cache
+def rate(name, p, workers):
+    """G multiply-adds a second of a rung of matmul."""
+    device = devices.get("emulator", workers=workers)
+    rng = np.random.default_rng(0)
+    A, B = (device.array(rng.standard_normal((SIZE, SIZE)), p.storage) for _ in "AB")
+    with device.capture() as graph:
+        matmul.launch(device, getattr(matmul, name), p, A, B)
+    graph.replay()                                     # compiles
+    seconds = timing.measure({p: timing.host_clock(graph.replay, device.synchronize)}, EFFORT)[p].seconds
+    return SIZE ** 3 / statistics.median(seconds) / 1e9
+
+
+def simulator():
+    """Numba's simulator runs the text of the tiled rung, with float32 for every role."""
+    parts = (matmul.element, matmul.identity, matmul.tiled.factory)
+    source = _SIMULATED.format(tile=matmul.TILE, size=SIMULATOR_SIZE,
+                               factories="\n\n".join(inspect.getsource(part) for part in parts))
+    with tempfile.TemporaryDirectory() as folder:
+        script = Path(folder) / "simulated.py"
+        script.write_text(source, encoding="utf-8")
+        seconds = json.loads(_python([script], NUMBA_ENABLE_CUDASIM="1", PYTHONWARNINGS="ignore"))
+    simulated = SIMULATOR_SIZE ** 3 / seconds
+    ratio = 1e9 * rate("tiled", PRECISIONS["fp32"], workers=1) / simulated
+    _table("against Numba's simulator, the same tiled fp32 kernel", [
+        (f"simulator, {SIMULATOR_SIZE}^3", f"{simulated:,.0f}", ""),
+        (f"emulator, {SIZE}^3, one core", f"{simulated * ratio:,.0f}",
+         f"{ratio:,.0f} times (floor {SIMULATOR_FLOOR:,})")], ("", "multiply-adds a second", ""))
+    return ratio >= SIMULATOR_FLOOR
+
+
+_SIMULATED = """\
+from time import perf_counter
+import numpy as np
+from numba import cuda
+
+TILE = {tile}
+
+
+def rung(factory):
+    return factory
+
+
+{factories}
+
+class p:
+    storage = compute = accum = np.float32
+
+
+kernel = tiled(p)
+rng = np.random.default_rng(0)
+A, B = (rng.standard_normal(({size}, {size})).astype(np.float32) for _ in "AB")
+C = np.empty_like(A)
+blocks = -(-{size} // TILE)
+start = perf_counter()
+kernel[(blocks, blocks), (TILE, TILE)](A, B, C, A)    # the last argument is not used
+seconds = perf_counter() - start
+assert np.allclose(C, A @ B, atol=1e-4)
+print(seconds)
+"""
+
+
+def launch():
+    @cuda.jit
+    def increment(x):
+        i = cuda.grid(1)
+        if i < x.size:
+            x[i] += 1
+
+    x = np.zeros(32, np.int32)
+    emulator.launch(increment, 1, 32, (x,))
+    run = timing.host_clock(lambda: emulator.launch(increment, 1, 32, (x,)), lambda: None)
+    seconds = statistics.median(timing.measure({"launch": run}, EFFORT)["launch"].seconds)
+    print(f"launch of one block of 32 threads: {1e6 * seconds:.1f} us (floor {1e6 * LAUNCH_FLOOR:.0f})")
+    return seconds <= LAUNCH_FLOOR
+
+
+def compiling():
+    """The first launch of every kernel of the textbook in a fresh process: first with an empty cache, then a full one."""
+    with tempfile.TemporaryDirectory() as cache:
+        cold, warm = (json.loads(_python(["-m", "numprec.harness.emulation"], **{CACHE_VARIABLE: cache}))
+                      for _ in range(2))
+    lines = []
+    for what, found in ("compiled", cold), ("from the disk cache", warm):
+        seconds = list(found.values())
+        slowest = max(found, key=found.get)
+        lines.append((what, len(found), f"{statistics.median(seconds):.3f}", f"{np.quantile(seconds, 0.9):.3f}",
+                      f"{found[slowest]:.3f}", slowest))
+    _table("seconds to a kernel's first launch, in a fresh process", lines,
+           ("", "kernels", "median", "90 %", "most", "which"))
+    return statistics.median(cold.values()) <= COMPILE_FLOOR
+
+
+def first_launches():
+    """{"matmul/tiled fp32": seconds}: the first launch of each kernel, less a second one."""
+    device = devices.get("emulator")
+    found = {}
+    for operation, rung in cases.rungs():
+        for p in PRECISIONS.values():
+            if rung.supports(p):
+                arrays = operation.inputs(np.random.default_rng(0), operation.shapes[0], "random", p)
+                arrays = [device.array(a, p.storage if np.asarray(a).dtype.kind == "f" else None) for a in arrays]
+                start = perf_counter()
+                operation.launch(device, rung, p, *arrays)
+                first = perf_counter()
+                operation.launch(device, rung, p, *arrays)
+                found[f"{operation.name}/{rung.name} {p.name}"] = 2 * first - start - perf_counter()
+    return found
+
+
+def _python(arguments, **variables):
+    """What a fresh interpreter prints."""
+    done = subprocess.run([sys.executable, *map(str, arguments)], env={**os.environ, **variables},
+                          capture_output=True, text=True, cwd=Path(__file__).resolve().parents[2])
+    if done.returncode:
+        raise RuntimeError(f"{arguments} failed:\n{done.stderr}")
+    return done.stdout
+
+
+def _table(heading, lines, columns):
+    print(f"{heading} ({environment.NOT_COMPARABLE})\n")
+    print(tabulate(lines, columns, tablefmt="simple", disable_numparse=True))
+
+
+if __name__ == "__main__":
+    print(json.dumps(first_launches()))
