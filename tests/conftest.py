@@ -4,7 +4,7 @@ import pytest
 from numprec import device as devices
 from numprec.precision import PRECISIONS
 
-SEED = 2024    # of the emulator's thread order: neighbouring threads never run one after the other by rule
+SEED = 2024    # of the emulator's thread order, so that no test passes because threads happen to run in order
 
 
 @pytest.fixture(scope="session")

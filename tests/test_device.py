@@ -167,7 +167,18 @@ def test_device_says_what_it_is(device):
     assert device.name in repr(device) and device.compute_capability >= (5, 0)
 
 
-def test_the_same_request_gets_the_same_device(device, monkeypatch):
+def test_launches_are_counted(device):
+    out, before = device.zeros(4, np.int32), device.launches
+    device.launch(add_index, 1, 4, out)
+    with device.capture() as graph:
+        device.launch(add_index, 1, 4, out)
+        device.launch(add_index, 1, 4, out)
+    assert device.launches == before + 1
+    graph.replay(3)
+    assert device.launches == before + 1 + 3 * 2
+
+
+def test_the_same_request_gets_the_same_device():
     assert devices.get() is devices.get()
     assert devices.get("emulator", seed=1) is devices.get("emulator", seed=1)
     assert devices.get("emulator", seed=1) is not devices.get("emulator", seed=2)
