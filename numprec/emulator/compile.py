@@ -1,0 +1,99 @@
+"""A `@cuda.jit` kernel and the types of its arguments -> machine code of the host."""
+import contextlib
+import hashlib
+import sys
+import time
+from types import SimpleNamespace
+
+import numba
+import numba.cuda.dispatcher
+import numba_cuda
+from numba import types
+from numba.cuda.compiler import compile_cuda
+
+from numprec.emulator import cache, host
+from numprec.emulator.translate import Translation, translate
+
+_ANNOUNCE_AFTER = 3.0          # seconds of compiling after which the user is told
+
+_spent = 0.0
+_announced = False
+
+
+class CompiledKernel:
+    """A kernel in machine code; `entry` is the address of its coroutine. `compile_seconds` is 0 from the cache."""
+
+    def __init__(self, name, translation, engine, entry, compile_seconds):
+        self.name = name
+        self.engine = engine             # owns the code
+        self.entry = entry
+        self.compile_seconds = compile_seconds
+        for field in ("stride", "shared_bytes", "uses_grid", "uses_warps", "serial", "slots"):
+            setattr(self, field, getattr(translation, field))
+
+
+@contextlib.contextmanager
+def without_driver(compute_capability):
+    """Answers for the current device while Numba compiles: there may be none, or not the one asked for.
+
+    Device functions, `math.exp` of a float16 and cooperative groups ask for it.
+    """
+    module = numba.cuda.dispatcher
+    original = module.get_current_device
+    module.get_current_device = lambda: SimpleNamespace(compute_capability=tuple(compute_capability))
+    try:
+        yield
+    finally:
+        module.get_current_device = original
+
+
+def numba_ir(kernel, argtypes, compute_capability):
+    """(list of LLVM modules as text, mangled name of the kernel) for a dispatcher and Numba argument types."""
+    options = kernel.targetoptions
+    with without_driver(compute_capability):
+        result = compile_cuda(kernel.py_func, types.void, tuple(argtypes), cc=tuple(compute_capability),
+                              fastmath=bool(options.get("fastmath")))
+    return result.library.llvm_strs, result.fndesc.mangled_name
+
+
+def compile_kernel(kernel, argtypes, compute_capability=(7, 5), cpu=None):
+    """Compiles a dispatcher for Numba argument types, or takes it from the disk cache.
+
+    `cpu` names another processor to compile for (LLVM's names: "haswell", "icelake-server"); default: the host.
+    Raises NotImplementedError, naming operation and kernel, for what the emulator does not have, and Numba's errors
+    for what Numba refuses.
+    """
+    global _spent, _announced
+    name = kernel.py_func.__name__
+    place = host.target(cpu)
+    key = _key(kernel, argtypes, compute_capability, place)
+    stored = cache.read(key)
+    seconds = 0.0
+    if stored is None:
+        if _spent > _ANNOUNCE_AFTER and not _announced and sys.stderr.isatty():
+            _announced = True
+            print("numprec: compiling kernels for this CPU; the next run finds them on disk", file=sys.stderr)
+        start = time.perf_counter()
+        modules, entry = numba_ir(kernel, argtypes, compute_capability)
+        symbol = "numprec_" + hashlib.sha256((key or "\n".join(modules)).encode()).hexdigest()[:24]
+        translation = translate(modules, entry, name, symbol, host.llvm, place.machine, place.half_in_hardware)
+        code = place.object_code(translation.text)
+        seconds = time.perf_counter() - start
+        _spent += seconds
+        cache.write(key, {f: getattr(translation, f) for f in Translation.__dataclass_fields__ if f != "text"}, code)
+    else:
+        description, code = stored
+        translation = Translation(text="", **description)
+        symbol = translation.symbol
+    engine, (entry,) = place.load(code, [symbol])
+    return CompiledKernel(name, translation, engine, entry, seconds)
+
+
+def _key(kernel, argtypes, compute_capability, place):
+    text = cache.fingerprint(kernel.py_func)
+    if text is None:
+        return None
+    versions = f"{sys.version_info[:2]} {numba.__version__} {numba_cuda.__version__} {cache.sources()}"
+    options = sorted((k, repr(v)) for k, v in kernel.targetoptions.items())
+    parts = [text, str(tuple(argtypes)), str(compute_capability), place.key, versions, str(options)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()

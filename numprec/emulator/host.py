@@ -1,0 +1,100 @@
+"""The host's side of compilation: target machine, object code, and loading it. Wraps llvmlite."""
+import ctypes
+import ctypes.util
+import functools
+import hashlib
+import os
+import sys
+from importlib import resources
+
+import llvmlite.binding as llvm
+
+from numprec.emulator import twins
+
+
+@functools.lru_cache(maxsize=None)
+def _initialize():
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    raw = ctypes.pythonapi
+    # frames that do not fit beside their thread's record; these two need no GIL
+    llvm.add_symbol("numprec_malloc", ctypes.cast(raw.PyMem_RawMalloc, ctypes.c_void_p).value)
+    llvm.add_symbol("numprec_free", ctypes.cast(raw.PyMem_RawFree, ctypes.c_void_p).value)
+    library = ctypes.CDLL("ucrtbase") if sys.platform == "win32" else ctypes.CDLL(ctypes.util.find_library("m"))
+    for name in sorted(twins.LIBM_NAMES | {"exp10", "exp10f", "roundeven", "roundevenf"}):
+        function = getattr(library, name, None)
+        if function is not None:
+            llvm.add_symbol(name, ctypes.cast(function, ctypes.c_void_p).value)
+    return True
+
+
+class Target:
+    """A processor to compile for: the host, or another x86-64 by its LLVM name, to compare bits."""
+
+    def __init__(self, cpu=None):
+        _initialize()
+        self.cpu = cpu or llvm.get_host_cpu_name()
+        if cpu is None:
+            features = llvm.get_host_cpu_features()
+            self.features = features.flatten()
+            on = {name for name, value in features.items() if value}
+        else:
+            self.features = ""
+            on = {"f16c"} if cpu not in ("x86-64", "x86-64-v2") else set()
+        self.triple = llvm.get_process_triple()
+        self.half_in_hardware = "f16c" in on or self.triple.startswith(("aarch64", "arm64"))
+        self.machine = llvm.Target.from_triple(self.triple).create_target_machine(
+            cpu=self.cpu, features=self.features, opt=3, jit=True, reloc="default", codemodel="jitdefault")
+        self.layout = str(self.machine.target_data)
+
+    @property
+    def key(self):
+        """What object code depends on."""
+        return f"{self.triple} {self.cpu} {self.features} llvm{llvm.llvm_version_info}"
+
+    def object_code(self, text):
+        """LLVM IR text -> object code, optimised."""
+        module = llvm.parse_assembly(f'target triple = "{self.triple}"\ntarget datalayout = "{self.layout}"\n' + text)
+        options = llvm.create_pipeline_tuning_options(speed_level=3)
+        options.slp_vectorization = True
+        options.loop_vectorization = True
+        builder = llvm.create_pass_builder(self.machine, options)
+        builder.getModulePassManager().run(module, builder)
+        return self.machine.emit_object(module)
+
+    def load(self, code, symbols):
+        """Loads object code; returns the engine, which owns it, and the addresses of `symbols`."""
+        empty = llvm.parse_assembly(f'target triple = "{self.triple}"\n')
+        engine = llvm.create_mcjit_compiler(empty, llvm.Target.from_triple(self.triple).create_target_machine(
+            cpu=self.cpu, features=self.features, opt=3, jit=True, codemodel="jitdefault"))
+        engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+        engine.finalize_object()
+        return engine, [engine.get_function_address(symbol) for symbol in symbols]
+
+
+@functools.lru_cache(maxsize=None)
+def target(cpu=None):
+    return Target(cpu)
+
+
+@functools.lru_cache(maxsize=None)
+def scheduler(cpu=None):
+    """The compiled scheduler: `run(launch, memory)` and `cooperate(launch, memories, bytes, first, last, mode)`."""
+    from numprec.emulator import cache
+    text = resources.files("numprec.emulator").joinpath("scheduler.ll").read_text()
+    place = target(cpu)
+    key = hashlib.sha256((place.key + text).encode()).hexdigest()
+    stored = cache.read(key)
+    if stored is None:
+        stored = {}, place.object_code(text)
+        cache.write(key, *stored)
+    engine, (run, cooperate) = place.load(stored[1], ["emu_run", "emu_cooperate"])
+    pointer, number = ctypes.c_void_p, ctypes.c_int64
+    functions = (ctypes.CFUNCTYPE(ctypes.c_int, pointer, pointer)(run),
+                 ctypes.CFUNCTYPE(ctypes.c_int, pointer, pointer, number, number, number, ctypes.c_int)(cooperate))
+    return engine, *functions
+
+
+def cores():
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,445 @@
+"""From the IR that Numba-CUDA compiles a kernel to, to a coroutine for the host.
+
+`translate` works on LLVM IR as text, in two passes. The first makes one function of the kernel and everything it calls,
+in which operations of the GPU are calls without a body. On that text, products are fused with the sums they go
+into, as the GPU's compiler does; waiting operations become "note what you bring, suspend, fetch the result"; and
+questions about the thread get its record as an argument. The second pass adds the bodies of `twins` and
+`context.ll`, and LLVM makes a coroutine of it.
+
+The coroutine has LLVM's returned-continuation form (LLVM documentation, "Coroutines in LLVM", section
+"Returned-Continuation Lowering"): suspending costs a return and resuming an indirect call.
+"""
+import re
+from dataclasses import dataclass
+from importlib import resources
+
+from numprec.emulator import twins
+
+RECORD = 64          # bytes of a Thread record, which the coroutine's frame follows
+FRAME = 960          # bytes for a frame, not counting the local arrays of the kernel
+
+
+@dataclass(frozen=True)
+class Translation:
+    """The text of a kernel for the host, and what a launch must know about it."""
+
+    text: str
+    symbol: str
+    stride: int             # bytes from one thread's record to the next
+    shared_bytes: int       # static shared memory
+    uses_grid: bool
+    uses_warps: bool
+    serial: bool            # blocks must run in order: the result of an atomic depends on it
+    slots: tuple            # IR types of the flattened arguments
+
+
+class Unsupported(NotImplementedError):
+    """An operation for which there is no host twin."""
+
+
+# ---- Numba's text
+
+_TYPE = r"(?:\bi\d+|\bfloat\b|\bdouble\b|\bhalf\b|\bvoid\b|\bptr\b|\{[^{}*]*\}|\[[^\[\]*]*\]|<\d+ x \w+>|%\"?[\w.]+\"?)"
+_POINTER = re.compile(_TYPE + r"(?P<space> addrspace\(\d+\))?\*")
+
+
+def _opaque_pointers(text):
+    """`T*` -> `ptr`, innermost first; the IR that Numba writes still has typed pointers, which LLVM no longer reads."""
+    while True:
+        text, count = _POINTER.subn(lambda m: "ptr" + (m["space"] or ""), text)
+        if not count:
+            return text
+
+
+# LLVM would "upgrade" these names while reading them
+_RENAMED = {
+    **{f"llvm.nvvm.read.ptx.sreg.{name}": f"emu.ctx.{name}" for name in
+       [f"{kind}.{axis}" for kind in ("tid", "ntid", "ctaid", "nctaid") for axis in "xyz"] + ["laneid", "warpsize"]},
+    "llvm.nvvm.barrier0": "emu.sync.barrier",
+    "llvm.nvvm.barrier0.popc": "emu.sync.barrier.popc",
+    "llvm.nvvm.barrier0.and": "emu.sync.barrier.and",
+    "llvm.nvvm.barrier0.or": "emu.sync.barrier.or",
+    "llvm.nvvm.bar.warp.sync": "emu.sync.warp",
+    "llvm.nvvm.shfl.sync.i32": "emu.sync.shfl",
+    "llvm.nvvm.vote.sync": "emu.sync.vote",
+    "llvm.nvvm.match.any.sync.i32": "emu.sync.match.any.i32",
+    "llvm.nvvm.match.any.sync.i64": "emu.sync.match.any.i64",
+    "llvm.nvvm.match.all.sync.i32": "emu.sync.match.all.i32",
+    "llvm.nvvm.match.all.sync.i64": "emu.sync.match.all.i64",
+    "llvm.nvvm.membar.cta": "emu.fence", "llvm.nvvm.membar.gl": "emu.fence", "llvm.nvvm.membar.sys": "emu.fence",
+    "llvm.nvvm.atomic.load.add.f32.p0f32": "___numba_atomic_float_add",
+    "llvm.nvvm.atomic.load.add.f64.p0f64": "___numba_atomic_double_add",
+    "llvm.nvvm.atomic.load.inc.32.p0i32": "___numba_atomic_u32_inc",
+    "llvm.nvvm.atomic.load.dec.32.p0i32": "___numba_atomic_u32_dec",
+    "cudaCGGetIntrinsicHandle": "emu.grid.handle",
+    "cudaCGSynchronize": "emu.sync.grid",
+}
+_SPECIAL = {"%dynamic_smem_size": "dynamic_smem_size", "%lanemask_lt": "lanemask.lt", "%laneid": "laneid",
+            "%warpsize": "warpsize"}
+_ASM = re.compile(r'call (?P<ret>[^"@]+?) asm\s+(?P<effect>sideeffect )?(?:alignstack )?'
+                  r'"(?P<template>[^"]*)", "(?P<constraints>[^"]*)"\s*\((?P<args>.*)\)')
+_FAST = re.compile(r"\b(fadd|fsub|fmul|fdiv|frem|fneg|fcmp|call)((?: (?:fast|nnan|ninf|nsz|arcp|contract|afn|reassoc))+)")
+_SHARED = re.compile(r'^(@"[^"]+") = (?P<linkage>[\w ]*?)addrspace\(3\) (?P<kind>global|constant) '
+                     r'\[(?P<count>\d+) x (?P<type>[\w]+)\][^,\n]*(?:, align (?P<align>\d+))?.*$', re.M)
+_SIZES = {"i8": 1, "i1": 1, "i16": 2, "half": 2, "i32": 4, "float": 4, "i64": 8, "double": 8, "ptr": 8}
+
+
+def _types(arguments):
+    """The types of `i32 %x, {i32, i1} %y`."""
+    return [re.match(r"(\{.*\}|\[.*\]|<.*>|[\w]+)", part.strip())[1] for part in _split(arguments)]
+
+
+def _split(text):
+    """Splits at the commas that are not inside brackets."""
+    parts, depth, start = [], 0, 0
+    for i, c in enumerate(text):
+        depth += c in "({[<"
+        depth -= c in ")}]>"
+        if c == "," and depth == 0:
+            parts.append(text[start:i])
+            start = i + 1
+    rest = text[start:].strip()
+    return [p.strip() for p in parts] + ([rest] if rest else [])
+
+
+def _inline_ptx(text, kernel):
+    """Replaces inline assembly by calls of `emu.asm.<mnemonic>`."""
+    declared = {}
+
+    def call(m):
+        statements = [s.strip() for s in m["template"].split(";") if s.strip()]
+        mnemonic, _, operands = (statements[0] if len(statements) == 1 else "").partition(" ")
+        names = re.sub(r"[\s{}\[\]]", "", operands).split(",") if operands else []
+        if len(names) == 2 and names[1] in _SPECIAL:
+            declared.setdefault(f"emu.ctx.{_SPECIAL[names[1]]}", f"{m['ret']} ()")
+            return f"call {m['ret']} @emu.ctx.{_SPECIAL[names[1]]}()"
+        if not mnemonic or names != [f"${i}" for i in range(len(names))]:
+            raise Unsupported(f"kernel {kernel}: no host twin for the inline PTX {m['template']!r}")
+        types = _types(m["args"])
+        name = "emu.asm." + "|".join([mnemonic, m["ret"].replace(" ", ""), *types])
+        effect = "" if m["effect"] or "memory" in m["constraints"] else twins.PURE
+        declared[name] = (m["ret"], types, effect)
+        return f'call {m["ret"]} @"{name}"({m["args"]})'
+
+    text = _ASM.sub(call, text)
+    lines = []
+    for name, what in declared.items():
+        if not isinstance(what, str):
+            ret, types, effect = what
+            lines.append(f'declare {ret} @"{name}"({", ".join(types)}) {effect}')
+        elif f'declare {what.partition(" ")[0]} @"{name}"' not in text:
+            lines.append(f"declare i32 @{name}() {twins.PURE}")
+    return text + "\n" + "\n".join(lines) + "\n"
+
+
+def _prepare(text, kernel, offsets):
+    """One module of Numba's, as LLVM reads it. `offsets` collects where each shared array lies."""
+    text = _opaque_pointers(text)
+    text = re.sub(r"^target (triple|datalayout) = .*$", "", text, flags=re.M)
+    text = text.replace("common global ptr null", "internal global ptr null")
+    text = re.sub(r"\bi16 0\.0+\b", "i16 0", text)          # Numba's float16 zero
+    text = _FAST.sub(r"\1", text)
+    text = re.sub(r'"(llvm\.nvvm\.[\w.]+|cudaCG\w+)"', lambda m: f'"{_RENAMED.get(m[1], m[1])}"', text)
+    text = re.sub(r'^\s*call void @"emu\.fence"\(\)', "  fence seq_cst", text, flags=re.M)
+    text = _inline_ptx(text, kernel)
+
+    for m in _SHARED.finditer(text):
+        size, align = int(m["count"]) * _SIZES[m["type"]], int(m["align"] or _SIZES[m["type"]])
+        offsets[m[1]] = (size, max(align, 16))
+    text = _SHARED.sub("", text)
+    text = re.sub(r'addrspacecast \[\d+ x \w+\] addrspace\(3\)\* (@"[^"]+") to ptr', r"\1", text)
+    text = re.sub(r'addrspacecast ptr addrspace\(3\) (@"[^"]+") to ptr', r"call ptr @emu.shared(ptr \1)", text)
+    text = re.sub(r" addrspace\((?!3\))\d+\)", "", text)     # constant memory is ordinary memory of the host
+    text = re.sub(r"addrspacecast ptr", "bitcast ptr", text)
+    return text
+
+
+def _lay_out(offsets):
+    """Byte offset of every static shared array, and their sum; dynamic shared memory (size 0) follows them."""
+    place, end = {}, 0
+    for name, (size, align) in offsets.items():
+        if size:
+            end = -(-end // align) * align
+            place[name] = end
+            end += size
+    end = -(-end // 16) * 16
+    return {name: place.get(name, end) for name in offsets}, end
+
+
+# ---- the text of the first pass
+
+_CALL = re.compile(r'(?P<result>%[\w.]+ = )?(?:tail |notail |musttail )?call (?P<ret>[^@(]+?) @"?(?P<name>[^"(]+)"?'
+                   r"\((?P<args>.*)\)(?: #\d+)?$")
+_BINARY = re.compile(r"^  (?P<result>%[\w.]+) = f(?P<op>add|sub|mul) (?P<type>float|double) (?P<a>\S+), (?P<b>\S+)$")
+_NARROW = re.compile(r"^  (?P<result>%[\w.]+) = call i16 @emu\.(?P<fmt>half|bf16)\.(?P<op>add|sub|mul)"
+                     r"\(i16 (?P<a>\S+), i16 (?P<b>\S+)\)(?: #\d+)?$")
+
+
+def fuse(lines):
+    """Fuses products into the sums and differences that use them: a*b + c rounds once, as on a GPU.
+
+    NVIDIA's compilers do so by default (CUDA C++ Programming Guide, "Floating-Point Standard"; nvcc -fmad=true).
+    If both operands of a sum are products, the one with fewer uses is fused, the left one where they tie: LLVM's
+    rule, which NVVM follows. A product with other uses is kept for them. Operations written with an explicit
+    rounding (`mul.rn`) are other functions here and stay apart.
+    """
+    products, uses = {}, {}
+    parsed = []
+    for line in lines:
+        m = _BINARY.match(line) or _NARROW.match(line)
+        parsed.append(m)
+        if m and m["op"] == "mul":
+            products[m["result"]] = m
+        for name in re.findall(r"%[\w.]+", line.partition("=")[2] if " = " in line else line):
+            uses[name] = uses.get(name, 0) + 1
+    out = []
+    for line, m in zip(lines, parsed):
+        if not m or m["op"] == "mul":
+            out.append(line)
+            continue
+        candidates = [(uses[m[side]], i, side) for i, side in enumerate("ab") if m[side] in products]
+        if not candidates:
+            out.append(line)
+            continue
+        side = min(candidates)[2]
+        product = products[m[side]]
+        x, y, z = product["a"], product["b"], m["b" if side == "a" else "a"]
+        narrow = "fmt" in m.groupdict()
+        kind = "i16" if narrow else m["type"]
+
+        def negated(value):
+            fresh = f"{m['result']}.neg"
+            out.append(f"  {fresh} = call i16 @emu.{m['fmt']}.neg(i16 {value})" if narrow
+                       else f"  {fresh} = fneg {kind} {value}")
+            return fresh
+
+        if m["op"] == "sub":
+            if side == "a":
+                z = negated(z)              # x*y - z
+            else:
+                x = negated(x)              # z - x*y
+        target = f"emu.{m['fmt']}.fma" if narrow else f"llvm.fma.{'f32' if kind == 'float' else 'f64'}"
+        out.append(f"  {m['result']} = call {kind} @{target}({kind} {x}, {kind} {y}, {kind} {z})")
+    return out
+
+
+def _expand(lines, offsets):
+    """Gives the thread's record to the operations that need it, and makes waiting operations suspend."""
+    out, count = [], 0
+    for line in lines:
+        m = _CALL.search(line) if "@" in line else None
+        name = m["name"] if m else ""
+        head = line[:m.start()] if m else ""
+        result = (m["result"] or "") if m else ""
+        if name == "emu.shared":
+            place = offsets[re.search(r'@"?([^"]+)"?$', m["args"])[1]]
+            out.append(f"{head}{result}call ptr @emu.ctx.shared(ptr %ctx, i64 {place})")
+        elif name.startswith("emu.ctx."):
+            out.append(f"{head}{result}call {m['ret']} @{name}(ptr %ctx)")
+        elif name.startswith("emu.sync."):
+            kind, args = name.removeprefix("emu.sync."), _split(m["args"])
+            take = None
+            if kind == "barrier":
+                post = "@emu.post.barrier(ptr %ctx)"
+            elif kind.startswith("barrier."):
+                post, take = f"@emu.post.barrier.pred(ptr %ctx, {args[0]})", f"i32 @emu.take.{kind}(ptr %ctx)"
+            elif kind == "grid":
+                post, take = "@emu.post.grid(ptr %ctx)", None
+            elif kind == "warp":
+                post = f"@emu.post.warp(ptr %ctx, {args[0]}, i64 0)"
+            else:
+                value = args[2] if kind in ("shfl", "vote") else args[1]
+                word, _, operand = value.partition(" ")
+                if word != "i64":
+                    out.append(f"  %emu.v{count} = zext {word} {operand} to i64")
+                    operand = f"%emu.v{count}"
+                post = f"@emu.post.warp(ptr %ctx, {args[0]}, i64 {operand})"
+                if kind == "shfl":
+                    take = f"{{ i32, i1 }} @emu.take.shfl(ptr %ctx, {args[1]}, {args[3]}, {args[4]})"
+                elif kind == "vote":
+                    take = f"{{ i32, i1 }} @emu.take.vote(ptr %ctx, {args[1]})"
+                elif kind.startswith("match.any"):
+                    take = "i32 @emu.take.match.any(ptr %ctx)"
+                else:
+                    take = "{ i32, i1 } @emu.take.match.all(ptr %ctx)"
+            out.append(f"  call void {post}")
+            out.append(f"  %emu.u{count} = call i1 (...) @llvm.coro.suspend.retcon.i1()")
+            if take:
+                out.append(f"  {result}call {take}")
+            elif result:
+                out.append(f"  {result}or i32 0, 0")
+            count += 1
+        elif name == "emu.grid.handle":
+            out.append(f"  {result}or i64 1, 0")
+        else:
+            out.append(line)
+    return out
+
+
+def _is_serial(lines):
+    """Whether what the kernel computes depends on the order of its blocks: it adds floats atomically, or uses what an
+    atomic returns."""
+    text = "\n".join(lines)
+    for line in lines:
+        if "cmpxchg" in line or "@___numba_atomic_" in line:
+            return True
+        m = re.match(r"\s*(%[\w.]+) = atomicrmw (?:volatile )?(\w+)", line)
+        if m and (m[2] in ("xchg", "fadd", "fsub") or len(re.findall(re.escape(m[1]) + r"\b", text)) > 1):
+            return True
+    return False
+
+
+_COROUTINE = """
+declare token @llvm.coro.id.retcon(i32, i32, ptr, ptr, ptr, ptr)
+declare ptr @llvm.coro.begin(token, ptr)
+declare {end} @llvm.coro.end(ptr, i1, token)
+declare i1 @llvm.coro.suspend.retcon.i1(...)
+declare ptr @emu_prototype(ptr, i1)
+declare ptr @numprec_malloc(i64)
+declare void @numprec_free(ptr)
+
+define ptr @{symbol}(ptr %frame, i1 zeroext %unwind) presplitcoroutine {{
+  %ctx = getelementptr i8, ptr %frame, i64 -{record}
+  %id = call token @llvm.coro.id.retcon(i32 {capacity}, i32 16, ptr %frame, ptr @emu_prototype, ptr @numprec_malloc, ptr @numprec_free)
+  %handle = call ptr @llvm.coro.begin(token %id, ptr null)
+  call void @emu.body(ptr %ctx)
+  {assign}call {end} @llvm.coro.end(ptr %handle, i1 false, token none)
+  unreachable
+}}
+"""
+
+
+def _wrapper(entry, types):
+    """A function of the thread's record that fetches the arguments and calls the kernel."""
+    lines = [f'declare i32 @"{entry}"({", ".join(["ptr", *types])})',
+             f"declare ptr @emu.ctx.args() {twins.PURE}",
+             "define void @emu.body(ptr %ctx) {", "  %status = alloca ptr", "  %args = call ptr @emu.ctx.args()"]
+    for i, kind in enumerate(types):
+        lines += [f"  %slot{i} = getelementptr i8, ptr %args, i64 {8 * i}",
+                  f"  %v{i} = load {kind}, ptr %slot{i}, align 8, !invariant.load !0"]
+    values = ", ".join(f"{kind} %v{i}" for i, kind in enumerate(types))
+    lines += [f'  %s = call i32 @"{entry}"(ptr %status{", " if values else ""}{values})', "  ret void", "}", "!0 = !{}"]
+    return "\n".join(lines) + "\n"
+
+
+def _declare_missing(text):
+    """`emu.ctx` and `emu.sync` operations as the first pass sees them: who asks about the thread changes nothing."""
+    return re.sub(r'^(declare .* @"?emu\.ctx\.[\w.]+"?\(.*\))\s*$', rf"\1 {twins.PURE}", text, flags=re.M)
+
+
+def _first_pass(modules, entry, llvm, machine):
+    """Links the modules, inlines everything into @emu.body, and returns the text."""
+    signature = re.search(rf'define \S*\s?i32 @"{re.escape(entry)}"\((.*)\)', modules[0])[1]
+    types = _types(signature)[1:]
+    pure = f"declare ptr @emu.shared(ptr) {twins.PURE}\n"
+    shims = _resolve("\n".join(modules), lambda name, ret, args: twins.shim(name, args))
+    linked = None
+    for text in [_wrapper(entry, types) + twins.PRIMITIVES + shims, *modules]:
+        if "@emu.shared(" in text:
+            text += pure
+        module = llvm.parse_assembly(_declare_missing(text))
+        linked = module if linked is None else (linked.link_in(module) or linked)
+    for function in linked.functions:
+        if not function.is_declaration and function.name != "emu.body":
+            function.linkage = "internal"
+            function.add_function_attribute("alwaysinline")
+    options = llvm.create_pipeline_tuning_options(speed_level=0)
+    builder = llvm.create_pass_builder(machine, options)
+    passes = llvm.create_new_module_pass_manager()
+    passes.add_always_inliner_pass()
+    passes.add_sroa_pass()
+    passes.add_dead_code_elimination_pass()
+    passes.add_global_dead_code_eliminate_pass()
+    passes.run(linked, builder)
+    return str(linked), types
+
+
+_DECLARE = re.compile(r'^declare (?P<ret>[^@]+?) @"?(?P<name>[^"(]+)"?\((?P<args>[^)]*)\).*$', re.M)
+
+
+def _resolve(text, define):
+    """Definitions, by `define(name, ret, arg types)`, of what `text` declares and does not define."""
+    defined = set(re.findall(r'^define [^@]*@"?([^"(]+)"?\(', text, flags=re.M))
+    found = {}
+    for m in _DECLARE.finditer(text):
+        if m["name"] not in defined and m["name"] not in found:
+            ret = re.sub(r"\b(noundef|nonnull|zeroext|signext)\b ?", "", m["ret"]).strip()
+            body = define(m["name"], ret, _types(re.sub(r" %\S+", "", m["args"])))
+            if body:
+                found[m["name"]] = body
+    return "\n".join(found.values())
+
+
+def translate(modules, entry, kernel, symbol, llvm, machine, half_in_hardware):
+    """The host's form of a kernel.
+
+    `modules` is Numba's IR, `entry` the mangled name of the kernel in it, `kernel` its name for messages, `symbol`
+    the name the coroutine gets, `llvm` is llvmlite.binding, `machine` the target machine.
+    Raises Unsupported, a NotImplementedError that names the operation and the kernel.
+    """
+    shared = {}
+    modules = [_prepare(text, kernel, shared) for text in modules]
+    offsets, shared_bytes = _lay_out(shared)
+    # until the second pass a shared array is an external variable of no particular type
+    stubs = "".join(f"{name} = external global i8\n" for name in shared)
+    modules = [stubs + text if stubs and any(name in text for name in shared) else text for text in modules]
+    text, types = _first_pass(modules, entry, llvm, machine)
+
+    start = text.index("define void @emu.body(")
+    end = text.index("\n}\n", start)
+    body = text[start:end].split("\n")
+    rest = text[:start] + text[end + 3:]
+    locals_bytes = sum(int(m[1]) * _SIZES.get(m[2], 16) for m in
+                       re.finditer(r"alloca \[(\d+) x (\w+)\]", text[start:end]))
+    body = fuse(body)
+    serial = _is_serial(body)
+    body = _expand(body, {name.strip('@"'): place for name, place in offsets.items()})
+    body[0] = "define internal void @emu.body(ptr %ctx) alwaysinline {"
+    body_text = "\n".join(body) + "\n}\n"
+
+    context = resources.files("numprec.emulator").joinpath("context.ll").read_text()
+    support = context + twins.halves(half_in_hardware)
+    have = set(re.findall(r'^define [^@]*@"?([^"(]+)"?\(', support, flags=re.M))
+    wanted, missing, seen = [], [], set(have)
+
+    def settle(declarations):
+        for m in _DECLARE.finditer(declarations):
+            name = m["name"]
+            if name in seen or name.startswith(("emu.ctx.", "emu.sync.", "emu.shared", "emu.grid")):
+                continue
+            seen.add(name)
+            if name.startswith("llvm.nvvm."):
+                missing.append(name)
+            elif name.startswith("llvm.") or name in twins.LIBM_NAMES:
+                wanted.append(m[0] if name not in twins.LIBM_NAMES else re.sub(r" #\d+$", "", m[0]))
+            else:
+                ret = re.sub(r"\b(noundef|nonnull|zeroext|signext)\b ?", "", m["ret"]).strip()
+                args = _types(re.sub(r"\b(noundef|nocapture|nonnull|captures\(none\)) ?", "", m["args"]))
+                twin = twins.definition(name.partition("|")[0], ret, args)
+                if twin is None:
+                    missing.append(name)
+                    continue
+                declared = [d[0] for d in _DECLARE.finditer(twin)]
+                twin = _DECLARE.sub("", twin).replace(f'@"{name.partition("|")[0]}"', f'@"{name}"')
+                wanted.append(twin)
+                settle("\n".join(declared))
+
+    settle(rest)
+    # explicitly rounded forms come in only through the shims
+    for name in sorted(set(re.findall(r"@(emu\.(?:half|bf16)\.\w+\.rn)\b", body_text + "".join(wanted)))):
+        wanted.append(twins.definition(name, "i16", ["i16", "i16"]))
+    if missing:
+        names = ", ".join(sorted(n.removeprefix("emu.asm.").partition("|")[0] for n in missing))
+        raise Unsupported(f"kernel {kernel}: the emulator has no host twin for {names}")
+
+    globals_text = "\n".join(line for line in rest.split("\n")
+                             if line.startswith(("@", "attributes", "!", "%")) and "external global" not in line)
+    capacity = -(-(FRAME + locals_bytes) // 64) * 64
+    void_end = llvm.llvm_version_info[0] >= 22
+    coroutine = _COROUTINE.format(symbol=symbol, record=RECORD, capacity=capacity,
+                                  end="void" if void_end else "i1", assign="" if void_end else "%ended = ")
+    return Translation(
+        text="\n".join([globals_text, body_text, support, *wanted, coroutine]),
+        symbol=symbol, stride=RECORD + capacity, shared_bytes=shared_bytes,
+        uses_grid="@emu.post.grid" in body_text, uses_warps="@emu.post.warp" in body_text,
+        serial=serial, slots=tuple(types))
