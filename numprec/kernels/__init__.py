@@ -4,7 +4,9 @@ In reading order:
 
     registry   what an operation and a rung are, and how to find them
     roles      what `storage` and `accum` mean inside a kernel
-    reduce     sums, dot products, norms, maxima: barriers, shuffles, and the order of a sum
+    reduce     sums and dot products: barriers, shuffles, and the order of a sum
+    argmax     the largest element and where it is: ties, NaN
+    norm       the two together: a norm that does not overflow
     matmul     the matrix product: shared tiles, register patches
     solve      least squares: Gram matrix, Cholesky, QR, iterative refinement
     ptx        the instructions that Numba has no name for

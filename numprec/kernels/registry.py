@@ -21,10 +21,11 @@ What an operation is made of (arrays on the host are NumPy, rounded to the preci
                                         the ladder of the sum, with other options for the factories
 """
 import importlib
+import inspect
 from dataclasses import dataclass
 from typing import Callable
 
-CHAPTERS = ("reduce", "matmul", "solve")
+CHAPTERS = ("reduce", "argmax", "norm", "matmul", "solve")
 
 KINDS = ("random", "same_sign", "large", "overflow", "subnormal")
 """random: standard normal. same_sign: uniform in [0, 1), where errors add up instead of cancelling. large: scaled
@@ -46,6 +47,7 @@ class Rung:
         self.chapter = factory.__module__.rpartition(".")[2]
         self.compute_capability = compute_capability
         self.supports = supports
+        self._signature = inspect.signature(factory)
         self._built = {}
 
     def __getitem__(self, precision):
@@ -53,7 +55,9 @@ class Rung:
 
     def variant(self, precision, **options):
         """What the factory returns for `precision` and `options` (hashable values), built once."""
-        key = precision, tuple(sorted(options.items(), key=lambda option: option[0]))
+        chosen = self._signature.bind(precision, **options)
+        chosen.apply_defaults()
+        key = chosen.args
         if key not in self._built:
             from numprec.kernels import roles    # noqa: F401  teaches Numba what a Format is
             self._built[key] = self.factory(precision, **options)
