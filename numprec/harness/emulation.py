@@ -135,9 +135,9 @@ def launch():
 
 
 def compiling():
-    """The first launch of every kernel of the textbook in a fresh process: first with an empty cache, then a full one."""
+    """The first launch of every kernel of the textbook in a fresh process: with an empty cache, then a full one."""
     with tempfile.TemporaryDirectory() as cache:
-        cold, warm = (json.loads(_python(["-m", "numprec.harness.emulation"], **{CACHE_VARIABLE: cache}))
+        cold, warm = (json.loads(_python(["-m", "numprec.harness.emulation"], NUMPREC_CACHE=cache))
                       for _ in range(2))
     lines = []
     for what, found in ("compiled", cold), ("from the disk cache", warm):

@@ -47,7 +47,7 @@ def kernels(rows, environment):
         lines.append((row["operation"], row["rung"], row["precision"], "x".join(map(str, row["shape"])),
                       median, spread, flops, traffic, scientific(row["error"]), number(row["error_over_bound"]),
                       number(row["compile_s"]), status(row, environment)))
-    return _table(title("Kernels", environment), columns, _without_repeats(lines), "llllrrrrrrrl",
+    return _table(title("Kernels", environment), columns, _in_blocks(lines, 2), "llllrrrrrrrl",
                   KERNEL_LEGEND, reasons(rows, lambda row: f"{row['operation']}/{row['rung']} {row['precision']}"))
 
 
@@ -80,7 +80,7 @@ def training(rows, environment):
     if not any(BASELINE in precisions for precisions in groups.values()):
         legend += f" {BASELINE} was not chosen, so there is no difference to it."
     rows = [row for precisions in groups.values() for found in precisions.values() for row in found]
-    return _table(title("Training", environment), columns, _without_repeats(lines, 2), "lllrrlllrrl", legend,
+    return _table(title("Training", environment), columns, _in_blocks(lines, 2), "lllrrlllrrl", legend,
                   reasons(rows, lambda row: f"{row['model']} {row['precision']}"))
 
 
@@ -168,17 +168,18 @@ def _some(names, most=4):
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def _without_repeats(lines, group=1):
-    """Blanks what repeats the line above in the first columns, so that a ladder reads as a block."""
+def _in_blocks(lines, by):
+    """Blanks what repeats the line above in the first `by` columns, and leaves a line between values of the first, so
+    that a ladder reads as a block."""
     shown, above = [], None
     for line in lines:
-        line, original = list(line), line
-        for i in range(group + 1):
-            if above is None or original[:i + 1] != above[:i + 1]:
-                break
-            line[i] = ""
-        shown.append(line)
-        above = original
+        if above and line[0] != above[0]:
+            shown.append([""] * len(line))
+        same = 0
+        while above and same < by and line[same] == above[same]:
+            same += 1
+        shown.append([""] * same + list(line[same:]))
+        above = line
     return shown
 
 
