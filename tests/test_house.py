@@ -135,6 +135,15 @@ def test_where_it_cannot_run_one_sentence_says_so(setting, says):
     assert says in sentence and sentence.endswith(".") and "\n" not in sentence
 
 
+def test_the_example_in_the_readme(tmp_path):
+    """The kernel of one's own, from a file of its own, prints what the README says."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    code, output = re.search(r"```python\n([^`]*emulate[^`]*)```\n\n```\n([^`]*)```", text).groups()
+    (tmp_path / "example.py").write_text(code, encoding="utf-8")
+    done = run(str(tmp_path / "example.py"), PYTHONPATH=str(ROOT))
+    assert done.stdout == output, done.stderr
+
+
 def test_text_speaks_of_the_project_alone():
     """No path of the machine it was written on; and what lies beside the checkout is known to .ci/run only."""
     files = [p for pattern in ("*.py", "*.md", "*.cfg", "*.toml", "*.ll") for folder in ("numprec", "tests", "data")
