@@ -132,6 +132,18 @@ def _inline_ptx(text, kernel):
     return text + "\n" + "\n".join(lines) + "\n"
 
 
+_ALLOCA = re.compile(r'^\s*%\S+ = alloca [^\n]*\n', re.M)
+
+
+def _hoist_allocas(text):
+    """Moves every alloca to the entry of its function. Numba puts some into loops, where each pass would take more of
+    the stack, and LLVM makes registers only of those in the entry block."""
+    def one(m):
+        allocas = "".join(_ALLOCA.findall(m["body"]))
+        return m["head"] + allocas + _ALLOCA.sub("", m["body"])
+    return re.sub(r"^(?P<head>define [^\n]*\n\{?\n?entry:\n)(?P<body>.*?^\}$)", one, text, flags=re.M | re.S)
+
+
 def _prepare(text, kernel, offsets):
     """One module of Numba's, as LLVM reads it. `offsets` collects where each shared array lies."""
     text = _opaque_pointers(text)
@@ -142,6 +154,7 @@ def _prepare(text, kernel, offsets):
     text = re.sub(r'"(llvm\.nvvm\.[\w.]+|cudaCG\w+)"', lambda m: f'"{_RENAMED.get(m[1], m[1])}"', text)
     text = re.sub(r'^\s*call void @"emu\.fence"\(\)', "  fence seq_cst", text, flags=re.M)
     text = _inline_ptx(text, kernel)
+    text = _hoist_allocas(text)
 
     for m in _SHARED.finditer(text):
         size, align = int(m["count"]) * _SIZES[m["type"]], int(m["align"] or _SIZES[m["type"]])
@@ -333,6 +346,7 @@ def _first_pass(modules, entry, llvm, machine):
     types = _types(signature)[1:]
     pure = f"declare ptr @emu.shared(ptr) {twins.PURE}\n"
     shims = _resolve("\n".join(modules), lambda name, ret, args: twins.shim(name, args))
+    shims = shims.replace("define internal", "define")      # they are called from other modules
     linked = None
     for text in [_wrapper(entry, types) + twins.PRIMITIVES + shims, *modules]:
         if "@emu.shared(" in text:
@@ -348,6 +362,8 @@ def _first_pass(modules, entry, llvm, machine):
     passes = llvm.create_new_module_pass_manager()
     passes.add_always_inliner_pass()
     passes.add_sroa_pass()
+    passes.add_sccp_pass()
+    passes.add_simplify_cfg_pass()
     passes.add_dead_code_elimination_pass()
     passes.add_global_dead_code_eliminate_pass()
     passes.run(linked, builder)
@@ -364,7 +380,7 @@ def _resolve(text, define):
     for m in _DECLARE.finditer(text):
         if m["name"] not in defined and m["name"] not in found:
             ret = re.sub(r"\b(noundef|nonnull|zeroext|signext)\b ?", "", m["ret"]).strip()
-            body = define(m["name"], ret, _types(re.sub(r" %\S+", "", m["args"])))
+            body = define(m["name"], ret, _types(m["args"]))
             if body:
                 found[m["name"]] = body
     return "\n".join(found.values())
