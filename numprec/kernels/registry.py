@@ -19,13 +19,15 @@ What an operation is made of (arrays on the host are NumPy, rounded to the preci
     bench_shapes                        {"smoke": shape, "quick": shape, "full": shape}
     ladder                              the operation whose rungs it climbs, where not its own: a dot product climbs
                                         the ladder of the sum, with other options for the factories
+    readout(result, *arrays)            where the theorem speaks of something else than what `launch` returns: that,
+                                        in float64 (for a Cholesky factor R, the product R'R)
 """
 import importlib
 import inspect
 from dataclasses import dataclass
 from typing import Callable
 
-CHAPTERS = ("reduce", "argmax", "norm", "matmul", "solve")
+CHAPTERS = ("reduce", "argmax", "norm", "matmul", "gram", "solve", "qr")
 
 KINDS = ("random", "same_sign", "large", "overflow", "subnormal")
 """random: standard normal. same_sign: uniform in [0, 1), where errors add up instead of cancelling. large: scaled
@@ -80,6 +82,7 @@ class Operation:
     shapes: tuple
     bench_shapes: dict
     ladder: str | None = None
+    readout: Callable | None = None
 
     @property
     def rungs(self):
