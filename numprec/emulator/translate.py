@@ -153,6 +153,7 @@ def _prepare(text, kernel, offsets):
     text = _FAST.sub(r"\1", text)
     text = re.sub(r'"(llvm\.nvvm\.[\w.]+|cudaCG\w+)"', lambda m: f'"{_RENAMED.get(m[1], m[1])}"', text)
     text = re.sub(r'^\s*call void @"emu\.fence"\(\)', "  fence seq_cst", text, flags=re.M)
+    text = re.sub(r'^declare void @"emu\.fence"\(\).*$', "", text, flags=re.M)
     text = _inline_ptx(text, kernel)
     text = _hoist_allocas(text)
 
