@@ -1,6 +1,5 @@
 """The host's side of compilation: target machine, object code, and loading it. Wraps llvmlite."""
 import ctypes
-import ctypes.util
 import functools
 import hashlib
 import os
@@ -20,7 +19,7 @@ def _initialize():
     # frames that do not fit beside their thread's record; these two need no GIL
     llvm.add_symbol("numprec_malloc", ctypes.cast(raw.PyMem_RawMalloc, ctypes.c_void_p).value)
     llvm.add_symbol("numprec_free", ctypes.cast(raw.PyMem_RawFree, ctypes.c_void_p).value)
-    library = ctypes.CDLL("ucrtbase") if sys.platform == "win32" else ctypes.CDLL(ctypes.util.find_library("m"))
+    library = ctypes.CDLL("ucrtbase" if sys.platform == "win32" else "libm.so.6")
     for name in sorted(twins.LIBM_NAMES | {"exp10", "exp10f", "roundeven", "roundevenf"}):
         function = getattr(library, name, None)
         if function is not None:
