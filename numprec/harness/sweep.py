@@ -119,7 +119,10 @@ def _verified(cell, p, device, row):
     device.synchronize()
     row["compile_s"] = perf_counter() - start
     first = tuple(device.to_host(r) for r in _tuple(results))
-    found = check(first, operation.oracle(*rounded), operation.error_bound(p, *rounded))
+    result = first if isinstance(results, tuple) else first[0]
+    if operation.readout:
+        result = operation.readout(result, *rounded)
+    found = check(result, operation.oracle(*rounded), operation.error_bound(p, *rounded))
     row.update(error=found.error, error_over_bound=found.over_bound)
     if not found.passed:
         row.update(status="FAIL", reason=f"error is {found.over_bound:.3g} times the bound")
