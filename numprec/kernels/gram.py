@@ -219,8 +219,23 @@ def steps(p):
         return total
 
     @cuda.jit(device=True)
-    def gram(X, Y, V, centre, scale, low, high, sums, S, G, A_s, B_s, scratch):
-        """S and G by one block. low and high (1, P) and sums (1, P + 1) are workspace."""
+    def means(X, Y, V, centre, sums, S, scratch):
+        """The means, by one block, from the other rows of S."""
+        tx = cuda.threadIdx.x
+        ty = cuda.threadIdx.y
+        P = S.shape[1]
+        for j0 in range(0, P + 1, TILE):
+            total = weighted_sum(X, Y, V, 0, X.shape[0], j0 + tx, S, scratch)
+            if j0 + tx <= P and ty == 0:
+                sums[0, j0 + tx] = total
+        cuda.syncthreads()    # the sum of v^2 stands behind the others
+        for j in range(ty * TILE + tx, P, TILE * TILE):
+            S[MEAN, j] = sums[0, j] / sums[0, P] if centre else accum(0)
+        cuda.syncthreads()    # every column has its mean
+
+    @cuda.jit(device=True)
+    def columns(X, Y, V, centre, scale, low, high, sums, S, scratch):
+        """S by one block. low and high (1, P) and sums (1, P + 1) are workspace."""
         tx = cuda.threadIdx.x
         ty = cuda.threadIdx.y
         N = X.shape[0]
@@ -231,25 +246,25 @@ def steps(p):
             if j < P and ty == 0:
                 shift_and_scale(low[0, j], high[0, j], centre, scale, j, S)
         cuda.syncthreads()    # every column has its shift and scale
-        for j0 in range(0, P + 1, TILE):
-            total = weighted_sum(X, Y, V, 0, N, j0 + tx, S, scratch)
-            if j0 + tx <= P and ty == 0:
-                sums[0, j0 + tx] = total
-        cuda.syncthreads()    # the sum of v^2 stands behind the others
-        for j in range(ty * TILE + tx, P, TILE * TILE):
-            S[MEAN, j] = sums[0, j] / sums[0, P] if centre else accum(0)
-        cuda.syncthreads()    # every column has its mean
+        means(X, Y, V, centre, sums, S, scratch)
+
+    @cuda.jit(device=True)
+    def moments(X, Y, V, S, G, A_s, B_s):
+        """G by one block."""
+        P = S.shape[1]
         for i0 in range(0, P, TILE):
             for j0 in range(i0, P, TILE):
-                total = tile_of_moments(X, Y, V, 0, N, i0, j0, S, A_s, B_s)
-                if i0 + ty < P and j0 + tx < P:
-                    G[i0 + ty, j0 + tx] = total
-                    G[j0 + tx, i0 + ty] = total
+                total = tile_of_moments(X, Y, V, 0, X.shape[0], i0, j0, S, A_s, B_s)
+                i = i0 + cuda.threadIdx.y
+                j = j0 + cuda.threadIdx.x
+                if i < P and j < P:
+                    G[i, j] = total
+                    G[j, i] = total
         cuda.syncthreads()    # G is complete
 
     return SimpleNamespace(entry=entry, weight=weight, shifted=shifted, column_max=column_max, column_sum=column_sum,
                            column_range=column_range, shift_and_scale=shift_and_scale, weighted_sum=weighted_sum,
-                           tile_of_moments=tile_of_moments, gram=gram)
+                           tile_of_moments=tile_of_moments, columns=columns, means=means, moments=moments)
 
 
 # ---- kernels, slowest first
@@ -297,14 +312,16 @@ def naive(p):
 @rung
 def block(p):
     compute, accum = p.compute, p.accum
-    gram = steps(p).gram
+    step = steps(p)
+    columns, moments = step.columns, step.moments
 
     @cuda.jit
     def gram_block(X, Y, V, centre, scale, low, high, sums, S, G):
         A_s = cuda.shared.array((TILE, TILE), compute)    # A_s[k, t] = a[k0 + k, i0 + t]
         B_s = cuda.shared.array((TILE, TILE), compute)    # B_s[k, t] = a[k0 + k, j0 + t]
         scratch = cuda.shared.array((TILE, TILE), accum)
-        gram(X, Y, V, centre, scale, low, high, sums, S, G, A_s, B_s, scratch)
+        columns(X, Y, V, centre, scale, low, high, sums, S, scratch)
+        moments(X, Y, V, S, G, A_s, B_s)
     return gram_block
 
 
@@ -418,7 +435,7 @@ def deal(N, P):
 
 def launch(device, rung, precision, X, Y, V, centre=True, scale=True):
     """S and G."""
-    N, P = X.shape[0], X.shape[1] + Y.shape[1]
+    P = X.shape[1] + Y.shape[1]
     S, G = device.empty((3, P), precision.accum), device.empty((P, P), precision.accum)
     tiles, threads = -(-P // TILE), (TILE, TILE)
     if rung.name == "naive":
@@ -428,17 +445,38 @@ def launch(device, rung, precision, X, Y, V, centre=True, scale=True):
     elif rung.name == "block":
         device.launch(rung[precision], 1, threads, X, Y, V, centre, scale, *workspace(device, precision, P), S, G)
     else:
-        ranges, scales, column_sums, means, moments, combine = rung[precision]
-        rows, blocks = deal(N, P)
-        low, high, sums = workspace(device, precision, P, blocks)
-        partial = device.empty((blocks, P, P), precision.accum)
-        device.launch(ranges, (tiles, blocks), threads, X, Y, rows, low, high)
-        device.launch(scales, tiles, threads, low, high, centre, scale, S)
-        device.launch(column_sums, (P // TILE + 1, blocks), threads, X, Y, V, rows, S, sums)
-        device.launch(means, tiles, threads, sums, centre, S)
-        device.launch(moments, (tiles, tiles, blocks), threads, X, Y, V, rows, S, partial)
-        device.launch(combine, (tiles, tiles), threads, partial, G)
+        launch_columns(device, precision, X, Y, V, centre, scale, S)
+        launch_moments(device, precision, X, Y, V, S, G)
     return S, G
+
+
+def launch_columns(device, precision, X, Y, V, centre, scale, S):
+    ranges, scales = grid[precision][:2]
+    N, P = X.shape[0], S.shape[1]
+    rows, blocks = deal(N, P)
+    low, high, _ = workspace(device, precision, P, blocks)
+    device.launch(ranges, (-(-P // TILE), blocks), (TILE, TILE), X, Y, rows, low, high)
+    device.launch(scales, -(-P // TILE), (TILE, TILE), low, high, centre, scale, S)
+    launch_means(device, precision, X, Y, V, centre, S)
+
+
+def launch_means(device, precision, X, Y, V, centre, S):
+    column_sums, means = grid[precision][2:4]
+    N, P = X.shape[0], S.shape[1]
+    rows, blocks = deal(N, P)
+    sums = device.empty((blocks, P + 1), precision.accum)
+    device.launch(column_sums, (P // TILE + 1, blocks), (TILE, TILE), X, Y, V, rows, S, sums)
+    device.launch(means, -(-P // TILE), (TILE, TILE), sums, centre, S)
+
+
+def launch_moments(device, precision, X, Y, V, S, G):
+    moments, combine = grid[precision][4:]
+    N, P = X.shape[0], S.shape[1]
+    rows, blocks = deal(N, P)
+    tiles = -(-P // TILE)
+    partial = device.empty((blocks, P, P), precision.accum)
+    device.launch(moments, (tiles, tiles, blocks), (TILE, TILE), X, Y, V, rows, S, partial)
+    device.launch(combine, (tiles, tiles), (TILE, TILE), partial, G)
 
 
 def cost(precision, N, D, T):
@@ -452,9 +490,11 @@ def row_scale(N):
 
 
 def inputs(rng, shape, kind, precision):
+    """Scaled, entries near the largest number of storage do no harm; but the oracle's squares must fit into fp64."""
     N, D, T = shape
-    kind = "large" if kind == "overflow" else kind           # scaled, it does not
-    Z = draw(rng, (N, D + T), kind, precision)
+    Z = draw(rng, (N, D + T), "same_sign" if kind in ("large", "overflow") else kind, precision)
+    if kind in ("large", "overflow"):
+        Z *= min(precision.storage.max, np.sqrt(np.finfo(np.float64).max / N)) * 0.99
     v = rng.uniform(0.5, 1, N) * row_scale(N)
     return Z[:, :D], Z[:, D:], v
 

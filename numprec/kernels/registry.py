@@ -27,7 +27,7 @@ import inspect
 from dataclasses import dataclass
 from typing import Callable
 
-CHAPTERS = ("reduce", "argmax", "norm", "matmul", "gram", "solve", "qr")
+CHAPTERS = ("reduce", "argmax", "norm", "matmul", "gram", "solve", "qr", "least_squares")
 
 KINDS = ("random", "same_sign", "large", "overflow", "subnormal")
 """random: standard normal. same_sign: uniform in [0, 1), where errors add up instead of cancelling. large: scaled

@@ -260,7 +260,7 @@ def inputs(rng, shape, kind, precision):
     D, = shape
     M = draw(rng, (D, 2 * D), "same_sign" if kind == "same_sign" else "random", precision)
     A = M @ M.T / (2 * D) + np.eye(D)
-    return A * _unit(kind, precision) / abs(A).max(),
+    return A / abs(A).max() * _unit(kind, precision),
 
 
 def inputs_pair(rng, shape, kind, precision):
