@@ -38,9 +38,9 @@ def header(environment):
     e = environment
     commit = "no git checkout" if e["git_commit"] is None else (
         e["git_commit"][:12] + (", with uncommitted changes" if e["git_dirty"] else ""))
-    capability = ".".join(map(str, e["compute_capability"]))
+    capability = "" if e["is_emulator"] else " (compute capability {}.{})".format(*e["compute_capability"])
     lines = [
-        ("device", f"{e['device']} (compute capability {capability})"),
+        ("device", e["device"] + capability),
         ("times", e["times"]),
         ("CPU", f"{e['cpu']}, {e['cores']} cores usable; {e['platform']}"),
         ("versions", f"Python {e['python']}, " + ", ".join(
