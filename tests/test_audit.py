@@ -1,0 +1,129 @@
+"""Every kernel, compiled for sm_75 and sm_90 without a GPU: no float64 outside fp64, no registers spilled."""
+import inspect
+import textwrap
+from pathlib import Path
+
+import audit_exceptions as exceptions
+import pytest
+from numba import types
+
+from numprec.harness import audit
+from numprec.kernels import matmul
+from numprec.kernels.registry import operations
+from numprec.precision import FORMATS, PRECISIONS
+
+OPERATIONS = operations()
+CASES = [(op, rung, p) for op in OPERATIONS.values() for rung in op.rungs for p in PRECISIONS.values()
+         if rung.supports(p)]
+SOURCES = sorted(Path(inspect.getfile(matmul)).parent.glob("*.py"))
+
+
+def name(operation, rung):
+    return f"{operation.name}/{rung.name}"
+
+
+@pytest.mark.parametrize("operation, rung, precision", CASES, ids=lambda x: getattr(x, "name", None))
+def test_compiled_code(operation, rung, precision):
+    launches = audit.launches(operation, rung, precision)
+    assert launches, "the chapter launches nothing"
+    float64, local_bytes = {}, {}
+    for kernel, argtypes in launches:
+        kernel_name = kernel.py_func.__name__
+        assert not audit.python_floats(kernel)
+        for cc in audit.CARDS:
+            if cc < rung.compute_capability:
+                continue
+            found = audit.inspect(audit.compile_ptx(kernel, argtypes, cc))
+            if found.float64 and FORMATS["float64"] not in precision.formats:
+                float64[kernel_name, cc] = found.float64
+            if found.local_bytes and rung is operation.rungs[-1]:
+                local_bytes[kernel_name, cc] = found.local_bytes
+    key = name(operation, rung), str(precision)
+    assert bool(float64) == (key in exceptions.FLOAT64), float64 or "the exception no longer applies"
+    assert bool(local_bytes) == (key in exceptions.LOCAL_MEMORY), local_bytes or "the exception no longer applies"
+
+
+def test_exceptions_name_what_exists():
+    known = {(name(operation, rung), str(precision)) for operation, rung, precision in CASES}
+    assert {*exceptions.FLOAT64, *exceptions.LOCAL_MEMORY} <= known
+    assert all(len(reason.split()) > 3 for table in (exceptions.FLOAT64, exceptions.LOCAL_MEMORY)
+               for reason in table.values())
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
+def test_no_float_in_a_kernel_body(path):
+    assert not audit.lint(path.read_text(encoding="utf-8"), path.name)
+
+
+# ---- the audit sees what it is there to see
+
+def mutant(rung, old, new):
+    """The factory of a rung with one line of its source changed, and that source."""
+    source = textwrap.dedent(inspect.getsource(rung.factory)).replace("@rung\n", "")
+    assert source.count(old) == 1
+    source = source.replace(old, new)
+    scope = dict(vars(matmul))
+    exec(source, scope)
+    return scope[rung.factory.__name__], source
+
+
+def compiled(factory, precision, cc):
+    element = types.Array({"float32": types.float32, "float16": types.float16,
+                           "bfloat16": types.uint16}[precision.storage.name], 2, "C")
+    return audit.inspect(audit.compile_ptx(factory(precision), (element,) * 4, cc))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "mixed_fp16", "mixed_bf16"])
+@pytest.mark.parametrize("cc", audit.CARDS, ids=str)
+@pytest.mark.parametrize("old, new", [("acc = accum(0)", "acc = 0.0"),
+                                      ("acc += ", "acc += 0.1 * ")])
+def test_a_float_literal_is_caught(precision, cc, old, new):
+    factory, source = mutant(matmul.tiled, old, new)
+    assert compiled(factory, PRECISIONS[precision], cc).float64
+    assert audit.lint(source)
+    unchanged, source = mutant(matmul.tiled, old, old)
+    assert not compiled(unchanged, PRECISIONS[precision], cc).float64
+    assert not audit.lint(source)
+
+
+@pytest.mark.parametrize("body, caught", [
+    ("x = 0.5", True), ("x = acc / 2", True), ("x = 1 / acc", True), ("x = acc > 1e-3", True), ("x = float(n)", True),
+    ("x = np.float64(n)", True), ("x = accum(1) / acc", False), ("x = n // 2", False), ("x = accum(0)", False)])
+def test_the_lint_tells_floats_from_integers(body, caught):
+    assert bool(audit.lint(f"@cuda.jit(device=True)\ndef f(acc, n):\n    {body}\n")) == caught
+    assert not audit.lint(f"def oracle(acc, n):\n    {body}\n")
+
+
+def test_a_python_float_is_caught():
+    half = 0.5
+    plain = matmul.naive[PRECISIONS["fp32"]]
+    assert not audit.python_floats(plain)
+
+    def epilogue(p):
+        from numba import cuda
+
+        @cuda.jit(device=True)
+        def halve(acc, m, n, extra):
+            return half * acc
+        return halve
+    kernel = matmul.naive.factory(PRECISIONS["fp32"], epilogue=epilogue)
+    assert audit.python_floats(kernel) == ["halve: half"]
+
+
+def test_local_memory_is_caught():
+    """A local array that is indexed by something known at run time only cannot live in registers."""
+    factory, _ = mutant(matmul.register_blocked, "b_r[j] = accum(B_s[k, n + j])",
+                        "b_r[(j + t) % PATCH] = accum(B_s[k, n + j])")
+    assert compiled(factory, PRECISIONS["fp32"], (7, 5)).local_bytes >= 4 * matmul.PATCH
+
+
+def test_opcodes():
+    ptx = """
+        .reg .f64 %fd<3>;   // add.f64
+        { cvt.f64.f32 %fd1, %f1; }
+    @%p1 ld.param.f64 %fd2, [entry_param_0];
+        .local .align 8 .b8 __local_depot0[24];
+        bra $L__BB0_2;
+    """
+    assert list(audit.opcodes(ptx)) == ["cvt.f64.f32", "ld.param.f64", "bra"]
+    assert audit.inspect(ptx) == (["cvt.f64.f32", "ld.param.f64"], 24)
