@@ -184,6 +184,7 @@ def _difference_panel(ax, names, precisions, summaries):
         ax.set_xlim(-1.5 * limit, 1.5 * limit)
         decades = range(round(math.log10(limit)), round(math.log10(threshold)) - 1, -1)
         powers = sorted(10.0 ** e for e in decades[::max(1, math.ceil(len(decades) / 4))])
+        powers = powers[len(powers) > 3:]                  # room for the 0
         ticks = [-t for t in reversed(powers)] + [0.0] + powers
         ax.set_xticks(ticks, ["0" if t == 0 else f"${'-' if t < 0 else ''}10^{{{round(math.log10(abs(t)))}}}$"
                               for t in ticks])

@@ -1,4 +1,5 @@
 """The rows of a run as text: one table for kernels, one for training, a legend under each."""
+import re
 import textwrap
 
 import numpy as np
@@ -154,14 +155,19 @@ def status(row, environment):
 
 
 def reasons(rows, name):
-    """A line for each distinct failure, skip or warning."""
+    """A line for each distinct failure, skip or warning; those that differ in their numbers alone share one."""
     lines = {}
     for row in rows:
-        if row["status"] != "ok":
-            lines.setdefault((row["status"], row["reason"]), []).append(name(row))
-        for warning in row.get("warnings") or ():
-            lines.setdefault(("warning", " ".join(warning.split())), []).append(name(row))
-    return [f"{kind} {_some(list(dict.fromkeys(names)))}: {reason}" for (kind, reason), names in lines.items()]
+        said = [(row["status"], row["reason"])] if row["status"] != "ok" else []
+        for kind, text in said + [("warning", warning) for warning in row.get("warnings") or ()]:
+            text = " ".join(text.split())
+            lines.setdefault((kind, re.sub(r"\d[\d.e+-]*", "#", text)), []).append((name(row), text))
+    notes = []
+    for (kind, _), said in lines.items():
+        names, texts = (list(dict.fromkeys(each)) for each in zip(*said))
+        others = "" if len(texts) == 1 else f" (and {len(texts) - 1} times with other numbers)"
+        notes.append(f"{kind} {_some(names)}: {texts[0]}{others}")
+    return notes
 
 
 def _some(names, most=4):
