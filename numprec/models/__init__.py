@@ -1,0 +1,1 @@
+"""The estimators, in scikit-learn's terms: about one screen each on top of the kernels."""

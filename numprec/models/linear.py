@@ -1,0 +1,243 @@
+"""Linear regression, least squares by the kernels of `numprec.kernels.least_squares`."""
+import numbers
+import warnings
+
+import numpy as np
+from scipy.linalg import LinAlgWarning
+from sklearn.base import MultiOutputMixin, RegressorMixin
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted
+
+from numprec.kernels import least_squares
+from numprec.kernels.gram import MEAN, SCALE, SHIFT, row_scale
+from numprec.kernels.least_squares import BROKEN, CONVERGED, ENDED, ITERATIONS, RANK
+from numprec.kernels.registry import operations
+from numprec.models.base import Estimator, check_memory, check_range
+from numprec.precision import PRECISIONS, unknown
+
+SOLVERS = ("auto", "cholesky", "qr", "refine")
+UNSAFE = 0.1     # relative error of coef_ from which on a fit warns
+
+
+class LinearRegression(MultiOutputMixin, RegressorMixin, Estimator):
+    """Ordinary least squares, trained in a chosen precision.
+
+    Parameters
+    ----------
+    precision : str or Precision, default="fp32"
+        The formats of the training; see `numprec.PRECISIONS`.
+    solver : {"auto", "cholesky", "qr", "refine"}, default="auto"
+        "cholesky" solves the normal equations: fastest, and the condition number counts twice. "qr" factors X itself
+        and finds its rank. "refine" corrects the solution of a Cholesky factor in this precision with residuals one
+        format wider, in which X is then kept. "auto" is "cholesky", and "qr" where that breaks down or cannot promise
+        one digit.
+    fit_intercept : bool, default=True
+        Whether to centre X and y.
+    scale : bool, default=True
+        Whether to scale columns and rows by powers of two, which rounds nothing and keeps narrow formats in their
+        range. Off, only the values themselves need to fit, and sums of their squares may overflow.
+    max_iter : int, default=30
+        Most corrections by "refine".
+    device : {None, "gpu", "emulator"}, default=None
+        Where to train; None is the GPU if there is one.
+
+    Attributes
+    ----------
+    coef_ : ndarray of shape (n_features,) or (n_targets, n_features)
+    intercept_ : float or ndarray of shape (n_targets,)
+        float64, whatever the precision. Undoing the scales, and the intercept from the means, is done in float64.
+    condition_ : float
+        Condition number of X, centred, its columns scaled to norm 1, from its factor R; infinite below full rank.
+    rank_ : int
+        Columns of X that are independent in this precision; from "cholesky", all of them or those before a breakdown.
+    n_iter_ : int
+        1, or the number of corrections.
+    solver_ : str
+        What produced coef_.
+    stop_reason_ : str
+        "converged"; "breakdown": Cholesky met a pivot that is noise, and QR took over; "rank_deficient": of all
+        solutions, coef_ is the one of least norm, as in scikit-learn; "stalled" or "max_iter": "refine" did not reach
+        the wider format's accuracy; "overflow": coef_ is NaN.
+    overflow_count_ : int
+        Numbers of the factor or the solution that are not finite.
+    n_features_in_, feature_names_in_
+        As everywhere in scikit-learn.
+
+    Predictions are NumPy's, in float64, so that scores tell apart how models were trained and nothing else.
+    """
+
+    def __init__(self, precision="fp32", solver="auto", *, fit_intercept=True, scale=True, max_iter=30, device=None):
+        self.precision = precision
+        self.solver = solver
+        self.fit_intercept = fit_intercept
+        self.scale = scale
+        self.max_iter = max_iter
+        self.device = device
+
+    def fit(self, X, y, sample_weight=None):
+        """Fits X (n_samples, n_features) to y (n_samples,) or (n_samples, n_targets). Returns self."""
+        device, precision = self._where_and_how()
+        if self.solver not in SOLVERS:
+            raise unknown("solver", str(self.solver), list(SOLVERS))
+        if not isinstance(self.max_iter, numbers.Integral) or self.max_iter < 1:
+            raise ValueError(f"max_iter is a whole number of at least 1, not {self.max_iter!r}")
+        X, y = self._checked_for_fit(X, y, multi_output=True)
+        problem = _Problem(self, device, precision, X, y.reshape(len(y), -1), sample_weight)
+
+        solver = "cholesky" if self.solver == "auto" else self.solver
+        result = problem.solve(solver)
+        broke = result.rank < X.shape[1] and result.finite
+        hopeless = self.solver == "auto" and result.condition ** 2 * precision.accum.u >= 1
+        if solver != "qr" and (broke or hopeless):
+            result = problem.solve("qr")
+            solver = "qr"
+
+        self.solver_, self.rank_, self.condition_ = solver, result.rank, result.condition
+        self.n_iter_, self.overflow_count_ = result.iterations, result.overflows
+        self.coef_ = result.coef.T if y.ndim == 2 else result.coef[:, 0]
+        self.intercept_ = result.intercept if y.ndim == 2 else float(result.intercept[0])
+        self._report(result, precision, broke)
+        return self
+
+    def predict(self, X):
+        """X @ coef_ + intercept_, in float64."""
+        check_is_fitted(self)
+        return self._checked_for_predict(X) @ self.coef_.T + self.intercept_
+
+    def score(self, X, y, sample_weight=None):
+        """R2, in float64; NaN after a fit without a result."""
+        predicted = self.predict(X)
+        if not np.isfinite(predicted).all():
+            return float("nan")
+        return super().score(X, y, sample_weight)
+
+    def _report(self, result, precision, broke):
+        """stop_reason_ and warnings."""
+        if not result.finite:
+            remedy = ("rescale the data" if self.scale else "use scale=True") + _wider_range(precision)
+            return self._ended("overflow", f"{result.overflows} numbers of the factorisation are beyond the range of "
+                               f"{precision.accum} (max {precision.accum.max:g}): there is no result; {remedy}")
+        if result.rank < self.n_features_in_:
+            return self._ended("rank_deficient", f"only {result.rank} of {self.n_features_in_} columns of X are "
+                               f"independent in precision {precision}: coef_ is the solution of least norm")
+        kappa = f"a condition number kappa of {self.condition_:.3g}"
+        if self.solver_ == "refine" and not result.refined(precision):
+            reason = "max_iter" if result.iterations >= self.max_iter else "stalled"
+            return self._ended(reason, f"refinement ended after {result.iterations} corrections, the last of relative "
+                               f"size {result.progress:.1e}: a factor in precision {precision} is too coarse for "
+                               f"{kappa}; use solver='qr' or {_enough('cholesky', self.condition_)}")
+        if broke and self.solver != "auto":
+            self._ended("breakdown", f"Cholesky broke down in precision {precision}: X'X is not positive definite up "
+                        "to rounding; coef_ is that of solver='qr'")
+        else:
+            self._ended("converged")
+        error = _expected_error(self.solver_, self.condition_, precision)
+        if error > UNSAFE:
+            law = "kappa^2 * u" if self.solver_ == "cholesky" else "kappa * u"
+            advice = _enough(self.solver_, self.condition_)
+            if self.solver_ == "cholesky" and _expected_error("qr", self.condition_, precision) <= UNSAFE:
+                advice = f"solver='qr' or {advice}"
+            digits = max(0, int(-np.log10(error)))
+            warnings.warn(f"{law} = {error:.2g} with {kappa}: expect about {digits} correct digits in coef_; {advice} "
+                          "would do", LinAlgWarning, stacklevel=3)
+
+
+class _Problem:
+    """The data of one fit, on the device once they are needed, and the solutions of it."""
+
+    def __init__(self, model, device, precision, X, Y, sample_weight):
+        self.model, self.device, self.precision = model, device, precision
+        weight = np.ones(1)
+        if sample_weight is not None:
+            weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+            kept = weight > 0
+            if not kept.any():
+                raise ValueError("sample_weight is 0 for every sample: there is nothing to fit")
+            X, Y, weight = X[kept], Y[kept], weight[kept]
+        self.D = X.shape[1]
+        root = np.sqrt(weight / weight.max()) * (row_scale(len(X)) if model.scale else 1)
+        self.host = *(self._in_range(A, name) for A, name in ((X, "X"), (Y, "y"))), (root, None)
+        self.arrays = {}
+
+    def _in_range(self, A, name):
+        """A and, per column, the power of two it was divided by to fit into the storage format."""
+        storage = self.precision.storage
+        if not self.model.scale:
+            check_range(A, storage, name, f"use scale=True, standardise {name}")
+            return A, np.ones(A.shape[1])
+        reach = np.maximum(A.max(axis=0), -A.min(axis=0))
+        outside = (reach > storage.max / 2) | ((reach > 0) & (reach < storage.tiny * 2 ** 10))
+        unit = np.where(outside, np.ldexp(1.0, np.frexp(reach)[1] - 1), 1.0)
+        return (A / unit if outside.any() else A), unit
+
+    def _on_device(self, fmt):
+        if fmt not in self.arrays:
+            self.arrays[fmt] = [self.device.array(A, fmt) for A, _ in self.host]
+        return self.arrays[fmt]
+
+    def solve(self, solver):
+        model, device, precision = self.model, self.device, self.precision
+        fmt = least_squares.wider(precision).storage if solver == "refine" else precision.storage
+        (X, x_unit), (Y, y_unit), _ = self.host
+        N, P = len(X), self.D + Y.shape[1]
+
+        def per_element(p):
+            return (p.storage.wider().bytes if solver == "refine" else p.storage.bytes) + (
+                p.accum.bytes if solver == "qr" else 0)
+        check_memory(device, N * P * per_element(precision), precision, per_element)
+        rung = operations()["least_squares"].rung(solver)
+        fit = least_squares.solve(device, rung, precision, *self._on_device(fmt), bool(model.fit_intercept),
+                                  bool(model.scale), int(model.max_iter)).to_host(device)
+        return _Result(fit, self.D, solver, x_unit, y_unit, bool(model.fit_intercept))
+
+
+class _Result:
+    """A Fit in the units of the data, in float64."""
+
+    def __init__(self, fit, D, solver, x_unit, y_unit, centred):
+        S, R, W = (np.asarray(A, np.float64) for A in (fit.S, fit.R, fit.W))
+        R = np.triu(R[:D, :D])
+        self.rank, self.ended = int(fit.info[RANK]), int(fit.info[ENDED])
+        self.iterations = int(fit.info[ITERATIONS]) if solver == "refine" else 1
+        self.progress = None if fit.progress is None else float(fit.progress[0])
+        solved = self.rank == D or solver == "qr"
+        self.overflows = int(sum(np.count_nonzero(~np.isfinite(A)) for A in ((S, R, W) if solved else (S, R))))
+        self.finite = self.overflows == 0
+        self.condition = np.inf if self.finite else np.nan
+        unit = np.concatenate([x_unit, y_unit])
+        if not (self.finite and solved):
+            self.coef = np.full(W.shape, np.nan)
+            self.intercept = np.full(W.shape[1], np.nan)
+            return
+        if self.rank == D:
+            self.condition = float(np.linalg.cond(R / np.linalg.norm(R, axis=0)))
+        self.coef = W * (S[SCALE] / unit)[:D, None] / (S[SCALE] / unit)[D:]
+        mean = (S[SHIFT] + S[MEAN] / S[SCALE]) * unit
+        self.intercept = mean[D:] - mean[:D] @ self.coef if centred else np.zeros(W.shape[1])
+
+    def refined(self, precision):
+        """Whether refinement reached what rounding of its residuals allows: a relative correction of about kappa^2 u
+        of their format."""
+        u = least_squares.wider(precision).accum.u
+        return self.ended == CONVERGED or (self.ended != BROKEN and self.progress <= 10 * self.condition ** 2 * u)
+
+
+def _expected_error(solver, condition, precision):
+    """Relative error of coef_, by order of magnitude: what rounding the data does and what the method does."""
+    if solver == "refine":
+        return condition ** 2 * least_squares.wider(precision).accum.u
+    method = condition ** (2 if solver == "cholesky" else 1) * precision.accum.u
+    return max(method, condition * precision.storage.u)
+
+
+def _enough(solver, condition):
+    """The cheapest precision of which no warning would come, in words."""
+    for p in sorted(PRECISIONS.values(), key=lambda p: (p.storage.bytes, p.u)):
+        if _expected_error(solver, condition, p) <= UNSAFE:
+            return f"precision={str(p)!r}"
+    return "columns that are less alike"
+
+
+def _wider_range(precision):
+    """The cheapest precision whose sums reach further, in words."""
+    able = [p for p in PRECISIONS.values() if p.accum.max > precision.accum.max]
+    return f" or precision={str(min(able, key=lambda p: (p.storage.bytes, p.u)))!r}" if able else ""
