@@ -204,7 +204,7 @@ def cost(precision, n):
     return {"flops": n, "bytes": n * precision.storage.bytes}
 
 
-def inputs(rng, shape, kind, precision=None):
+def inputs(rng, shape, kind, precision):
     return draw(rng, shape, kind, precision),
 
 

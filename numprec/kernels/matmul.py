@@ -209,7 +209,7 @@ def cost(precision, M, N, K):
     return {"flops": 2 * M * N * K, "bytes": (M * K + K * N + M * N) * precision.storage.bytes}
 
 
-def inputs(rng, shape, kind, precision=None):
+def inputs(rng, shape, kind, precision):
     M, N, K = shape
     if kind == "subnormal":      # one operand below the normal range brings the result there
         return draw(rng, (M, K), kind, precision), rng.uniform(-1, 1, (K, N)) / K

@@ -89,7 +89,7 @@ def cost(precision, n):
     return {"flops": 2 * n, "bytes": 2 * n * precision.storage.bytes}
 
 
-def inputs(rng, shape, kind, precision=None):
+def inputs(rng, shape, kind, precision):
     return draw(rng, shape, kind, precision, terms=math.sqrt(*shape)),
 
 

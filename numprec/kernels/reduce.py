@@ -202,12 +202,12 @@ def sum_cost(precision, n):
     return {"flops": n, "bytes": n * precision.storage.bytes}
 
 
-def inputs(rng, shape, kind, precision=None):
+def inputs(rng, shape, kind, precision):
     x = draw(rng, shape, kind, precision, *shape, 2)
     return x, rng.uniform(-1, 1, shape) if kind == "subnormal" else draw(rng, shape, kind, precision, *shape, 2)
 
 
-def sum_inputs(rng, shape, kind, precision=None):
+def sum_inputs(rng, shape, kind, precision):
     return draw(rng, shape, kind, precision, *shape),
 
 

@@ -7,8 +7,7 @@ Tests, audit and benchmark walk `operations()`: a new step is one function in it
 
 What an operation is made of (arrays on the host are NumPy, rounded to the precision's storage format):
 
-    inputs(rng, shape, kind, precision=None)    the arrays of one problem, in float64 (or integers); `kind` is one
-                                        of KINDS, and those named after a range need the precision
+    inputs(rng, shape, kind, precision) the arrays of one problem, in float64 (or integers); `kind` is one of KINDS
     oracle(*arrays)                     the result in float64, by NumPy; a tuple where there are several
     error_bound(precision, *arrays)     largest |kernel - oracle| that the theory allows, shaped like the oracle's
                                         result; 0 where it must be exact
@@ -111,7 +110,7 @@ def rung(factory=None, *, of=None, compute_capability=(7, 5), supports=lambda pr
     return register if factory is None else register(factory)
 
 
-def draw(rng, shape, kind, precision=None, terms=1, factors=1):
+def draw(rng, shape, kind, precision, terms=1, factors=1):
     """float64 values of one `kind` for an operation that sums `terms` products of `factors` operands each."""
     if kind in ("large", "overflow"):
         operand = (precision.storage.max / terms) ** (1 / factors)
