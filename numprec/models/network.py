@@ -1,0 +1,204 @@
+"""Networks of layers: what a layer is, where its parameters live, and the passes forward and backward.
+
+A network is a list of layers. All parameters of one role lie in one flat array, layer after layer, so that the
+optimizer is one launch and a checkpoint a handful of arrays:
+
+    weights      storage           what the layers compute with
+    masters      master            what the optimizer updates, where the precision has a master format; else `weights`
+    gradients    storage           of the loss times the loss scale
+    statistics   accum             what is learned otherwise than by gradients, such as running means
+
+A layer sees views of these, shaped as it asked for them. Rows of activations are samples. Rows that pad a ragged last
+batch arrive as zeros, and the gradient that comes back for them is zero; layers that look across rows read the number
+of true ones on the device, `network.state[COUNT]` (see `numprec.kernels.optimizer` for the others).
+
+How activations are differentiated: a layer ends in an activation (its attribute `activation`, "identity" if none),
+fused into its own forward kernel. All activations here have a derivative that follows from their value, so the layer
+*above*, which holds that value as its input x, multiplies by it in the kernel that writes the gradient of x. A layer is
+therefore handed dz, the gradient of what it computed before its own activation, and returns the gradient of what the
+layer below computed before its activation: (dL/dx) * derivative of `below` at x.
+"""
+import math
+from dataclasses import dataclass
+from typing import Callable
+
+import numpy as np
+
+from numprec.kernels import dense
+
+ALIGN = 8    # elements: each parameter starts at a multiple of 16 bytes
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """An array that a layer learns. `draw(rng, shape)` gives its initial values in float64; `decay` tells whether
+    weight decay applies to it; one that is not `trained` by gradients is in accum, among the statistics."""
+
+    name: str
+    shape: tuple
+    draw: Callable
+    decay: bool = True
+    trained: bool = True
+
+
+def zeros(rng, shape):
+    return np.zeros(shape)
+
+
+def ones(rng, shape):
+    return np.ones(shape)
+
+
+def uniform(bound):
+    """Initial values from [-bound, bound)."""
+    return lambda rng, shape: rng.uniform(-bound, bound, shape)
+
+
+class Layer:
+    """Base of the layers, and the identity. A layer object belongs to one network.
+
+    The network sets `name`; `values`, {parameter name: view of weights or statistics}; and `gradients`, {parameter
+    name: view}. Kernels are launched on `network.device` in `network.precision`. Passes run inside a capture: they
+    neither read results nor depend on anything but shapes, and get their arrays from `network.buffer`.
+    """
+
+    kind = "identity"            # names it: conv1, pool2, ...
+    activation = "identity"      # key of numprec.kernels.dense.ACTIVATIONS
+
+    def build(self, shape):
+        """Takes the shape of a sample, without the row axis. Returns the shape of its result, and the Parameters."""
+        return shape, ()
+
+    def forward(self, network, x, training):
+        """The layer's result for the rows x, after its activation. What `backward` needs besides x stays in self,
+        unless `training` is false."""
+        return x
+
+    def backward(self, network, x, dz, below):
+        """Writes self.gradients. Returns dL/dx times the derivative at x of the activation `below`; or None, at no
+        cost, where `below` is None: nothing is below."""
+        if below in (None, "identity"):
+            return None if below is None else dz
+        return network.differentiate(self, below, x, dz)
+
+
+class Dense(Layer):
+    """y = activation(x W + b), x flattened: W (inputs, units), b (units,)."""
+
+    kind = "dense"
+
+    def __init__(self, units, activation="identity", bound=None):
+        self.units, self.activation, self.bound = units, activation, bound
+
+    def build(self, shape):
+        inputs = math.prod(shape)
+        bound = self.bound or dense.initial_bound(self.activation, inputs, self.units)
+        return (self.units,), (Parameter("W", (inputs, self.units), uniform(bound)),
+                               Parameter("b", (self.units,), uniform(bound), decay=False))
+
+    def forward(self, network, x, training):
+        x = x.reshape(x.shape[0], -1)
+        y = network.buffer(self, "y", (x.shape[0], self.units))
+        return dense.forward(network.device, network.rung("matmul"), network.precision, x, self.values["W"],
+                             self.values["b"], self.activation, out=y)
+
+    def backward(self, network, x, dz, below):
+        flat = x.reshape(x.shape[0], -1)
+        device, precision = network.device, network.precision
+        dense.weight_gradient(device, network.rung("matmul_ta"), precision, flat, dz, out=self.gradients["W"])
+        dense.bias_gradient(device, network.rung("bias_gradient"), precision, dz, out=self.gradients["b"],
+                            buffer=network.maker(self, "parts"))
+        if below is None:
+            return None
+        dx = network.buffer(self, "dx", flat.shape)
+        dense.input_gradient(device, network.rung("matmul_tb"), precision, dz, self.values["W"], flat, below, out=dx)
+        return dx.reshape(x.shape)
+
+
+class Network:
+    """The layers and their arrays, for one precision on one device."""
+
+    def __init__(self, layers, shape, device, precision):
+        self.layers, self.shape = list(layers), tuple(shape)
+        self.device, self.precision = device, precision
+        self.master = precision.master or precision.storage
+        self.specified = []                 # (layer, Parameter), in the order of the layers
+        counts = {}
+        for layer in self.layers:
+            counts[layer.kind] = counts.get(layer.kind, 0) + 1
+            layer.name = f"{layer.kind}{counts[layer.kind]}"
+            shape, parameters = layer.build(tuple(shape))
+            self.specified += [(layer, p) for p in parameters]
+        self.result_shape = tuple(shape)
+        self._lay_out()
+        self._buffers, self._rungs = {}, {}
+
+    def _lay_out(self):
+        """Places in the flat arrays: parameters that decay first, so that one number tells them from the others."""
+        self.places = {}                    # (layer name, parameter name) -> (flat array's name, offset)
+        sizes = {"weights": 0, "statistics": 0}
+        for decay in (True, False):
+            for layer, p in self.specified:
+                if p.decay == decay:
+                    flat = "weights" if p.trained else "statistics"
+                    self.places[layer.name, p.name] = flat, sizes[flat]
+                    sizes[flat] += -(-math.prod(p.shape) // ALIGN) * ALIGN
+            if decay:
+                self.decayed = sizes["weights"]
+        self.size, statistics = max(sizes["weights"], 1), max(sizes["statistics"], 1)
+        zeros, storage = self.device.zeros, self.precision.storage
+        self.weights, self.gradients = zeros(self.size, storage), zeros(self.size, storage)
+        self.masters = self.weights if self.precision.master is None else zeros(self.size, self.master)
+        self.statistics = zeros(statistics, self.precision.accum)
+        self._bind()
+
+    def _bind(self):
+        for layer in self.layers:
+            layer.values, layer.gradients = {}, {}
+        for layer, p in self.specified:
+            flat, offset = self.places[layer.name, p.name]
+            part = slice(offset, offset + math.prod(p.shape))
+            layer.values[p.name] = getattr(self, flat)[part].reshape(p.shape)
+            if p.trained:
+                layer.gradients[p.name] = self.gradients[part].reshape(p.shape)
+
+    # ---- what layers use
+
+    def buffer(self, layer, name, shape, fmt=None):
+        """The array `name` of a layer, storage unless `fmt` says otherwise; the same one whenever it is asked for."""
+        key = layer.name, name, tuple(shape)
+        if key not in self._buffers:
+            self._buffers[key] = self.device.empty(tuple(shape), fmt or self.precision.storage)
+        return self._buffers[key]
+
+    def maker(self, layer, name):
+        """`buffer` as a function of shape and format, for host functions that need scratch."""
+        return lambda shape, fmt=None: self.buffer(layer, name, shape, fmt)
+
+    def rung(self, operation):
+        """The highest rung of an operation that the device and the precision have."""
+        if operation not in self._rungs:
+            from numprec.kernels.registry import highest_rung
+            self._rungs[operation] = highest_rung(operation, self.precision, self.device.compute_capability)
+        return self._rungs[operation]
+
+    def differentiate(self, layer, activation, x, dy):
+        """dy times the derivative of an activation at its value x, for layers that cannot do it on the way."""
+        dz = self.buffer(layer, "dz", x.shape)
+        return dense.differentiate(self.device, self.precision, activation, x, dy, out=dz)
+
+    # ---- passes
+
+    def forward(self, x, training=True):
+        """The result of the last layer for rows x."""
+        self._inputs = []
+        for layer in self.layers:
+            self._inputs.append(x)
+            x = layer.forward(self, x, training)
+        return x
+
+    def backward(self, dz):
+        """Writes all gradients, given that of the last layer's result before its activation."""
+        activations = [None] + [layer.activation for layer in self.layers[:-1]]
+        for layer, x, below in reversed(list(zip(self.layers, self._inputs, activations))):
+            dz = layer.backward(self, x, dz, below)
