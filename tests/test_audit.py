@@ -76,7 +76,7 @@ def compiled(factory, precision, cc):
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "mixed_fp16", "mixed_bf16"])
 @pytest.mark.parametrize("cc", audit.CARDS, ids=str)
 @pytest.mark.parametrize("old, new", [("acc = accum(0)", "acc = 0.0"),
-                                      ("acc += ", "acc += 0.1 * ")])
+                                      ("plus(acc, ", "plus(0.1 * acc, ")])
 def test_a_float_literal_is_caught(precision, cc, old, new):
     factory, source = mutant(matmul.tiled, old, new)
     assert compiled(factory, PRECISIONS[precision], cc).float64

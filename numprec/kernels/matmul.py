@@ -61,6 +61,14 @@ def element(transposed):
     return element
 
 
+def product(p):
+    """The default term: what an element of A and one of B (accum) add to the sum."""
+    @cuda.jit(device=True)
+    def product(acc, a, b):
+        return acc + a * b
+    return product
+
+
 def identity(p):
     """The default epilogue. An epilogue turns the finished sum (accum) of C[m, n] into what is written there (accum).
 
@@ -75,9 +83,10 @@ def identity(p):
 # ---- kernels, slowest first
 
 @rung
-def naive(p, transpose_a=False, transpose_b=False, epilogue=identity):
+def naive(p, transpose_a=False, transpose_b=False, term=product, epilogue=identity):
     storage, accum = p.storage, p.accum
-    a, b, finish = element(transpose_a), element(transpose_b), epilogue(p)
+    a, b = element(transpose_a), element(transpose_b)
+    plus, finish = term(p), epilogue(p)
 
     @cuda.jit
     def matmul_naive(A, B, C, extra):
@@ -87,15 +96,16 @@ def naive(p, transpose_a=False, transpose_b=False, epilogue=identity):
         if m < M and n < N:
             acc = accum(0)
             for k in range(K):
-                acc += accum(a(A, m, k)) * accum(b(B, k, n))
+                acc = plus(acc, accum(a(A, m, k)), accum(b(B, k, n)))
             C[m, n] = storage(finish(acc, m, n, extra))
     return matmul_naive
 
 
 @rung
-def tiled(p, transpose_a=False, transpose_b=False, epilogue=identity):
+def tiled(p, transpose_a=False, transpose_b=False, term=product, epilogue=identity):
     storage, accum = p.storage, p.accum
-    a, b, finish = element(transpose_a), element(transpose_b), epilogue(p)
+    a, b = element(transpose_a), element(transpose_b)
+    plus, finish = term(p), epilogue(p)
 
     @cuda.jit
     def matmul_tiled(A, B, C, extra):
@@ -115,7 +125,7 @@ def tiled(p, transpose_a=False, transpose_b=False, epilogue=identity):
             B_s[ty, tx] = b(B, k0 + ty, n) if k0 + ty < K and n < N else storage(0)
             cuda.syncthreads()    # both tiles are complete
             for k in range(TILE):
-                acc += accum(A_s[ty, k]) * accum(B_s[k, tx])
+                acc = plus(acc, accum(A_s[ty, k]), accum(B_s[k, tx]))
             cuda.syncthreads()    # everyone has read them; the next pair may overwrite
         if m < M and n < N:
             C[m, n] = storage(finish(acc, m, n, extra))
@@ -145,9 +155,10 @@ def tile_loader(p, turned):
 
 
 @rung
-def register_blocked(p, transpose_a=False, transpose_b=False, epilogue=identity):
+def register_blocked(p, transpose_a=False, transpose_b=False, term=product, epilogue=identity):
     storage, accum = p.storage, p.accum
-    load_A, load_B, finish = tile_loader(p, not transpose_a), tile_loader(p, transpose_b), epilogue(p)
+    load_A, load_B = tile_loader(p, not transpose_a), tile_loader(p, transpose_b)
+    plus, finish = term(p), epilogue(p)
 
     @cuda.jit
     def matmul_register_blocked(A, B, C, extra):
@@ -183,7 +194,7 @@ def register_blocked(p, transpose_a=False, transpose_b=False, epilogue=identity)
                     b_r[j] = accum(B_s[k, n + j])
                 for i in range(PATCH):
                     for j in range(PATCH):
-                        acc[i, j] += a_r[i] * b_r[j]
+                        acc[i, j] = plus(acc[i, j], a_r[i], b_r[j])
             cuda.syncthreads()    # everyone has read them; the next pair may overwrite
         for i in range(PATCH):
             for j in range(PATCH):
@@ -194,12 +205,13 @@ def register_blocked(p, transpose_a=False, transpose_b=False, epilogue=identity)
 
 # ---- host side: the only lines that know about grids, blocks and operation counts
 
-def launch(device, rung, precision, A, B, transpose_a=False, transpose_b=False, epilogue=identity, extra=None):
-    """C = epilogue(A B), with the operand marked as transposed taken as its transpose; C is a new array."""
+def launch(device, rung, precision, A, B, transpose_a=False, transpose_b=False, term=product, epilogue=identity,
+           extra=None, out=None):
+    """C = epilogue(A B), with the operand marked as transposed taken as its transpose; C is `out` or a new array."""
     M = A.shape[1] if transpose_a else A.shape[0]
     N = B.shape[0] if transpose_b else B.shape[1]
-    C = device.empty((M, N), precision.storage)
-    kernel = rung.variant(precision, transpose_a=transpose_a, transpose_b=transpose_b, epilogue=epilogue)
+    C = device.empty((M, N), precision.storage) if out is None else out
+    kernel = rung.variant(precision, transpose_a=transpose_a, transpose_b=transpose_b, term=term, epilogue=epilogue)
     side, block = (BLOCK, THREADS) if rung is register_blocked else (TILE, (TILE, TILE))
     device.launch(kernel, (-(-N // side), -(-M // side)), block, A, B, C, C if extra is None else extra)
     return C
