@@ -4,14 +4,16 @@ Maths      G[i, j] = sum over n of a[n, i] a[n, j]
            a[n, j] = v[n] (z[n, j] - mean[j]),   z[n, j] = c[j] (Z[n, j] - s[j])
            s[j]     the middle of the range of column j; c[j] the power of two that maps the range into [-1, 1]
            mean[j]  = sum over n of v[n]^2 z[n, j] / sum over n of v[n]^2
-           G[:D, :D] is X'X and G[:D, D:] is X'Y, centred, scaled and weighted by v^2
-Shapes     X (N, D), Y (N, T): storage, row-major. v (N,): storage, roots of the sample weights, none 0; or (1,) where
-           all rows have the same. G (P, P), P = D + T: accum. S (3, P): accum, its rows SHIFT (s), SCALE (c), MEAN
+           G[:D, :D] is X'X and G[:D, D:] is X'Y, centred, scaled and weighted by v^2. G as a whole is scaled too, by
+           the power of two that comes first below 1 / N
+Shapes     X (N, D), Y (N, T): storage, row-major. v (N,): storage, roots of the sample weights, in (0, 1]; or (1,)
+           where all rows have the same. G (P, P), P = D + T: accum. S (3, P): accum, its rows SHIFT, SCALE, MEAN
 Mapping    tx runs along columns, the contiguous axis; ty takes every TILE-th row of Z, or is the row in a tile of G
-Precision  c is a power of two, so scaling is exact, and v carries another one near 1 / sqrt(N): no entry of G exceeds
-           4, whatever the data and N. This is two-sided scaling [1]. The middle is subtracted first, exactly while a
-           column stays within a factor of two (Sterbenz, [2] theorem 2.5): 2020, 2021, ... keeps its digits, and a
-           constant column becomes exactly 0. a is rounded to compute; products and sums are accum's
+Precision  powers of two scale exactly. Columns are brought to [-1, 1], which acts on both sides of G [1], and each
+           sum, of a strip, a block, a grid, is divided by about the number of its terms: none exceeds a few thousand,
+           and no entry of G exceeds 4, whatever the data and N. The middle is subtracted first, exactly while a column
+           stays within a factor of two (Sterbenz, [2] theorem 2.5): 2020, 2021, ... keeps its digits, and a constant
+           column becomes exactly 0. a is rounded to compute; products and sums are accum's
 Ladder     naive  a thread per column, then a thread per entry: N roundings in a row
            block  strips of TILE rows in shared memory, a sum of each strip added to the total: TILE + N / TILE
                   roundings [3]. Everything in one launch of one block
@@ -48,7 +50,7 @@ def oracle(X, Y, v):
 def readout(results, X, Y, v):
     """What the oracle returns, from S and G."""
     (shift, scale, mean), G = (np.asarray(part, np.float64) for part in results)
-    return shift + mean / scale, G / scale / scale[:, None]
+    return shift + mean / scale, G / scale / scale[:, None] * 2.0 ** np.ceil(np.log2(len(X)))
 
 
 def gamma(n, u):
@@ -81,13 +83,13 @@ def _rounding_errors(Z, v, shifted, c, u, eta, compute):
     W = (v * v).sum()
     deviation = abs(Z - (v * v).T @ Z / W) * c
     shifted, eta = shifted * c, 2 * eta
-    off = gamma(2 * N + 8, u) * ((v * v).T @ shifted / W).ravel() + (2 * N + 2) * eta / W
+    off = gamma(2 * N + 8, u) * ((v * v).T @ shifted / W).ravel() + (8 * N + 2) * eta / W
     a = v * (deviation + off)
     e = v * (u * shifted + eta) + eta
     e = e + gamma(3, u) * (a + e)
     if compute is not None:
         e = e + compute.u * (a + e) + compute.eta
-    G = gamma(N + 1, u) * (a + e).T @ (a + e) + e.T @ a + a.T @ e + e.T @ e + W * np.outer(off, off) + N * eta
+    G = gamma(N + 1, u) * (a + e).T @ (a + e) + e.T @ a + a.T @ e + e.T @ e + W * np.outer(off, off) + 8 * N * eta
     c = np.broadcast_to(c, Z.shape[1])
     return off / c, G / c / c[:, None]
 
@@ -115,6 +117,16 @@ def steps(p):
     def shifted(X, Y, n, j, S):
         """z[n, j]."""
         return (entry(X, Y, n, j) - S[SHIFT, j]) * S[SCALE, j]
+
+    @cuda.jit(device=True)
+    def share(count, scale):
+        """The power of two that comes first below 1 / count; 1 without `scale`."""
+        f = accum(1)
+        half = f / accum(2)
+        while scale and count > 1:
+            f = half * f
+            count = (count + 1) // 2
+        return f
 
     @cuda.jit(device=True)
     def column_max(x, scratch):
@@ -186,23 +198,24 @@ def steps(p):
         S[SCALE, j] = c
 
     @cuda.jit(device=True)
-    def weighted_sum(X, Y, V, n0, n1, j, S, scratch):
-        """The sum of v^2 z[:, j] over the rows n0 <= n < n1; of v^2 for j = P."""
+    def weighted_sum(X, Y, V, n0, n1, j, f, S, scratch):
+        """The sum of v^2 z[:, j] over the rows n0 <= n < n1, or of v^2 for j = P; threads scale theirs by f."""
         P = S.shape[1]
         acc = accum(0)
         if j <= P:
             for n in range(n0 + cuda.threadIdx.y, n1, TILE):
                 v = weight(V, n)
                 acc += (v * v) * (shifted(X, Y, n, j, S) if j < P else accum(1))
-        return column_sum(acc, scratch)
+        return column_sum(f * acc, scratch)
 
     @cuda.jit(device=True)
-    def tile_of_moments(X, Y, V, n0, n1, i0, j0, S, A_s, B_s):
-        """G[i0 + ty, j0 + tx], summed over the rows n0 <= n < n1 a strip at a time."""
+    def tile_of_moments(X, Y, V, n0, n1, rows, scale, i0, j0, S, A_s, B_s):
+        """G[i0 + ty, j0 + tx] of the rows n0 <= n < n1, a strip at a time, and scaled for a number of `rows`."""
         tx = cuda.threadIdx.x
         ty = cuda.threadIdx.y
         P = S.shape[1]
         total = accum(0)
+        f = share(min(rows, TILE), scale)
         for k0 in range(n0, n1, TILE):
             n = k0 + ty
             v = weight(V, n) if n < n1 else accum(0)
@@ -215,17 +228,19 @@ def steps(p):
             acc = accum(0)
             for k in range(TILE):
                 acc += accum(A_s[k, ty]) * accum(B_s[k, tx])
-            total += acc
-        return total
+            total += f * acc
+        return total * share(-(-rows // TILE), scale)
 
     @cuda.jit(device=True)
-    def means(X, Y, V, centre, sums, S, scratch):
+    def means(X, Y, V, centre, scale, sums, S, scratch):
         """The means, by one block, from the other rows of S."""
         tx = cuda.threadIdx.x
         ty = cuda.threadIdx.y
+        N = X.shape[0]
         P = S.shape[1]
+        f = share(-(-N // TILE), scale)
         for j0 in range(0, P + 1, TILE):
-            total = weighted_sum(X, Y, V, 0, X.shape[0], j0 + tx, S, scratch)
+            total = weighted_sum(X, Y, V, 0, N, j0 + tx, f, S, scratch)
             if j0 + tx <= P and ty == 0:
                 sums[0, j0 + tx] = total
         cuda.syncthreads()    # the sum of v^2 stands behind the others
@@ -246,15 +261,16 @@ def steps(p):
             if j < P and ty == 0:
                 shift_and_scale(low[0, j], high[0, j], centre, scale, j, S)
         cuda.syncthreads()    # every column has its shift and scale
-        means(X, Y, V, centre, sums, S, scratch)
+        means(X, Y, V, centre, scale, sums, S, scratch)
 
     @cuda.jit(device=True)
-    def moments(X, Y, V, S, G, A_s, B_s):
+    def moments(X, Y, V, scale, S, G, A_s, B_s):
         """G by one block."""
+        N = X.shape[0]
         P = S.shape[1]
         for i0 in range(0, P, TILE):
             for j0 in range(i0, P, TILE):
-                total = tile_of_moments(X, Y, V, 0, X.shape[0], i0, j0, S, A_s, B_s)
+                total = tile_of_moments(X, Y, V, 0, N, N, scale, i0, j0, S, A_s, B_s)
                 i = i0 + cuda.threadIdx.y
                 j = j0 + cuda.threadIdx.x
                 if i < P and j < P:
@@ -262,9 +278,10 @@ def steps(p):
                     G[j, i] = total
         cuda.syncthreads()    # G is complete
 
-    return SimpleNamespace(entry=entry, weight=weight, shifted=shifted, column_max=column_max, column_sum=column_sum,
-                           column_range=column_range, shift_and_scale=shift_and_scale, weighted_sum=weighted_sum,
-                           tile_of_moments=tile_of_moments, columns=columns, means=means, moments=moments)
+    return SimpleNamespace(entry=entry, weight=weight, shifted=shifted, share=share, column_max=column_max,
+                           column_sum=column_sum, column_range=column_range, shift_and_scale=shift_and_scale,
+                           weighted_sum=weighted_sum, tile_of_moments=tile_of_moments, columns=columns, means=means,
+                           moments=moments)
 
 
 # ---- kernels, slowest first
@@ -274,6 +291,7 @@ def naive(p):
     compute, accum = p.compute, p.accum
     step = steps(p)
     entry, weight, shifted, shift_and_scale = step.entry, step.weight, step.shifted, step.shift_and_scale
+    share = step.share
 
     @cuda.jit
     def gram_columns(X, Y, V, centre, scale, S):
@@ -295,7 +313,7 @@ def naive(p):
             S[MEAN, j] = acc / W if centre else accum(0)
 
     @cuda.jit
-    def gram_naive(X, Y, V, S, G):
+    def gram_naive(X, Y, V, scale, S, G):
         j, i = cuda.grid(2)
         P = S.shape[1]
         if i < P and j < P:
@@ -305,7 +323,7 @@ def naive(p):
                 a = compute(v * (shifted(X, Y, n, i, S) - S[MEAN, i]))
                 b = compute(v * (shifted(X, Y, n, j, S) - S[MEAN, j]))
                 acc += accum(a) * accum(b)
-            G[i, j] = acc
+            G[i, j] = acc * share(X.shape[0], scale)
     return gram_columns, gram_naive
 
 
@@ -321,7 +339,7 @@ def block(p):
         B_s = cuda.shared.array((TILE, TILE), compute)    # B_s[k, t] = a[k0 + k, j0 + t]
         scratch = cuda.shared.array((TILE, TILE), accum)
         columns(X, Y, V, centre, scale, low, high, sums, S, scratch)
-        moments(X, Y, V, S, G, A_s, B_s)
+        moments(X, Y, V, scale, S, G, A_s, B_s)
     return gram_block
 
 
@@ -332,6 +350,7 @@ def grid(p):
     step = steps(p)
     column_range, shift_and_scale, weighted_sum = step.column_range, step.shift_and_scale, step.weighted_sum
     tile_of_moments, column_max, column_sum = step.tile_of_moments, step.column_max, step.column_sum
+    share = step.share
 
     @cuda.jit
     def gram_ranges(X, Y, rows, low, high):
@@ -360,11 +379,12 @@ def grid(p):
             shift_and_scale(least, most, centre, scale, j, S)
 
     @cuda.jit
-    def gram_sums(X, Y, V, rows, S, sums):
+    def gram_sums(X, Y, V, rows, scale, S, sums):
         scratch = cuda.shared.array((TILE, TILE), accum)
         b = cuda.blockIdx.y
         j = cuda.blockIdx.x * TILE + cuda.threadIdx.x
-        total = weighted_sum(X, Y, V, b * rows, min((b + 1) * rows, X.shape[0]), j, S, scratch)
+        f = share(-(-rows // TILE), scale)
+        total = weighted_sum(X, Y, V, b * rows, min((b + 1) * rows, X.shape[0]), j, f, S, scratch)
         if j <= S.shape[1] and cuda.threadIdx.y == 0:
             sums[b, j] = total
 
@@ -386,7 +406,7 @@ def grid(p):
             S[MEAN, j] = total / W if centre else accum(0)
 
     @cuda.jit
-    def gram_moments(X, Y, V, rows, S, partial):
+    def gram_moments(X, Y, V, rows, scale, S, partial):
         A_s = cuda.shared.array((TILE, TILE), compute)
         B_s = cuda.shared.array((TILE, TILE), compute)
         b = cuda.blockIdx.z
@@ -394,15 +414,15 @@ def grid(p):
         j0 = cuda.blockIdx.x * TILE
         if i0 <= j0:
             n1 = min((b + 1) * rows, X.shape[0])
-            total = tile_of_moments(X, Y, V, b * rows, n1, i0, j0, S, A_s, B_s)
+            total = tile_of_moments(X, Y, V, b * rows, n1, rows, scale, i0, j0, S, A_s, B_s)
             i = i0 + cuda.threadIdx.y
             j = j0 + cuda.threadIdx.x
             if i < S.shape[1] and j < S.shape[1]:
                 partial[b, i, j] = total
 
     @cuda.jit
-    def gram_combine(partial, G):
-        """A strip of TILE partial sums at a time, as in the blocks themselves."""
+    def gram_combine(partial, N, rows, scale, G):
+        """A strip of TILE partial sums at a time, as in the blocks themselves. They were scaled for `rows` rows."""
         j, i = cuda.grid(2)
         B, P, _ = partial.shape
         if i <= j and j < P:
@@ -412,6 +432,7 @@ def grid(p):
                 for b in range(b0, min(b0 + TILE, B)):
                     acc += partial[b, i, j]
                 total += acc
+            total *= share(N, scale) / share(rows, scale)
             G[i, j] = total
             G[j, i] = total
     return gram_ranges, gram_scales, gram_sums, gram_means, gram_moments, gram_combine
@@ -426,9 +447,9 @@ def workspace(device, precision, P, blocks=1):
 
 
 def deal(N, P):
-    """Rows per block and blocks, for the grid rung: at least four strips each, and no block without a row."""
+    """Rows per block and blocks, for the grid rung: four to a thousand strips each, and no block without a row."""
     tiles = -(-P // TILE)
-    blocks = max(1, min(BLOCKS // (tiles * (tiles + 1) // 2), N // (4 * TILE)))
+    blocks = max(1, -(-N // (1024 * TILE)), min(BLOCKS // (tiles * (tiles + 1) // 2), N // (4 * TILE)))
     rows = -(-N // (blocks * TILE)) * TILE
     return rows, -(-N // rows)
 
@@ -441,12 +462,12 @@ def launch(device, rung, precision, X, Y, V, centre=True, scale=True):
     if rung.name == "naive":
         columns, entries = rung[precision]
         device.launch(columns, -(-P // 32), 32, X, Y, V, centre, scale, S)
-        device.launch(entries, (tiles, tiles), threads, X, Y, V, S, G)
+        device.launch(entries, (tiles, tiles), threads, X, Y, V, scale, S, G)
     elif rung.name == "block":
         device.launch(rung[precision], 1, threads, X, Y, V, centre, scale, *workspace(device, precision, P), S, G)
     else:
         launch_columns(device, precision, X, Y, V, centre, scale, S)
-        launch_moments(device, precision, X, Y, V, S, G)
+        launch_moments(device, precision, X, Y, V, scale, S, G)
     return S, G
 
 
@@ -457,36 +478,31 @@ def launch_columns(device, precision, X, Y, V, centre, scale, S):
     low, high, _ = workspace(device, precision, P, blocks)
     device.launch(ranges, (-(-P // TILE), blocks), (TILE, TILE), X, Y, rows, low, high)
     device.launch(scales, -(-P // TILE), (TILE, TILE), low, high, centre, scale, S)
-    launch_means(device, precision, X, Y, V, centre, S)
+    launch_means(device, precision, X, Y, V, centre, scale, S)
 
 
-def launch_means(device, precision, X, Y, V, centre, S):
+def launch_means(device, precision, X, Y, V, centre, scale, S):
     column_sums, means = grid[precision][2:4]
     N, P = X.shape[0], S.shape[1]
     rows, blocks = deal(N, P)
     sums = device.empty((blocks, P + 1), precision.accum)
-    device.launch(column_sums, (P // TILE + 1, blocks), (TILE, TILE), X, Y, V, rows, S, sums)
+    device.launch(column_sums, (P // TILE + 1, blocks), (TILE, TILE), X, Y, V, rows, scale, S, sums)
     device.launch(means, -(-P // TILE), (TILE, TILE), sums, centre, S)
 
 
-def launch_moments(device, precision, X, Y, V, S, G):
+def launch_moments(device, precision, X, Y, V, scale, S, G):
     moments, combine = grid[precision][4:]
     N, P = X.shape[0], S.shape[1]
     rows, blocks = deal(N, P)
     tiles = -(-P // TILE)
     partial = device.empty((blocks, P, P), precision.accum)
-    device.launch(moments, (tiles, tiles, blocks), (TILE, TILE), X, Y, V, rows, S, partial)
-    device.launch(combine, (tiles, tiles), (TILE, TILE), partial, G)
+    device.launch(moments, (tiles, tiles, blocks), (TILE, TILE), X, Y, V, rows, scale, S, partial)
+    device.launch(combine, (tiles, tiles), (TILE, TILE), partial, N, rows, scale, G)
 
 
 def cost(precision, N, D, T):
     P = D + T
     return {"flops": 2 * N * P * P, "bytes": N * P * precision.storage.bytes}
-
-
-def row_scale(N):
-    """A power of two near 1 / sqrt(N), not above it: v for rows of equal weight."""
-    return 2.0 ** -int(np.ceil(np.log2(N) / 2))
 
 
 def inputs(rng, shape, kind, precision):
@@ -495,7 +511,7 @@ def inputs(rng, shape, kind, precision):
     Z = draw(rng, (N, D + T), "same_sign" if kind in ("large", "overflow") else kind, precision)
     if kind in ("large", "overflow"):
         Z *= min(precision.storage.max, np.sqrt(np.finfo(np.float64).max / N)) * 0.99
-    v = rng.uniform(0.5, 1, N) * row_scale(N)
+    v = rng.uniform(0.5, 1, N)
     return Z[:, :D], Z[:, D:], v
 
 

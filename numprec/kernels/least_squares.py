@@ -71,6 +71,8 @@ def error_bound(precision, X, Y, v):
     P = D + Y.shape[1]
     accum, fp64 = precision.accum, FORMATS["float64"]
     (_, G), (_, dG) = gram.oracle(X, Y, v), gram.error_bound(precision, X, Y, v)
+    if not np.isfinite(dG).all():
+        return np.full((D, P - D), np.inf)
     d = np.sqrt(np.diag(G) + np.diag(dG))
     by_cholesky = 4 * gamma(P + 2, accum.u)
     by_qr = np.float64(1 + 2 * gamma(4 * (-(-N // TILE) + 5) + 30, accum.u)) ** P - 1
@@ -111,7 +113,7 @@ def cholesky(p):
         B_s = cuda.shared.array((TILE, TILE), compute)
         scratch = cuda.shared.array((TILE, TILE), accum)
         columns(X, Y, V, centre, scale, low, high, sums, S, scratch)
-        moments(X, Y, V, S, G, A_s, B_s)
+        moments(X, Y, V, scale, S, G, A_s, B_s)
         solution(G, floor, W, info)
 
     @cuda.jit
@@ -124,6 +126,7 @@ def cholesky(p):
 def qr_(p):
     accum = p.accum
     columns, shifted, weight = gram.steps(p).columns, gram.steps(p).shifted, gram.steps(p).weight
+    share = gram.steps(p).share
     householder, copy_factor = qr.steps(p).householder, qr.steps(p).copy_factor
     smallest_solution, backward = qr.steps(p).smallest_solution, solve_steps(p).backward
 
@@ -151,22 +154,26 @@ def qr_(p):
             info[RANK] = rank
 
     @cuda.jit
-    def least_squares_qr(X, Y, V, centre, scale, low, high, sums, tolerance, S, work, R, order, norms, B, W, info):
+    def least_squares_qr(X, Y, V, centre, scale, halvings, low, high, sums, tolerance, S, work, R, order, norms, B, W,
+                         info):
         scratch = cuda.shared.array((TILE, TILE), accum)
         columns(X, Y, V, centre, scale, low, high, sums, S, scratch)
         P, N = work.shape
+        f = share(1 << halvings, scale)
         for nj in range(cuda.threadIdx.y * TILE + cuda.threadIdx.x, N * P, THREADS):
             n = nj // P
             j = nj % P
-            work[j, n] = weight(V, n) * (shifted(X, Y, n, j, S) - S[MEAN, j])
+            work[j, n] = f * weight(V, n) * (shifted(X, Y, n, j, S) - S[MEAN, j])
         cuda.syncthreads()    # work holds the columns
         solution(work, tolerance, S, R, order, norms, B, W, info, scratch)
 
     @cuda.jit
-    def qr_fill(X, Y, V, S, work):
+    def qr_fill(X, Y, V, scale, halvings, S, work):
+        """Rows are halved so often that squares of them can be added up."""
         n, j = cuda.grid(2)
+        f = share(1 << halvings, scale)
         if n < X.shape[0] and j < S.shape[1]:
-            work[j, n] = weight(V, n) * (shifted(X, Y, n, j, S) - S[MEAN, j])
+            work[j, n] = f * weight(V, n) * (shifted(X, Y, n, j, S) - S[MEAN, j])
 
     @cuda.jit
     def qr_finish(work, tolerance, S, R, order, norms, B, W, info):
@@ -186,7 +193,7 @@ def refinement(p):
     """The device functions of refine: what is wide is in the wider format, what is accum in that of the factor."""
     accum, wide = p.accum, wider(p).accum
     step = gram.steps(wider(p))
-    shifted, weight, column_sum = step.shifted, step.weight, step.column_sum
+    shifted, weight, column_sum, share = step.shifted, step.weight, step.column_sum, step.share
     forward, backward = solve_steps(p).forward, solve_steps(p).backward
     per_unit = 2 ** wide.significand
 
@@ -207,11 +214,12 @@ def refinement(p):
         cuda.syncthreads()    # everyone may look at info
 
     @cuda.jit(device=True)
-    def gradient(X, Y, V, n0, n1, S, W, b, residual, out, scratch):
-        """out[b] = X'(Y - X W), over the rows n0 <= n < n1."""
+    def gradient(X, Y, V, n0, n1, scale, S, W, b, residual, out, scratch):
+        """out[b] = X'(Y - X W), over the rows n0 <= n < n1, scaled as G is."""
         tx = cuda.threadIdx.x
         ty = cuda.threadIdx.y
         D, T = W.shape
+        f = share(X.shape[0], scale)
         for nk in range(ty * TILE + tx, (n1 - n0) * T, THREADS):
             n = n0 + nk // T
             k = nk % T
@@ -229,7 +237,7 @@ def refinement(p):
                         acc += weight(V, n) * (shifted(X, Y, n, j, S) - S[MEAN, j]) * residual[n, k]
                 acc = column_sum(acc, scratch)
                 if j < D and ty == 0:
-                    out[b, j, k] = acc
+                    out[b, j, k] = f * acc
         cuda.syncthreads()
 
     @cuda.jit(device=True)
@@ -323,13 +331,13 @@ def refine(p):
         scratch = cuda.shared.array((TILE, TILE), accum)
         wide_scratch = cuda.shared.array((TILE, TILE), wide)
         columns(X, Y, V, centre, scale, low, high, sums, S, scratch)
-        moments(X, Y, V, S, G, A_s, B_s)
+        moments(X, Y, V, scale, S, G, A_s, B_s)
         solution(S, G, floor, B, wide_S, W, progress, info)
-        means(X, Y, V, centre, wide_sums, wide_S, wide_scratch)
+        means(X, Y, V, centre, scale, wide_sums, wide_S, wide_scratch)
         for _ in range(iterations):
             if info[ENDED] != 0:
                 return
-            gradient(X, Y, V, 0, X.shape[0], wide_S, W, 0, residual, out, wide_scratch)
+            gradient(X, Y, V, 0, X.shape[0], scale, wide_S, W, 0, residual, out, wide_scratch)
             correct(G, out, units, B, W, progress, info)
 
     @cuda.jit
@@ -337,11 +345,12 @@ def refine(p):
         solution(S, G, floor, B, wide_S, W, progress, info)
 
     @cuda.jit
-    def refine_gradient(X, Y, V, rows, wide_S, W, residual, out, info):
+    def refine_gradient(X, Y, V, rows, scale, wide_S, W, residual, out, info):
         wide_scratch = cuda.shared.array((TILE, TILE), wide)
         b = cuda.blockIdx.x
         if info[ENDED] == 0:
-            gradient(X, Y, V, b * rows, min((b + 1) * rows, X.shape[0]), wide_S, W, b, residual, out, wide_scratch)
+            n1 = min((b + 1) * rows, X.shape[0])
+            gradient(X, Y, V, b * rows, n1, scale, wide_S, W, b, residual, out, wide_scratch)
 
     @cuda.jit
     def refine_correct(G, out, units, B, W, progress, info):
@@ -381,6 +390,13 @@ def rank_tolerance(precision, N, D):
     return precision.accum.element.type(min(4 * np.sqrt(K) * precision.accum.u, 1))
 
 
+def halvings_of_rows(N, P):
+    """4^h is the number of rows that one block sums over, or the number of blocks; so the squares of all rows add up to
+    a few thousand at most while N is below 10^7, and the squares of a block's do not vanish."""
+    rows = min(N, qr.rows_of_block(P))
+    return int(np.ceil(np.log2(max(rows, N / rows)) / 2))
+
+
 def launch(device, rung, precision, X, Y, V):
     """S and W."""
     fit = solve(device, rung, precision, X, Y, V)
@@ -402,18 +418,18 @@ def solve(device, rung, precision, X, Y, V, centre=True, scale=True, iterations=
             device.launch(kernels[0], 1, threads, X, Y, V, centre, scale, *ranges, S, R, norms, W, info)
         else:
             gram.launch_columns(device, precision, X, Y, V, centre, scale, S)
-            gram.launch_moments(device, precision, X, Y, V, S, R)
+            gram.launch_moments(device, precision, X, Y, V, scale, S, R)
             device.launch(kernels[1], 1, threads, R, norms, W, info)
 
     elif rung.name == "qr":
         fit.order, B, work = device.empty((D,), np.int32), device.empty((D, T), accum), device.empty((P, N), accum)
-        tolerance = rank_tolerance(precision, N, D)
+        tolerance, halvings = rank_tolerance(precision, N, D), halvings_of_rows(N, P)
         if small:
-            device.launch(kernels[0], 1, threads, X, Y, V, centre, scale, *ranges, tolerance, S, work, R, fit.order,
-                          norms, B, W, info)
+            device.launch(kernels[0], 1, threads, X, Y, V, centre, scale, halvings, *ranges, tolerance, S, work, R,
+                          fit.order, norms, B, W, info)
         else:
             gram.launch_columns(device, precision, X, Y, V, centre, scale, S)
-            device.launch(kernels[1], (-(-N // TILE), -(-P // TILE)), threads, X, Y, V, S, work)
+            device.launch(kernels[1], (-(-N // TILE), -(-P // TILE)), threads, X, Y, V, scale, halvings, S, work)
             work = qr.stacked(device, precision, qr.tall[precision][1], work, fit.order)
             device.launch(kernels[2], 1, threads, work, tolerance, S, R, fit.order, norms, B, W, info)
 
@@ -429,11 +445,12 @@ def solve(device, rung, precision, X, Y, V, centre=True, scale=True, iterations=
             rows, blocks = gram.deal(N, TILE)
             out = device.empty((blocks, D, T), wide)
             gram.launch_columns(device, precision, X, Y, V, centre, scale, S)
-            gram.launch_moments(device, precision, X, Y, V, S, R)
+            gram.launch_moments(device, precision, X, Y, V, scale, S, R)
             device.launch(kernels[1], 1, threads, S, R, norms, B, wide_S, fit.W, fit.progress, info)
-            gram.launch_means(device, wider(precision), X, Y, V, centre, wide_S)
+            gram.launch_means(device, wider(precision), X, Y, V, centre, scale, wide_S)
             for _ in range(iterations):
-                device.launch(kernels[2], blocks, threads, X, Y, V, rows, wide_S, fit.W, residual, out, info)
+                device.launch(kernels[2], blocks, threads, X, Y, V, rows, scale, wide_S, fit.W, residual, out,
+                              info)
                 device.launch(kernels[3], 1, threads, R, out, units, B, fit.W, fit.progress, info)
         fit.S = wide_S
     return fit

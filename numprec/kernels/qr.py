@@ -69,6 +69,7 @@ def _levels(N, P):
 def steps(p):
     accum = p.accum
     backward = solve_steps(p).backward
+    reach = 2 ** min(2 ** (accum.exponent - 2) - 1, 62)    # 1 / reach^2 is the smallest normal number, or above it
 
     @cuda.jit(device=True)
     def row_sum(x, scratch):
@@ -170,24 +171,36 @@ def steps(p):
         cuda.syncthreads()
 
     @cuda.jit(device=True)
+    def unit_of(units, j, D):
+        """The unit of column j in terms of the largest one, or as far from it as squares of the format reach."""
+        smallest = units[0]
+        for k in range(D):
+            smallest = units[k] if units[k] < smallest else smallest
+        ratio = smallest / units[j]
+        least = accum(1) / accum(reach)
+        return ratio if ratio > least else least
+
+    @cuda.jit(device=True)
     def smallest_solution(R, rank, D, units, order, tau, B):
-        """The x of least norm with R[:rank, :D] x = B, where column k of R is in units of units[order[k]]: the
-        columns are brought to one unit, then reflections from the right leave a triangle [4]. In place of B (D, T),
-        in the order of R and in its units. tau (D,) is workspace."""
+        """The x of least norm with R[:rank, :D] x = B, where R is that of columns multiplied by `units`. This is
+        undone, then reflections from the right leave a triangle [4]. In place of B (D, T), in the order of R and in its
+        units. tau (D,) is workspace."""
         t = cuda.threadIdx.y * TILE + cuda.threadIdx.x
         T = B.shape[1]
-        smallest = units[0]
-        for j in range(D):
-            smallest = units[j] if units[j] < smallest else smallest
-        for ij in range(t, rank * D, THREADS):
-            R[ij // D, ij % D] *= smallest / units[order[ij % D]]
+        for j in range(t, D, THREADS):
+            unit = unit_of(units, order[j], D)
+            for i in range(rank):
+                R[i, j] *= unit
         for i in range(rank - 1, -1, -1):
             cuda.syncthreads()    # row i has had its reflections
-            acc = accum(0)
-            for k in range(rank, D):
-                acc += R[i, k] * R[i, k]
             lead = R[i, i]
-            norm = math.sqrt(lead * lead + acc)
+            largest = abs(lead)
+            for k in range(rank, D):
+                largest = abs(R[i, k]) if abs(R[i, k]) > largest else largest
+            acc = (lead / largest) * (lead / largest)
+            for k in range(rank, D):
+                acc += (R[i, k] / largest) * (R[i, k] / largest)
+            norm = largest * math.sqrt(acc)
             beta = -norm if lead > accum(0) else norm
             f = (beta - lead) / beta
             cuda.syncthreads()    # everyone has read row i
@@ -217,7 +230,7 @@ def steps(p):
                 for k in range(rank, D):
                     B[k, h] -= tau[i] * acc * R[i, k]
             for k in range(D):
-                B[k, h] *= smallest / units[order[k]]
+                B[k, h] *= unit_of(units, order[k], D)
         cuda.syncthreads()
 
     return SimpleNamespace(row_sum=row_sum, householder=householder, copy_factor=copy_factor,

@@ -8,7 +8,7 @@ from sklearn.base import MultiOutputMixin, RegressorMixin
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from numprec.kernels import least_squares
-from numprec.kernels.gram import MEAN, SCALE, SHIFT, row_scale
+from numprec.kernels.gram import MEAN, SCALE, SHIFT
 from numprec.kernels.least_squares import BROKEN, CONVERGED, ENDED, ITERATIONS, RANK
 from numprec.kernels.registry import operations
 from numprec.models.base import Estimator, check_memory, check_range
@@ -154,7 +154,7 @@ class _Problem:
                 raise ValueError("sample_weight is 0 for every sample: there is nothing to fit")
             X, Y, weight = X[kept], Y[kept], weight[kept]
         self.D = X.shape[1]
-        root = np.sqrt(weight / weight.max()) * (row_scale(len(X)) if model.scale else 1)
+        root = np.sqrt(weight / weight.max())
         self.host = *(self._in_range(A, name) for A, name in ((X, "X"), (Y, "y"))), (root, None)
         self.arrays = {}
 
