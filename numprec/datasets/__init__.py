@@ -2,16 +2,22 @@
 
 `load(name)` returns a Dataset: arrays in their natural dtype (float64 measurements, uint8 pixels), untouched by
 any precision. `Dataset.split(seed)` gives training and test data: a seeded 80/20 split, or the data set's own
-test set where it has one. Iris, diabetes and digits come inside scikit-learn and need no network.
+test set where it has one. Iris, diabetes and digits come inside scikit-learn and need no network. Fashion-MNIST and
+CIFAR-10 are looked for and, at need, downloaded: see `numprec.datasets.files`. Where they cannot be had,
+`load(name, stand_in=True)` gives digits in their place, marked as such.
 """
 import hashlib
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 
+from numprec.datasets.files import DataCorrupt, DataUnavailable
 from numprec.precision import unknown
+
+__all__ = ["DataCorrupt", "DataUnavailable", "Dataset", "Split", "load", "names"]
 
 TEST_SIZE = 0.2
 
@@ -63,6 +69,14 @@ class Dataset:
         strata = self.y if self.task == "classification" else None
         return Split(*train_test_split(self.X, self.y, test_size=TEST_SIZE, random_state=seed, stratify=strata))
 
+    def first(self, train, test=None):
+        """The first `train` samples, and the first `test` of the test set, under a name that says so."""
+        if len(self.X) <= train and (self.test is None or test is None or len(self.test[0]) <= test):
+            return self
+        name = f"{self.name}[:{train}]" + (f", test [:{test}]" if self.test and test else "")
+        return replace(self, name=name, X=self.X[:train], y=self.y[:train],
+                       test=self.test and tuple(a[:test] for a in self.test))
+
 
 def _iris():
     from sklearn.datasets import load_iris
@@ -90,12 +104,32 @@ def _digits():
                           "Learning Repository (its test part), as in scikit-learn's load_digits; pixels 0 to 16")
 
 
+def _images(name, image_shape, source, licence):
+    from numprec.datasets import images
+    X, y, *test = images.arrays(name)
+    return Dataset(name, "classification", X, y, source, licence, test=tuple(test), image_shape=image_shape)
+
+
+def _fashion_mnist():
+    return _images("fashion_mnist", (28, 28, 1), licence="MIT",
+                   source="H. Xiao, K. Rasul and R. Vollgraf, Fashion-MNIST: a novel image dataset for benchmarking "
+                          "machine learning algorithms, arXiv:1708.07747, 2017; Zalando")
+
+
+def _cifar10():
+    return _images("cifar10", (32, 32, 3), licence="none given; its author asks for a citation",
+                   source="A. Krizhevsky, Learning multiple layers of features from tiny images, University of "
+                          "Toronto 2009; binary version")
+
+
 # A new data set is one function that returns a Dataset, and one row here.
 _LOADERS = {
     "iris": _iris,
     "diabetes": _diabetes,
     "diabetes_raw": lambda: _diabetes(scaled=False),
     "digits": _digits,
+    "fashion_mnist": _fashion_mnist,
+    "cifar10": _cifar10,
 }
 
 
@@ -104,11 +138,26 @@ def names():
     return tuple(_LOADERS)
 
 
-@lru_cache(maxsize=None)
-def load(name):
-    """The Dataset called `name`; its arrays are shared and read-only. Raises ValueError with the nearest name."""
+def load(name, stand_in=False):
+    """The Dataset called `name`; its arrays are shared and read-only. Raises ValueError with the nearest name.
+
+    A data set whose files are not here and cannot be downloaded raises DataUnavailable, which says what to do; with
+    `stand_in`, it warns, and digits comes in its place, `stand_in` naming what it stands for. Files that are not what
+    they should be raise DataCorrupt in either case.
+    """
     if name not in _LOADERS:
         raise unknown("data set", name, list(_LOADERS))
+    try:
+        return _load(name)
+    except DataUnavailable as error:
+        if not stand_in:
+            raise
+        warnings.warn(f"digits stands in for {name}: {error}", stacklevel=2)
+        return replace(_load("digits"), stand_in=name)
+
+
+@lru_cache(maxsize=None)
+def _load(name):
     data = _LOADERS[name]()
     for a in (data.X, data.y, *(data.test or ())):
         a.flags.writeable = False
