@@ -9,7 +9,7 @@ from numba import types
 
 from numprec.harness import audit
 from numprec.kernels import matmul
-from numprec.kernels.registry import operations
+from numprec.kernels.registry import Rung, operations
 from numprec.precision import FORMATS, PRECISIONS
 
 OPERATIONS = operations()
@@ -58,19 +58,19 @@ def test_no_float_in_a_kernel_body(path):
 # ---- the audit sees what it is there to see
 
 def mutant(rung, old, new):
-    """The factory of a rung with one line of its source changed, and that source."""
+    """A rung with one line of its source changed, and that source."""
     source = textwrap.dedent(inspect.getsource(rung.factory)).replace("@rung\n", "")
     assert source.count(old) == 1
     source = source.replace(old, new)
     scope = dict(vars(matmul))
     exec(source, scope)
-    return scope[rung.factory.__name__], source
+    return Rung(scope[rung.factory.__name__], rung.operation, rung.compute_capability, rung.supports), source
 
 
-def compiled(factory, precision, cc):
+def compiled(rung, precision, cc):
     element = types.Array({"float32": types.float32, "float16": types.float16,
                            "bfloat16": types.uint16}[precision.storage.name], 2, "C")
-    return audit.inspect(audit.compile_ptx(factory(precision), (element,) * 4, cc))
+    return audit.inspect(audit.compile_ptx(rung[precision], (element,) * 4, cc))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "mixed_fp16", "mixed_bf16"])
@@ -78,8 +78,8 @@ def compiled(factory, precision, cc):
 @pytest.mark.parametrize("old, new", [("acc = accum(0)", "acc = 0.0"),
                                       ("plus(acc, ", "plus(0.1 * acc, ")])
 def test_a_float_literal_is_caught(precision, cc, old, new):
-    factory, source = mutant(matmul.tiled, old, new)
-    assert compiled(factory, PRECISIONS[precision], cc).float64
+    changed, source = mutant(matmul.tiled, old, new)
+    assert compiled(changed, PRECISIONS[precision], cc).float64
     assert audit.lint(source)
     unchanged, source = mutant(matmul.tiled, old, old)
     assert not compiled(unchanged, PRECISIONS[precision], cc).float64
@@ -112,9 +112,9 @@ def test_a_python_float_is_caught():
 
 def test_local_memory_is_caught():
     """A local array that is indexed by something known at run time only cannot live in registers."""
-    factory, _ = mutant(matmul.register_blocked, "b_r[j] = accum(B_s[k, n + j])",
+    changed, _ = mutant(matmul.register_blocked, "b_r[j] = accum(B_s[k, n + j])",
                         "b_r[(j + t) % PATCH] = accum(B_s[k, n + j])")
-    assert compiled(factory, PRECISIONS["fp32"], (7, 5)).local_bytes >= 4 * matmul.PATCH
+    assert compiled(changed, PRECISIONS["fp32"], (7, 5)).local_bytes >= 4 * matmul.PATCH
 
 
 def test_opcodes():

@@ -8,6 +8,9 @@ In reading order:
     argmax     the largest element and where it is: ties, NaN
     norm       the two together: a norm that does not overflow
     matmul     the matrix product: shared tiles, register patches
-    solve      least squares: Gram matrix, Cholesky, QR, iterative refinement
+    gram       means and second moments, centred and scaled: sums over many blocks
+    solve      Cholesky and triangular systems: dependent steps inside one block
+    qr         Householder QR with column pivoting: the condition number, not its square
+    least_squares    the three before put together; iterative refinement
     ptx        the instructions that Numba has no name for
 """
