@@ -308,6 +308,14 @@ def test_check(result, oracle, bound, over_bound):
     assert sweep.check(arrays(result), arrays(oracle), arrays(bound)).over_bound == over_bound
 
 
+def test_an_infinite_bound_verifies_nothing():
+    row, = rows_of(operation_of(increment, oracle=lambda x: x, bound=lambda p, x: np.full(x.shape, np.inf)), "fp32")
+    assert row["status"] == "SKIP" and row["error"] > 0
+    assert row["samples_s"] is None and row["error_over_bound"] is None
+    row, = rows_of(operation_of(increment, bound=lambda p, x: np.full(x.shape, np.inf)), "fp32")
+    assert row["status"] == "ok"    # nothing wrong, so nothing to bound
+
+
 def test_check_refuses_another_shape():
     with pytest.raises(ValueError, match="shape"):
         sweep.check(np.zeros(3), np.zeros(4), np.ones(4))

@@ -3,6 +3,9 @@
 Four questions, each with the figure that the emulator must reach to be of use: how many multiply-adds a second a
 core gets through in the matmul chapter, how that compares with Numba's own simulator running the same kernel, how
 long a kernel takes to compile, and what a launch costs that does next to nothing.
+
+The first two are judged by seconds of CPU time, which is what "a core" means on a machine that other processes
+share; the same by the clock on the wall stands beside them. The last two are by the clock on the wall.
 """
 import functools
 import inspect
@@ -13,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 
 import numpy as np
 from numba import cuda
@@ -50,16 +53,20 @@ def throughput():
     for name, base in FLOORS.items():
         for p in PRECISIONS.values():
             floor = base * SHARE.get(p.name, 0.5)
-            one, every = rate(name, p, workers=1), rate(name, p, workers=None)
-            reached &= one >= floor
-            lines.append((name, p.name, f"{one:.3f}", f"{floor:.3f}", f"{one / floor:.2f}", f"{every:.3f}"))
+            core = rate(name, p, workers=1, clock=process_time)
+            walls = [rate(name, p, workers, clock=perf_counter) for workers in (1, None)]
+            reached &= core >= floor
+            lines.append((name, p.name, *(f"{x:.3f}" for x in (core, floor)), f"{core / floor:.2f}",
+                          *(f"{x:.3f}" for x in walls)))
     _table(f"matmul {SIZE}^3, G multiply-adds a second", lines,
-           ("rung", "precision", "one core", "floor", "ratio", f"all {environment.cores()} cores"))
+           ("rung", "precision", "core", "floor", "ratio", "wall, one core", f"wall, all {environment.cores()}"))
+    print("\ncore: per second of CPU time, on one worker. wall: by the clock on the wall; where it is far below core, "
+          "the machine was busy.")
     return reached
 
 
 @functools.cache
-def rate(name, p, workers):
+def rate(name, p, workers, clock):
     """G multiply-adds a second of a rung of matmul."""
     device = devices.get("emulator", workers=workers)
     rng = np.random.default_rng(0)
@@ -67,30 +74,32 @@ def rate(name, p, workers):
     with device.capture() as graph:
         matmul.launch(device, getattr(matmul, name), p, A, B)
     graph.replay()                                     # compiles
-    seconds = timing.measure({p: timing.host_clock(graph.replay, device.synchronize)}, EFFORT)[p].seconds
+    seconds = timing.measure({p: timing.host_clock(graph.replay, device.synchronize, clock)}, EFFORT)[p].seconds
     return SIZE ** 3 / statistics.median(seconds) / 1e9
 
 
 def simulator():
     """Numba's simulator runs the text of the tiled rung, with float32 for every role."""
-    parts = (matmul.element, matmul.identity, matmul.tiled.factory)
+    factory = matmul.tiled.factory
+    named = [getattr(matmul, name, None) for name in factory.__code__.co_names]
+    parts = [part for part in (*named, *factory.__defaults__) if inspect.isfunction(part)] + [factory]
     source = _SIMULATED.format(tile=matmul.TILE, size=SIMULATOR_SIZE,
-                               factories="\n\n".join(inspect.getsource(part) for part in parts))
+                               factories="\n\n".join(map(inspect.getsource, parts)))
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder) / "simulated.py"
         script.write_text(source, encoding="utf-8")
         seconds = json.loads(_python([script], NUMBA_ENABLE_CUDASIM="1", PYTHONWARNINGS="ignore"))
     simulated = SIMULATOR_SIZE ** 3 / seconds
-    ratio = 1e9 * rate("tiled", PRECISIONS["fp32"], workers=1) / simulated
+    ratio = 1e9 * rate("tiled", PRECISIONS["fp32"], workers=1, clock=process_time) / simulated
     _table("against Numba's simulator, the same tiled fp32 kernel", [
         (f"simulator, {SIMULATOR_SIZE}^3", f"{simulated:,.0f}", ""),
         (f"emulator, {SIZE}^3, one core", f"{simulated * ratio:,.0f}",
-         f"{ratio:,.0f} times (floor {SIMULATOR_FLOOR:,})")], ("", "multiply-adds a second", ""))
+         f"{ratio:,.0f} times (floor {SIMULATOR_FLOOR:,})")], ("", "multiply-adds a second of CPU time", ""))
     return ratio >= SIMULATOR_FLOOR
 
 
 _SIMULATED = """\
-from time import perf_counter
+from time import process_time
 import numpy as np
 from numba import cuda
 
@@ -112,9 +121,9 @@ rng = np.random.default_rng(0)
 A, B = (rng.standard_normal(({size}, {size})).astype(np.float32) for _ in "AB")
 C = np.empty_like(A)
 blocks = -(-{size} // TILE)
-start = perf_counter()
+start = process_time()
 kernel[(blocks, blocks), (TILE, TILE)](A, B, C, A)    # the last argument is not used
-seconds = perf_counter() - start
+seconds = process_time() - start
 assert np.allclose(C, A @ B, atol=1e-4)
 print(seconds)
 """
@@ -138,6 +147,7 @@ def launch():
 
 def compiling():
     """The first launch of every kernel of the textbook in a fresh process: with an empty cache, then a full one."""
+    print("compiling every kernel of the textbook, which takes minutes", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory() as cache:
         cold, warm = (json.loads(_python(["-m", "numprec.harness.emulation"], NUMPREC_CACHE=cache))
                       for _ in range(2))

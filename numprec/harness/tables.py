@@ -13,9 +13,9 @@ BASELINE = "fp64"
 KERNEL_LEGEND = """\
 Every result was compared with the chapter's fp64 oracle in this run, before it was timed. error: largest deviation
 over the oracle's largest magnitude. /bound: largest deviation over the chapter's error bound, element by element; a
-result is right up to 1, and FAIL beyond, without a time. ms: median of the repeated launches, with quartiles beside it.
-first s: the first launch, which compiles the kernel or loads it from the cache. GFLOP/s and GB/s count what the
-operation needs, not what the rung does."""
+result is right up to 1; beyond, or where there is no finite bound, it has no time. ms: median of the repeated
+launches, with quartiles beside it. first s: the first launch, which compiles the kernel or loads it from the cache.
+GFLOP/s and GB/s count what the operation needs, not what the rung does."""
 
 TRAINING_LEGEND = """\
 ms: one fit, host to host, transfers included, compiling not; median over the seeds of each seed's median, with
