@@ -126,6 +126,12 @@ def operation(name, **parts):
     return _operations[name]
 
 
+def highest_rung(name, precision, compute_capability):
+    """The last rung of the operation `name` that is written for `precision` and compiles for the card."""
+    return [r for r in operations()[name].rungs
+            if r.supports(precision) and r.compute_capability <= tuple(compute_capability)][-1]
+
+
 def operations():
     """Every operation of every chapter, by name, in reading order."""
     for chapter in CHAPTERS:

@@ -185,7 +185,7 @@ class Network:
     def differentiate(self, layer, activation, x, dy):
         """dy times the derivative of an activation at its value x, for layers that cannot do it on the way."""
         dz = self.buffer(layer, "dz", x.shape)
-        return dense.differentiate(self.device, self.precision, activation, x, dy, out=dz)
+        return dense.differentiate(self.device, self.precision, dy, x, activation, out=dz)
 
     # ---- passes
 

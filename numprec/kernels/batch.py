@@ -1,0 +1,121 @@
+"""Minibatches, chosen and copied on the device, and the state of a training run that lives there.
+
+Maths      row b of batch number POSITION is sample permuted(POSITION B + b) of the EPOCH's permutation
+           factor = scale / COUNT, for the gradient of a mean over the batch
+Shapes     state (STATE,): int64, the numbers named below; X (N, D): storage; labels (N,): int32; rows (B,): int32, the
+           samples of the batch; x (B, D) and y (B,): their copies; scale and factor (1,): accum. A last batch that is
+           short is filled up with row -1, whose x is 0 and whose y is -1
+Mapping    a thread per row; a thread per element, columns along x
+Precision  nothing but factor is rounded; batches are the same in every precision
+Ladder     one step each
+Cost       B D elements read and written
+Sources    L. Bottou, Stochastic gradient descent tricks, in Neural Networks: Tricks of the Trade, Springer 2012,
+               section 4.1 (a random permutation an epoch)
+
+The host reads `state` between epochs only.
+"""
+import numpy as np
+from numba import cuda, int32
+
+from numprec.kernels.random import THREADS, permutation_oracle, permuted
+from numprec.kernels.registry import draw, operation, rung
+
+# state[...]
+SEED = 0           # of permutations and of all random numbers of the run
+EPOCH = 1          # passes over the data so far
+POSITION = 2       # batches of this epoch so far
+BATCHES = 3        # of an epoch
+COUNT = 4          # true rows of the current batch
+STEP = 5           # batches so far
+UPDATES = 6        # of the weights so far; the others were skipped
+BASE = 7           # UPDATES when the current table of learning rates began
+GOOD = 8           # updates since the loss scale last changed
+PATIENCE = 9       # GOOD at which it grows
+APPLY = 10         # whether the current batch updates the weights
+ROW = 11           # of the history: where the current batch writes
+STOP = 12          # why nothing is updated any more, one of the following; 0 as long as all is well
+BAD_STEP = 13      # the last step whose gradient was not finite, and
+BAD_INDEX = 14     # the first such element of it
+STATE = 16
+OVERFLOW, COLLAPSED = 1, 2
+
+
+def batch_oracle(X, labels, state, scale):
+    """For batches of BATCH rows."""
+    N, first = len(X), state[POSITION] * BATCH
+    order = permutation_oracle((state[SEED], state[EPOCH]), np.arange(N))
+    rows = np.full(BATCH, -1)
+    rows[:max(0, min(BATCH, N - first))] = order[first:first + BATCH]
+    known = rows >= 0
+    return np.where(known[:, None], X.astype(np.float64)[rows], 0), np.where(known, labels[rows], -1), (
+        scale.astype(np.float64) / known.sum())
+
+
+# ---- kernels
+
+@rung
+def gather(p, shuffle=True):
+    """Two kernels: `select` chooses the rows, `gather` copies them."""
+    storage, accum = p.storage, p.accum
+
+    @cuda.jit
+    def batch_select(labels, state, scale, rows, y, factor):
+        b = cuda.grid(1)
+        N, B = labels.size, rows.size
+        first = state[POSITION] * B
+        if b < B:
+            if first + b < N:
+                i = permuted(first + b, N, state[SEED], state[EPOCH]) if shuffle else first + b
+                rows[b], y[b] = int32(i), labels[i]
+            else:
+                rows[b], y[b] = int32(-1), int32(-1)
+        if b == 0:
+            state[COUNT] = min(B, N - first)
+            factor[0] = accum(scale[0]) / accum(int32(state[COUNT]))
+
+    @cuda.jit
+    def batch_gather(X, rows, x):
+        d, b = cuda.grid(2)
+        if b < x.shape[0] and d < x.shape[1]:
+            x[b, d] = X[rows[b], d] if rows[b] >= 0 else storage(0)
+    return batch_select, batch_gather
+
+
+# ---- host side
+
+def select(device, rung, precision, labels, state, scale, rows, y, factor, shuffle=True):
+    """Writes `rows`, `y`, state[COUNT] and `factor`."""
+    kernel, _ = rung.variant(precision, shuffle=shuffle)
+    device.launch(kernel, -(-rows.size // THREADS), THREADS, labels, state, scale, rows, y,
+                  factor)
+
+
+def copy(device, rung, precision, X, rows, x):
+    """x = X[rows], samples flattened."""
+    X, x = X.reshape(X.shape[0], -1), x.reshape(x.shape[0], -1)
+    device.launch(rung[precision][1], (-(-x.shape[1] // THREADS), x.shape[0]), THREADS, X, rows, x)
+
+
+def launch(device, rung, precision, X, labels, state, scale):
+    factor, rows, y = (device.empty(n, fmt) for n, fmt in ((1, precision.accum), (BATCH, np.int32), (BATCH, np.int32)))
+    x = device.empty((BATCH, X.shape[1]), precision.storage)
+    select(device, rung, precision, labels, state, scale, rows, y, factor)
+    copy(device, rung, precision, X, rows, x)
+    return x, y, factor
+
+
+def inputs(rng, shape, kind, precision):
+    N, D = shape
+    state = np.zeros(STATE, np.int64)
+    state[SEED], state[EPOCH], state[POSITION] = rng.integers(2 ** 31), rng.integers(100), (N - 1) // BATCH
+    return draw(rng, shape, kind, precision), rng.integers(0, 10, N).astype(np.int32), state, np.array([2.0 ** 10])
+
+
+BATCH = 64         # of the operation below; in training, as chosen
+
+operation("batch", inputs=inputs, oracle=batch_oracle, launch=launch,
+          error_bound=lambda precision, X, labels, state, scale: (
+              0, 0, 2 * precision.accum.u * batch_oracle(X, labels, state, scale)[2]),
+          cost=lambda precision, N, D: {"flops": 0, "bytes": 2 * BATCH * D * precision.storage.bytes},
+          shapes=((1, 1), (64, 3), (100, 129)),
+          bench_shapes={"smoke": (1000, 64), "quick": (5000, 784), "full": (60000, 784)})
