@@ -16,6 +16,7 @@ import warnings
 import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import validate_data
 
 from numprec import device as devices
@@ -42,6 +43,13 @@ class Estimator(BaseEstimator):
         _refuse(y, "y")
         X, y = validate_data(self, X, y, dtype="numeric", ensure_all_finite=False, y_numeric=True, **options)
         return np.ascontiguousarray(X, np.float64), np.ascontiguousarray(y, np.float64)
+
+    def _checked_for_classes(self, X, y):
+        """X as a C-ordered float64 array, and the labels y (n_samples,), whatever they are."""
+        _refuse(X, "X", dimensions=2)
+        X, y = validate_data(self, X, y, dtype="numeric", ensure_all_finite=False)
+        check_classification_targets(y)
+        return np.ascontiguousarray(X, np.float64), y
 
     def _checked_for_predict(self, X):
         """X as a C-ordered float64 array, with the features that the estimator was fitted to."""
