@@ -12,10 +12,7 @@ from numba.cuda.typing.typeof import Purpose, typeof
 
 from numprec.emulator import host
 from numprec.emulator.compile import compile_kernel
-
-
-class EmulatorError(RuntimeError):
-    """A launch that the card would refuse, or a kernel that cannot go on."""
+from numprec.emulator.translate import EmulatorError
 
 
 # What a card of compute capability 7.5 grants: CUDA C++ Programming Guide, "Features and Technical Specifications per

@@ -17,6 +17,7 @@ from numprec.emulator import twins
 
 RECORD = 64          # bytes of a Thread record, which the coroutine's frame follows
 FRAME = 960          # bytes for a frame, not counting the local arrays of the kernel
+MAX_LOCAL = 512 * 1024    # bytes of local memory that a card has for a thread
 
 
 @dataclass(frozen=True)
@@ -37,18 +38,45 @@ class Unsupported(NotImplementedError):
     """An operation for which there is no host twin."""
 
 
+class EmulatorError(RuntimeError):
+    """A launch that the card would refuse, or a kernel that cannot go on."""
+
+
 # ---- Numba's text
 
-_TYPE = r"(?:\bi\d+|\bfloat\b|\bdouble\b|\bhalf\b|\bvoid\b|\bptr\b|\{[^{}*]*\}|\[[^\[\]*]*\]|<\d+ x \w+>|%\"?[\w.]+\"?)"
-_POINTER = re.compile(_TYPE + r"(?P<space> addrspace\(\d+\))?\*")
+_OPENS = {"}": "{", "]": "[", ">": "<", ")": "("}
+_SPACE = re.compile(r" addrspace\(\d+\)$")
+_NAME = re.compile(r'%?(?:"[^"]*"|[\w.]+)$')
+
+
+def _type_start(text):
+    """Where the type begins with which `text` ends."""
+    closing = text[-1]
+    if closing not in _OPENS:
+        return _NAME.search(text).start()
+    opening, depth, i = _OPENS[closing], 0, len(text)
+    while depth or i == len(text):
+        i -= 1
+        depth += (text[i] == closing) - (text[i] == opening)
+    return _type_start(text[:i].rstrip()) if opening == "(" else i        # a function type: its result comes first
 
 
 def _opaque_pointers(text):
     """`T*` -> `ptr`, innermost first; the IR that Numba writes still has typed pointers, which LLVM no longer reads."""
-    while True:
-        text, count = _POINTER.subn(lambda m: "ptr" + (m["space"] or ""), text)
-        if not count:
-            return text
+    lines = text.split("\n")
+    for number, line in enumerate(lines):
+        if "*" not in line or '] c"' in line:
+            continue
+        *heads, rest = line.split("*")
+        done = ""
+        for head in heads:
+            done += head
+            space = _SPACE.search(done)
+            tail = space[0] if space else ""
+            done = done.removesuffix(tail)
+            done = f"{done[:_type_start(done)]}ptr{tail}"
+        lines[number] = done + rest
+    return "\n".join(lines)
 
 
 # LLVM would "upgrade" these names while reading them
@@ -78,10 +106,19 @@ _SPECIAL = {"%dynamic_smem_size": "dynamic_smem_size", "%lanemask_lt": "lanemask
             "%warpsize": "warpsize"}
 _ASM = re.compile(r'call (?P<ret>[^"@]+?) asm\s+(?P<effect>sideeffect )?(?:alignstack )?'
                   r'"(?P<template>[^"]*)", "(?P<constraints>[^"]*)"\s*\((?P<args>.*)\)')
-_FAST = re.compile(r"\b(fadd|fsub|fmul|fdiv|frem|fneg|fcmp|call)((?: (?:fast|nnan|ninf|nsz|arcp|contract|afn|reassoc))+)")
-_SHARED = re.compile(r'^(@"[^"]+") = (?P<linkage>[\w ]*?)addrspace\(3\) (?P<kind>global|constant) '
-                     r'\[(?P<count>\d+) x (?P<type>[\w]+)\][^,\n]*(?:, align (?P<align>\d+))?.*$', re.M)
+_FAST = re.compile(r"\b(fadd|fsub|fmul|fdiv|frem|fneg|fcmp|call)"
+                   r"((?: (?:fast|nnan|ninf|nsz|arcp|contract|afn|reassoc))+)")
+_SHARED = re.compile(r'^(@"[^"]+") = [\w ]*?addrspace\(3\) (?:global|constant) \[(?P<count>\d+) x (?P<of>.*)\]'
+                     r'(?: undef)?(?:, align (?P<align>\d+))?\s*$', re.M)
 _SIZES = {"i8": 1, "i1": 1, "i16": 2, "half": 2, "i32": 4, "float": 4, "i64": 8, "double": 8, "ptr": 8}
+
+
+def _size(kind, llvm, machine):
+    """Bytes that an element of an array takes: a number, or a record of them."""
+    if kind in _SIZES:
+        return _SIZES[kind]
+    module = llvm.parse_assembly(f"@x = external global {kind}")
+    return machine.target_data.get_abi_size(module.get_global_variable("x").global_value_type)
 
 
 def _types(arguments):
@@ -117,7 +154,7 @@ def _inline_ptx(text, kernel):
             raise Unsupported(f"kernel {kernel}: no host twin for the inline PTX {m['template']!r}")
         types = _types(m["args"])
         name = "emu.asm." + "|".join([mnemonic, m["ret"].replace(" ", ""), *types])
-        effect = "" if m["effect"] or "memory" in m["constraints"] else twins.PURE
+        effect = "" if m["effect"] or "memory" in m["constraints"] or "ptr" in types else twins.PURE
         declared[name] = (m["ret"], types, effect)
         return f'call {m["ret"]} @"{name}"({m["args"]})'
 
@@ -144,8 +181,18 @@ def _hoist_allocas(text):
     return re.sub(r"^(?P<head>define [^\n]*\n\{?\n?entry:\n)(?P<body>.*?^\}$)", one, text, flags=re.M | re.S)
 
 
-def _prepare(text, kernel, offsets):
-    """One module of Numba's, as LLVM reads it. `offsets` collects where each shared array lies."""
+_ZEROED = re.compile(r"store \[(?P<count>\d+) x (?P<of>.*)\] zeroinitializer, ptr (?P<to>\S+)$", re.M)
+_MEMSET = "declare void @llvm.memset.p0.i64(ptr, i8, i64, i1)\n"
+
+
+def _zero_by_memset(text, size):
+    """Numba clears a local array with one store, which LLVM takes apart element by element."""
+    return _ZEROED.sub(lambda m: f"call void @llvm.memset.p0.i64(ptr {m['to']}, i8 0, "
+                                 f"i64 {int(m['count']) * size(m['of'])}, i1 false)", text)
+
+
+def _prepare(text, kernel, size, offsets):
+    """One module of Numba's, as LLVM reads it. `offsets` collects (bytes, alignment) of each shared array."""
     text = _opaque_pointers(text)
     text = re.sub(r"^target (triple|datalayout) = .*$", "", text, flags=re.M)
     text = text.replace("common global ptr null", "internal global ptr null")
@@ -155,13 +202,13 @@ def _prepare(text, kernel, offsets):
     text = re.sub(r'^\s*call void @"emu\.fence"\(\)', "  fence seq_cst", text, flags=re.M)
     text = re.sub(r'^declare void @"emu\.fence"\(\).*$', "", text, flags=re.M)
     text = _inline_ptx(text, kernel)
-    text = _hoist_allocas(text)
-
+    text = _zero_by_memset(_hoist_allocas(text), size)
+    if "@llvm.memset.p0.i64" in text and "@llvm.memset.p0.i64(ptr, i8" not in text:
+        text += _MEMSET
     for m in _SHARED.finditer(text):
-        size, align = int(m["count"]) * _SIZES[m["type"]], int(m["align"] or _SIZES[m["type"]])
-        offsets[m[1]] = (size, max(align, 16))
+        count = int(m["count"])
+        offsets[m[1]] = (count and count * size(m["of"]), max(int(m["align"] or 1), 16))
     text = _SHARED.sub("", text)
-    text = re.sub(r'addrspacecast \[\d+ x \w+\] addrspace\(3\)\* (@"[^"]+") to ptr', r"\1", text)
     text = re.sub(r'addrspacecast ptr addrspace\(3\) (@"[^"]+") to ptr', r"call ptr @emu.shared(ptr \1)", text)
     text = re.sub(r" addrspace\((?!3\))\d+\)", "", text)     # constant memory is ordinary memory of the host
     text = re.sub(r"addrspacecast ptr", "bitcast ptr", text)
@@ -234,6 +281,27 @@ def fuse(lines):
                 x = negated(x)              # z - x*y
         target = f"emu.{m['fmt']}.fma" if narrow else f"llvm.fma.{'f32' if kind == 'float' else 'f64'}"
         out.append(f"  {m['result']} = call {kind} @{target}({kind} {x}, {kind} {y}, {kind} {z})")
+    return out
+
+
+_TO_INTEGER = re.compile(r"^  (?P<result>%\S+) = (?P<op>fpto[su]i) (?P<from>float|double) (?P<x>\S+)"
+                         r" to i(?P<bits>\d+)$")
+
+
+def _saturate(lines):
+    """Floats become integers as `cvt.rzi` does it: out of range the nearest integer, a NaN 0. LLVM leaves it open.
+    There is no `cvt` to 8 bits; it is done to 16, of which the lower half is kept."""
+    out = []
+    for line in lines:
+        m = _TO_INTEGER.match(line)
+        if not m:
+            out.append(line)
+            continue
+        suffix, bits = "f32" if m["from"] == "float" else "f64", max(int(m["bits"]), 16)
+        wide = m["result"] if bits == int(m["bits"]) else f"{m['result']}.wide"
+        out.append(f"  {wide} = call i{bits} @llvm.{m['op']}.sat.i{bits}.{suffix}({m['from']} {m['x']})")
+        if wide != m["result"]:
+            out.append(f"  {m['result']} = trunc i{bits} {wide} to i{m['bits']}")
     return out
 
 
@@ -314,7 +382,8 @@ declare void @numprec_free(ptr)
 
 define ptr @{symbol}(ptr %frame, i1 zeroext %unwind) presplitcoroutine {{
   %ctx = getelementptr i8, ptr %frame, i64 -{record}
-  %id = call token @llvm.coro.id.retcon(i32 {capacity}, i32 16, ptr %frame, ptr @emu_prototype, ptr @numprec_malloc, ptr @numprec_free)
+  %id = call token @llvm.coro.id.retcon(i32 {capacity}, i32 16, ptr %frame,
+                                        ptr @emu_prototype, ptr @numprec_malloc, ptr @numprec_free)
   %handle = call ptr @llvm.coro.begin(token %id, ptr null)
   call void @emu.body(ptr %ctx)
   {assign}call {end} @llvm.coro.end(ptr %handle, i1 false, token none)
@@ -395,7 +464,11 @@ def translate(modules, entry, kernel, symbol, llvm, machine, half_in_hardware):
     Raises Unsupported, a NotImplementedError that names the operation and the kernel.
     """
     shared = {}
-    modules = [_prepare(text, kernel, shared) for text in modules]
+
+    def size(kind):
+        return _size(kind, llvm, machine)
+
+    modules = [_prepare(text, kernel, size, shared) for text in modules]
     offsets, shared_bytes = _lay_out(shared)
     # until the second pass a shared array is an external variable of no particular type
     stubs = "".join(f"{name} = external global i8\n" for name in shared)
@@ -406,9 +479,12 @@ def translate(modules, entry, kernel, symbol, llvm, machine, half_in_hardware):
     end = text.index("\n}\n", start)
     body = text[start:end].split("\n")
     rest = text[:start] + text[end + 3:]
-    locals_bytes = sum(int(m[1]) * _SIZES.get(m[2], 16) for m in
-                       re.finditer(r"alloca \[(\d+) x (\w+)\]", text[start:end]))
-    body = fuse(body)
+    locals_bytes = sum(int(m[1]) * size(m[2]) for m in
+                       re.finditer(r"^  %\S+ = alloca \[(\d+) x (.*)\], align", text[start:end], re.M))
+    if locals_bytes > MAX_LOCAL:
+        raise EmulatorError(f"kernel {kernel}: {locals_bytes} bytes of local arrays; a card has {MAX_LOCAL} "
+                            "for a thread")
+    body = fuse(_saturate(body))
     serial = _is_serial(body)
     body = _expand(body, {name.strip('@"'): place for name, place in offsets.items()})
     body[0] = "define internal void @emu.body(ptr %ctx) alwaysinline {"

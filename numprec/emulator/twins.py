@@ -483,7 +483,8 @@ def shim(name, args):
             return _shim_body(name, args, _loads(count) + [
                 f"%r = call i16 @emu.{fmt}.{_OPERATORS[op]}(i16 %x, i16 %y)"] + ["store i16 %r, ptr %a0"])
         if op == "ng":
-            return _shim_body(name, args, _loads(1) + [f"%r = call i16 @emu.{fmt}.neg(i16 %x)", "store i16 %r, ptr %a0"])
+            return _shim_body(name, args, _loads(1) + [f"%r = call i16 @emu.{fmt}.neg(i16 %x)",
+                                                       "store i16 %r, ptr %a0"])
         if op == "ps":
             return _shim_body(name, args, _loads(1) + ["store i16 %x, ptr %a0"])
         return _shim_body(name, args, _loads(2) + _compared(fmt, _COMPARISONS[op]))
