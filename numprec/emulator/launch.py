@@ -27,6 +27,7 @@ BLOCKS_PER_MULTIPROCESSOR = 16
 
 _HEADER = 8448           # Block record and warp snapshots, see scheduler.ll
 _ORDERS = 4              # thread orders that a seeded launch cycles through
+_LEFT_BEHIND = 3         # status of @emu_cooperate: some blocks wait for the grid, others have exited
 _SMALL_GRID = 4096       # threads up to which a cooperative launch is not worth distributing
 
 
@@ -49,7 +50,9 @@ def _type_key(value):
         flags = value.flags
         return value.dtype, value.ndim, flags.c_contiguous, flags.f_contiguous, flags.writeable
     if isinstance(value, tuple):
-        return tuple(map(_type_key, value))
+        return type(value), *map(_type_key, value)
+    if type(value) is int:
+        return int, value >> 63 == 1       # what no int64 holds is a uint64
     return type(value)
 
 
@@ -83,6 +86,7 @@ class _Prepared:
     """A kernel compiled for one combination of argument types."""
 
     def __init__(self, kernel, args, compute_capability, cpu):
+        host.scheduler()                   # under the lock, so that it exists once
         self.types = [typeof(a, Purpose.argument) for a in args]
         self.code = compile_kernel(kernel, self.types, compute_capability, cpu)
         slots = ["i8" if s == "i1" else s for s in self.code.slots]
@@ -220,9 +224,12 @@ def launch(kernel, grid, block, args, shared=0, seed=None, workers=None, compute
     size = _HEADER + -(-shared_bytes // 128) * 128 + threads * code.stride
     workers = host.cores() if workers is None else workers
     if code.uses_grid:
-        status = _cooperative(record, code, size, blocks, threads, shared_bytes, workers)
+        status = _cooperative(record, code, size, blocks, threads, shared_bytes, 1 if code.serial else workers)
     else:
         status = _independent(record, size, 1 if code.serial else min(workers, blocks))
+    if status == _LEFT_BEHIND:
+        raise EmulatorError(f"kernel {code.name}: deadlock. Some blocks wait at a grid barrier, others have exited; "
+                            "every block must reach it.")
     if status:
         _raise_deadlock(record, code.name, grid)
 
@@ -260,6 +267,8 @@ def _cooperative(record, code, size, blocks, threads, shared_bytes, workers):
         statuses = [cooperate(where, base, size, *shares[0], mode), *(other.result() for other in others)]
         if max(statuses) != 1:
             return max(statuses)
+        if min(statuses) == 0:
+            return _LEFT_BEHIND
         mode = 1
 
 

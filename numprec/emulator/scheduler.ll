@@ -578,7 +578,7 @@ out.bad:
 
 ; Blocks first <= b < last of a cooperative launch, each with a memory of its own. `mode` 0 starts them and runs them up
 ; to the grid barrier, 1 goes on from there, 2 starts them and runs them to their end. Returns 0 when all are done, 1
-; when all that are not wait for the grid, 2 on a deadlock.
+; when all wait for the grid, 2 on a deadlock, 3 when some wait for the grid and others have exited.
 define i32 @emu_cooperate(ptr %launch, ptr %works, i64 %work.bytes, i64 %first, i64 %last, i32 %mode) {
 entry:
   %goes.on = icmp eq i32 %mode, 1
@@ -598,6 +598,7 @@ round:
 block:
   %b = phi i64 [ %first, %round ], [ %b.next, %block.end ]
   %any = phi i32 [ 0, %round ], [ %any.next, %block.end ]
+  %all = phi i32 [ 1, %round ], [ %all.next, %block.end ]
   %o = mul i64 %b, %work.bytes
   %w = getelementptr i8, ptr %works, i64 %o
   %state.p = getelementptr %Block, ptr %w, i32 0, i32 11
@@ -612,10 +613,16 @@ step:
 block.end:
   %now = phi i32 [ 0, %block ], [ %s, %step ]
   %any.next = or i32 %any, %now
+  %all.next = and i32 %all, %now
   %b.next = add i64 %b, 1
   %round.done = icmp eq i64 %b.next, %last
   br i1 %round.done, label %after, label %block
 after:
+  %mixed = icmp ne i32 %any.next, %all.next
+  br i1 %mixed, label %left.behind, label %agreed
+left.behind:
+  ret i32 3
+agreed:
   %whole = icmp eq i32 %mode, 2
   %waits = icmp ne i32 %any.next, 0
   %again = and i1 %whole, %waits

@@ -47,13 +47,14 @@ class EmulatorError(RuntimeError):
 _OPENS = {"}": "{", "]": "[", ">": "<", ")": "("}
 _SPACE = re.compile(r" addrspace\(\d+\)$")
 _NAME = re.compile(r'%?(?:"[^"]*"|[\w.]+)$')
+_TAIL = 200          # characters that such an ending has at most
 
 
 def _type_start(text):
     """Where the type begins with which `text` ends."""
     closing = text[-1]
     if closing not in _OPENS:
-        return _NAME.search(text).start()
+        return _NAME.search(text, max(0, len(text) - _TAIL)).start()
     opening, depth, i = _OPENS[closing], 0, len(text)
     while depth or i == len(text):
         i -= 1
@@ -71,7 +72,7 @@ def _opaque_pointers(text):
         done = ""
         for head in heads:
             done += head
-            space = _SPACE.search(done)
+            space = _SPACE.search(done, max(0, len(done) - _TAIL))
             tail = space[0] if space else ""
             done = done.removesuffix(tail)
             done = f"{done[:_type_start(done)]}ptr{tail}"
@@ -236,49 +237,75 @@ _NARROW = re.compile(r"^  (?P<result>%[\w.]+) = call i16 @emu\.(?P<fmt>half|bf16
                      r"\(i16 (?P<a>\S+), i16 (?P<b>\S+)\)(?: #\d+)?$")
 
 
+_NEGATION = re.compile(r"^  (?P<result>%[\w.]+) = (?:fneg \w+ |fsub \w+ -0\.0+e\+00, "
+                       r"|call i16 @emu\.(?:half|bf16)\.neg\(i16 )(?P<x>%[\w.]+)")
+_INSERT = re.compile(r"^  (?P<result>%[\w.]+) = insertvalue .*[\]}] (?P<into>\S+), "
+                     r"[^,]+ (?P<value>\S+), (?P<index>[\d, ]+)$")
+_EXTRACT = re.compile(r"^  (?P<result>%[\w.]+) = extractvalue .* (?P<of>\S+), (?P<index>[\d, ]+)$")
+
+
+def _unpacked(lines):
+    """{element taken out of a tuple: what was put in there}."""
+    inserts = {m["result"]: m for m in map(_INSERT.match, lines) if m}
+    same = {}
+    for m in filter(None, map(_EXTRACT.match, lines)):
+        at = inserts.get(m["of"])
+        while at and at["index"] != m["index"]:
+            at = inserts.get(at["into"])
+        if at:
+            same[m["result"]] = at["value"]
+    return same
+
+
 def fuse(lines):
     """Fuses products into the sums and differences that use them: a*b + c rounds once, as on a GPU.
 
     NVIDIA's compilers do so by default (CUDA C++ Programming Guide, "Floating-Point Standard"; nvcc -fmad=true).
     If both operands of a sum are products, the one with fewer uses is fused, the left one where they tie: LLVM's
-    rule, which NVVM follows. A product with other uses is kept for them. Operations written with an explicit
-    rounding (`mul.rn`) are other functions here and stay apart.
+    rule, which NVVM follows. A product with other uses is kept for them; a negated product is one of the negated
+    factor. Operations written with an explicit rounding (`mul.rn`) are other functions here and stay apart.
     """
-    products, uses = {}, {}
-    parsed = []
+    products, uses, parsed = {}, {}, []
+    same = _unpacked(lines)
+    negated = {m["result"]: m["x"] for m in map(_NEGATION.match, lines) if m}
     for line in lines:
-        m = _BINARY.match(line) or _NARROW.match(line)
+        m = None if _NEGATION.match(line) else _BINARY.match(line) or _NARROW.match(line)
         parsed.append(m)
         if m and m["op"] == "mul":
             products[m["result"]] = m
         for name in re.findall(r"%[\w.]+", line.partition("=")[2] if " = " in line else line):
             uses[name] = uses.get(name, 0) + 1
+
+    def product_of(name, negative=False):
+        """(name, whether it is negated) of the product that a value is, or None."""
+        if name in products:
+            return name, negative
+        if name in negated:
+            return product_of(negated[name], not negative)
+        return product_of(same[name], negative) if name in same else None
+
     out = []
     for line, m in zip(lines, parsed):
-        if not m or m["op"] == "mul":
-            out.append(line)
-            continue
-        candidates = [(uses[m[side]], i, side) for i, side in enumerate("ab") if m[side] in products]
+        candidates = [] if not m or m["op"] == "mul" else [
+            (uses[found[0]], i, side, *found) for i, side in enumerate("ab") if (found := product_of(m[side]))]
         if not candidates:
             out.append(line)
             continue
-        side = min(candidates)[2]
-        product = products[m[side]]
-        x, y, z = product["a"], product["b"], m["b" if side == "a" else "a"]
+        *_, side, name, negative = min(candidates)
+        x, y, z = products[name]["a"], products[name]["b"], m["b" if side == "a" else "a"]
         narrow = "fmt" in m.groupdict()
         kind = "i16" if narrow else m["type"]
 
-        def negated(value):
-            fresh = f"{m['result']}.neg"
+        def negation(value, of):
+            fresh = f"{m['result']}.{of}"
             out.append(f"  {fresh} = call i16 @emu.{m['fmt']}.neg(i16 {value})" if narrow
                        else f"  {fresh} = fneg {kind} {value}")
             return fresh
 
-        if m["op"] == "sub":
-            if side == "a":
-                z = negated(z)              # x*y - z
-            else:
-                x = negated(x)              # z - x*y
+        if m["op"] == "sub" and side == "a":
+            z = negation(z, "z")                                 # x*y - z
+        if negative != (m["op"] == "sub" and side == "b"):       # z - x*y
+            x = negation(x, "x")
         target = f"emu.{m['fmt']}.fma" if narrow else f"llvm.fma.{'f32' if kind == 'float' else 'f64'}"
         out.append(f"  {m['result']} = call {kind} @{target}({kind} {x}, {kind} {y}, {kind} {z})")
     return out
@@ -410,6 +437,12 @@ def _declare_missing(text):
     return re.sub(r'^(declare .* @"?emu\.ctx\.[\w.]+"?\(.*\))\s*$', rf"\1 {twins.PURE}", text, flags=re.M)
 
 
+def _plain_names(text):
+    """Gives values with quoted names (`%"\\CE\\B1.2"`) plain ones, which is all that the patterns here know."""
+    names = {}
+    return re.sub(r'%"[^"]*"', lambda m: names.setdefault(m[0], f"%quoted.{len(names)}"), text)
+
+
 def _first_pass(modules, entry, llvm, machine):
     """Links the modules, inlines everything into @emu.body, and returns the text."""
     signature = re.search(rf'define \S*\s?i32 @"{re.escape(entry)}"\((.*)\)', modules[0])[1]
@@ -437,7 +470,7 @@ def _first_pass(modules, entry, llvm, machine):
     passes.add_dead_code_elimination_pass()
     passes.add_global_dead_code_eliminate_pass()
     passes.run(linked, builder)
-    return str(linked), types
+    return _plain_names(str(linked)), types
 
 
 _DECLARE = re.compile(r'^declare (?P<ret>[^@]+?) @"?(?P<name>[^"(]+)"?\((?P<args>[^)]*)\).*$', re.M)

@@ -316,15 +316,15 @@ _SUFFIX = {"float": "f32", "double": "f64"}
 
 # functions for which the host's C library has one of the same name
 _LIBM = ("acos acosh asin asinh atan atan2 atanh cbrt cosh erf erfc expm1 fdim fmod hypot lgamma log1p nextafter "
-         "remainder sinh tan tanh tgamma j0 j1 y0 y1 logb").split()
+         "remainder sinh tan tanh tgamma j0 j1 y0 y1 logb frexp modf").split()
 # functions that are an LLVM intrinsic
 _INTRINSIC = {"ceil": "ceil", "floor": "floor", "trunc": "trunc", "rint": "rint", "nearbyint": "nearbyint",
               "round": "round", "fabs": "fabs", "sqrt": "sqrt", "copysign": "copysign", "fma": "fma",
-              "fmin": "minnum", "fmax": "maxnum", "exp": "exp", "exp2": "exp2", "log": "log", "log2": "log2",
+              "fmin": "minimumnum", "fmax": "maximumnum", "exp": "exp", "exp2": "exp2", "log": "log", "log2": "log2",
               "log10": "log10", "sin": "sin", "cos": "cos", "pow": "pow"}
 _ROUNDED = {"add": "fadd", "sub": "fsub", "mul": "fmul", "div": "fdiv"}
 LIBM_NAMES = frozenset(name + suffix for suffix in ("", "f")
-                       for name in [*_LIBM, *"exp exp2 log log2 log10 sin cos pow fma ldexp frexp modf".split()])
+                       for name in [*_LIBM, *"exp exp2 log log2 log10 sin cos pow fma ldexp".split()])
 
 
 def _math(name, ret, args):
@@ -380,6 +380,8 @@ def _math(name, ret, args):
     if base in ("saturatef",):
         return _function(name, ret, args, "%l = call float @llvm.maxnum.f32(float %a0, float 0.0)",
                          "%r = call float @llvm.minnum.f32(float %l, float 1.0)", "ret float %r")
+    if base == "fast_fdividef":
+        return _function(name, ret, args, "%r = fdiv float %a0, %a1", "ret float %r")
     rounded = re.fullmatch(r"[fd](add|sub|mul|div)_rn", base)
     if rounded:                                        # never fused with its neighbours
         return _function(name, ret, args, f"%r = {_ROUNDED[rounded[1]]} {real} %a0, %a1", f"ret {real} %r")
@@ -413,6 +415,17 @@ def _math(name, ret, args):
         return _function(name, ret, args, f"%x = {ext} {ret} %a0 to {wide}", f"%y = {ext} {ret} %a1 to {wide}",
                          f"%p = mul {wide} %x, %y", f"%h = lshr {wide} %p, {shift}",
                          f"%r = trunc {wide} %h to {ret}", f"ret {ret} %r")
+    converted = re.fullmatch(r"(?:float|double)2(int|uint|ll|ull)_(rn|rz|rd|ru)", base)
+    if converted:
+        word, signed = _INTEGERS[converted[1]]
+        return _function(name, ret, args, f"%f = call {real} @llvm.{_DIRECTED[converted[2]]}.{suffix}({real} %a0)",
+                         f"%r = call {ret} @llvm.fpto{signed}i.sat.{ret}.{suffix}({real} %f)", f"ret {ret} %r")
+    converted = re.fullmatch(r"(int|uint|ll|ull)2(?:float|double)_rn", base)
+    if converted:
+        kind = f"{_INTEGERS[converted[1]][1]}itofp"
+        return _function(name, ret, args, f"%r = {kind} {args[0]} %a0 to {ret}", f"ret {ret} %r")
+    if base == "double2float_rn":
+        return _function(name, ret, args, "%r = fptrunc double %a0 to float", "ret float %r")
     if base in ("float_as_int", "int_as_float", "double_as_longlong", "longlong_as_double"):
         return _function(name, ret, args, f"%r = bitcast {args[0]} %a0 to {ret}", f"ret {ret} %r")
     return None
