@@ -96,7 +96,10 @@ def _describe(value, seen):
     if isinstance(value, types.CodeType):
         return [value.co_code.hex(), value.co_names, value.co_varnames, _describe(value.co_consts, seen)]
     if isinstance(value, types.ModuleType):
-        return f"module {value.__name__} {getattr(value, '__version__', '')}"
+        name = value.__name__
+        if name.startswith("numba."):
+            return "module of numba"      # numba.types changes its name on the way; Numba's version is in the key
+        return f"module {name} {getattr(value, '__version__', '')}"
     if isinstance(value, type):
         return f"class {value.__module__}.{value.__qualname__}"
     if isinstance(value, (types.BuiltinFunctionType, np.ufunc)):
