@@ -82,6 +82,10 @@ class Device:
             host = host.astype(fmt)
         return self._copy(_bits(host.astype(host.dtype.newbyteorder("="), copy=False)))
 
+    def assign(self, array, host, fmt=None):
+        """Overwrites a device array with what `array(host, fmt)` holds."""
+        self._overwrite(array, self.array(host, fmt))
+
     def to_host(self, array):
         """A NumPy copy; it waits for the kernels launched before."""
         if self._recording is not None:
@@ -137,6 +141,9 @@ class Emulator(Device):
 
     def _fetch(self, array):
         return np.array(array, order="C")
+
+    def _overwrite(self, array, other):
+        array[...] = other
 
     def _launch(self, kernel, grid, block, args, shared):
         from numprec import emulator
@@ -203,6 +210,9 @@ class GPU(Device):
 
     def _fetch(self, array):
         return array.copy_to_host()
+
+    def _overwrite(self, array, other):
+        array.copy_to_device(other)
 
     def _launch(self, kernel, grid, block, args, shared, stream=0):
         if shared > 48 * 1024:

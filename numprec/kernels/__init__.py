@@ -12,5 +12,12 @@ In reading order:
     solve      Cholesky and triangular systems: dependent steps inside one block
     qr         Householder QR with column pivoting: the condition number, not its square
     least_squares    the three before put together; iterative refinement
+    bounds     error bounds that are computed along with a formula
+    random     random numbers without a state, permutations without an array
+    dense      layers of a network: bias and activation in the epilogue of a product; gradients
+    cross_entropy    softmax and its loss, forward and backward at once
+    batch      minibatches drawn on the device; the state of a training run
+    loss_scale       what the gradients look like; update, skip or stop
+    optimizer  SGD with momentum, Adam, master weights
     ptx        the instructions that Numba has no name for
 """

@@ -175,7 +175,7 @@ def survey(p, dynamic=True):
             apply = good and state[STOP] == 0
             if apply:
                 control[UNSCALE], control[DECAY] = accum(1) / scale, control[ALPHA] / accum(rows)
-                control[RATE] = rates[state[UPDATES] - state[BASE]]
+                control[RATE] = rates[min(state[UPDATES] - state[BASE], rates.size - 1)]
                 state[UPDATES] += 1
                 state[GOOD] += 1
                 if dynamic and state[GOOD] >= state[PATIENCE] and scale < control[CEILING]:
@@ -223,7 +223,7 @@ def judge(device, rung, precision, G, loss, hit, rates, control, state, numbers,
 
 def launch(device, rung, precision, G, loss, hit):
     state = np.zeros(STATE, np.int64)
-    state[[COUNT, BATCHES, PATIENCE]] = loss.size, 1, PATIENT
+    state[[COUNT, BATCHES, PATIENCE]] = loss.size, 1, NOWHERE    # the launch may be replayed
     accum = precision.accum
     control, rates = device.array(settings(precision, scale=START), accum), device.zeros(1, accum)
     numbers, counts = device.empty((1, NUMBERS), accum), device.zeros((1, COUNTS), np.int32)

@@ -151,8 +151,9 @@ def convert(device, rung, precision, x):
 
 
 def launch(device, rung, precision, control, W, G, *moments):
-    """One update of W, half of which decays. Returns weights and moments, which it changes in place."""
-    masters, *moments = (a if precision.master is None else convert(device, None, precision, a) for a in (W, *moments))
+    """One update of copies of W and moments, which it returns; half of W decays."""
+    masters, *moments = (convert(device, None, precision, a) for a in (W, *moments))
+    W = masters if precision.master is None else device.empty(W.shape, precision.storage)
     state = np.zeros(STATE, np.int64)
     state[APPLY] = 1
     history = device.zeros((1, COUNTS), np.int32)
@@ -174,8 +175,7 @@ def optimizer(name, formula, moments, operations):
               oracle=lambda *arrays: tuple(part.exact for part in computed(fp64, formula, *arrays)),
               error_bound=lambda p, *arrays: tuple(part.error for part in computed(p, formula, *arrays)),
               cost=lambda p, n: {"flops": operations * n, "bytes": n * (
-                  (2 if p.master else 3) * p.storage.bytes + (2 if p.master else 0) * kept_format(p).bytes
-                  + 2 * moments * kept_format(p).bytes)},
+                  2 * p.storage.bytes + (2 * moments + (2 if p.master else 1)) * kept_format(p).bytes)},
               shapes=((1,), (2,), (255,), (777,)),
               bench_shapes={"smoke": (10_000,), "quick": (200_000,), "full": (2 ** 24,)})
 

@@ -26,7 +26,8 @@ import inspect
 from dataclasses import dataclass
 from typing import Callable
 
-CHAPTERS = ("reduce", "argmax", "norm", "matmul", "gram", "solve", "qr", "least_squares")
+CHAPTERS = ("reduce", "argmax", "norm", "matmul", "gram", "solve", "qr", "least_squares",
+            "random", "dense", "cross_entropy", "batch", "loss_scale", "optimizer")
 
 KINDS = ("random", "same_sign", "large", "overflow", "subnormal")
 """random: standard normal. same_sign: uniform in [0, 1), where errors add up instead of cancelling. large: scaled

@@ -166,7 +166,7 @@ class Network:
 
     def buffer(self, layer, name, shape, fmt=None):
         """The array `name` of a layer, storage unless `fmt` says otherwise; the same one whenever it is asked for."""
-        key = layer.name, name, tuple(shape)
+        key = getattr(layer, "name", layer), name, tuple(shape)
         if key not in self._buffers:
             self._buffers[key] = self.device.empty(tuple(shape), fmt or self.precision.storage)
         return self._buffers[key]
@@ -187,6 +187,44 @@ class Network:
         dz = self.buffer(layer, "dz", x.shape)
         return dense.differentiate(self.device, self.precision, dy, x, activation, out=dz)
 
+    # ---- values
+
+    def initialise(self, seed):
+        """Draws all parameters, in float64, in the order of the layers: the same numbers in every precision."""
+        rng = np.random.Generator(np.random.Philox(seed))
+        self.assign({(layer.name, p.name): p.draw(rng, p.shape) for layer, p in self.specified})
+
+    def assign(self, values):
+        """Sets parameters, {(layer name, parameter name): float64 array}, rounding each once to every format."""
+        flat = {"weights": np.zeros(self.size), "statistics": np.zeros(self.statistics.size)}
+        for (layer, name), value in values.items():
+            target, offset = self.places[layer, name]
+            flat[target][offset:offset + value.size] = np.ravel(value)
+        self.device.assign(self.weights, flat["weights"], self.precision.storage)
+        self.device.assign(self.masters, flat["weights"], self.master)
+        self.device.assign(self.statistics, flat["statistics"], self.precision.accum)
+
+    def values(self):
+        """What `assign` takes: the masters and the statistics, in float64."""
+        flat = {"weights": self.device.to_host(self.masters), "statistics": self.device.to_host(self.statistics)}
+        return {key: value.astype(np.float64) for key, value in self._cut(flat)}
+
+    def gradient_values(self):
+        """The gradients of the last backward pass, like `values`."""
+        flat = {"weights": self.device.to_host(self.gradients)}
+        return {key: value.astype(np.float64) for key, value in self._cut(flat)}
+
+    def _cut(self, flat):
+        for layer, p in self.specified:
+            target, offset = self.places[layer.name, p.name]
+            if target in flat:
+                yield (layer.name, p.name), flat[target][offset:offset + math.prod(p.shape)].reshape(p.shape)
+
+    def owner(self, index):
+        """Which parameter has the element `index` of the flat weights: "dense2.W"."""
+        starts = [(offset, ".".join(key)) for key, (flat, offset) in self.places.items() if flat == "weights"]
+        return max(start for start in starts if start[0] <= index)[1]
+
     # ---- passes
 
     def forward(self, x, training=True):
@@ -202,3 +240,11 @@ class Network:
         activations = [None] + [layer.activation for layer in self.layers[:-1]]
         for layer, x, below in reversed(list(zip(self.layers, self._inputs, activations))):
             dz = layer.backward(self, x, dz, below)
+
+    def evaluate(self, X, rows):
+        """The network's result for a host array X, in float64; `rows` samples at a time."""
+        results = []
+        for first in range(0, len(X), rows):
+            x = self.device.array(X[first:first + rows], self.precision.storage)
+            results.append(self.device.to_host(self.forward(x, training=False)).astype(np.float64))
+        return np.concatenate(results)

@@ -1,0 +1,261 @@
+"""Training a network by minibatches: the step, captured once and replayed; schedules; history; checkpoints.
+
+A step is: choose and copy a batch, forward, loss and its gradient, backward, survey of the gradients, update. All that
+changes from step to step lives on the device (`numprec.kernels.batch`, `numprec.kernels.loss_scale`), so a step is the
+same list of launches each time, and the host neither waits nor allocates between two epochs' ends. There it reads one
+row of history for each batch, and writes the learning rates of the next epoch.
+"""
+import json
+import math
+import os
+import time
+import zipfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from numprec.kernels import batch, cross_entropy, loss_scale, optimizer
+from numprec.kernels.batch import (BAD_INDEX, BAD_STEP, BASE, BATCHES, COLLAPSED, EPOCH, PATIENCE, SEED, STATE, STEP,
+                                   STOP, UPDATES)
+from numprec.kernels.loss_scale import (APPLIED, BAD, COUNTS, FACTOR, HITS, LARGEST, LOSS, LOST, NUMBERS, ROWS, SCALE,
+                                        SCALED, SMALLEST, START, SUBNORMAL)
+from numprec.precision import FORMATS, unknown
+
+SOLVERS = {"sgd": 1, "adam": 2}    # and how many moments they keep
+
+
+class LossScaleCollapsed(ArithmeticError):
+    """Gradients overflow although the loss is no longer scaled up. `layer` and `step` say where and when first."""
+
+    def __init__(self, layer, step):
+        self.layer, self.step = layer, step
+        super().__init__(f"the loss scale fell to 1 and gradients still overflow, in step {step} first in {layer}: "
+                         "lower learning_rate_init, or train in precision='mixed_bf16' or 'fp32'")
+
+
+# ---- learning rates, as a fraction of the largest, after a fraction t of all updates
+
+def constant(t):
+    return 1.0
+
+
+def cosine(t):
+    """I. Loshchilov and F. Hutter, SGDR: stochastic gradient descent with warm restarts, ICLR 2017; no restarts."""
+    return (1 + math.cos(math.pi * t)) / 2
+
+
+def one_cycle(t, rise=0.3, first=1 / 25, last=4e-6):
+    """L. N. Smith and N. Topin, Super-convergence, 2018: up from `first`, then down to `last`, each along a cosine."""
+    if t < rise:
+        return 1 + (first - 1) * cosine(t / rise)
+    return last + (1 - last) * cosine((t - rise) / (1 - rise))
+
+
+SCHEDULES = {"constant": constant, "cosine": cosine, "one_cycle": one_cycle}
+
+
+@dataclass(frozen=True)
+class Descent:
+    """How to descend; names and defaults are scikit-learn's."""
+
+    solver: str = "adam"
+    learning_rate: str = "constant"
+    learning_rate_init: float = 0.001
+    epochs: int = 200                # that the schedule is for
+    alpha: float = 0.0001
+    momentum: float = 0.9
+    nesterovs_momentum: bool = True
+    beta_1: float = 0.9
+    beta_2: float = 0.999
+    epsilon: float = 1e-8
+
+    def __post_init__(self):
+        for name, known in ("solver", SOLVERS), ("learning_rate", SCHEDULES):
+            if getattr(self, name) not in known:
+                raise unknown(name, str(getattr(self, name)), list(known))
+
+    def rates(self, first, count, batches):
+        """The rates of updates first, first + 1, ...: with Adam's correction for moments that start from 0."""
+        t = np.arange(first, first + count)
+        schedule, total = SCHEDULES[self.learning_rate], max(1, self.epochs * batches)
+        rates = self.learning_rate_init * np.array([schedule(min(u / total, 1)) for u in t])
+        if self.solver == "adam":
+            rates *= np.sqrt(1 - self.beta_2 ** (t + 1.0)) / (1 - self.beta_1 ** (t + 1.0))
+        return rates
+
+    def control(self, precision, scale):
+        beta1 = self.beta_1 if self.solver == "adam" else self.momentum
+        return loss_scale.settings(precision, self.alpha, beta1, self.beta_2, self.epsilon, scale)
+
+
+def copy_rows(training, rows, x):
+    """The default way to load a batch: x = X[rows]."""
+    batch.copy(training.device, training.network.rung("batch"), training.precision, training.X, rows, x)
+
+
+class Training:
+    """A network, its data, and the state between them.
+
+    `scale` is the loss scale: "dynamic", a number, or None for what the precision says. `load(training, rows, x)`
+    launches what fills the rows x of a batch: a plain copy, or one that flips and shifts images.
+    """
+
+    def __init__(self, network, X, labels, batch_size, descent=Descent(), seed=0, shuffle=True, scale=None,
+                 load=copy_rows, patience=loss_scale.PATIENT):
+        self.network, self.device, self.precision = network, network.device, network.precision
+        self.descent, self.shuffle, self.load = descent, shuffle, load
+        device, precision, accum = self.device, self.precision, self.precision.accum
+        scale = ("dynamic" if precision.loss_scale == "dynamic" else 1.0) if scale is None else scale
+        self.dynamic = scale == "dynamic"
+        self.batch_size = min(batch_size, len(X))
+        self.batches = -(-len(X) // self.batch_size)
+        self.X, self.labels = device.array(X, precision.storage), device.array(labels, np.int32)
+        state = np.zeros(STATE, np.int64)
+        state[[SEED, BATCHES, PATIENCE]] = seed, self.batches, patience
+        self.state = device.array(state)
+        self.control = device.array(descent.control(precision, START if self.dynamic else scale), accum)
+        kept = optimizer.kept_format(precision)
+        self.moments = [device.zeros(network.size, kept) for _ in range(SOLVERS[descent.solver])]
+        self.rates = device.zeros(self.batches, accum)
+        self.numbers = device.zeros((self.batches, NUMBERS), accum)
+        self.counts = device.zeros((self.batches, COUNTS), np.int32)
+        network.state = self.state
+        self._graph, self._position, self.stopped = None, 0, 0
+
+    # ---- the step
+
+    def _step(self):
+        network, device, precision, B = self.network, self.device, self.precision, self.batch_size
+        rung, control, state = network.rung, self.control, self.state
+        rows, y = (network.buffer("batch", name, (B,), np.int32) for name in ("rows", "y"))
+        x = network.buffer("batch", "x", (B, *network.shape))
+        factor = control[FACTOR:FACTOR + 1]
+        batch.select(device, rung("batch"), precision, self.labels, state, control[SCALE:SCALE + 1], rows, y, factor,
+                     self.shuffle)
+        self.load(self, rows, x)
+        z = network.forward(x)
+        loss, hit, dz = cross_entropy.launch(device, rung("cross_entropy"), precision, z, y, factor)
+        network.backward(dz)
+        loss_scale.judge(device, rung("loss_scale"), precision, network.gradients, loss, hit, self.rates, control,
+                         state, self.numbers, self.counts, self.dynamic)
+        name, options = self.descent.solver, {}
+        if name == "sgd":
+            options["nesterov"] = bool(self.descent.nesterovs_momentum)
+        optimizer.update(device, rung(name).variant(precision, **options), network.weights, network.masters,
+                         network.gradients, *self.moments, control, state, self.counts, network.decayed)
+
+    def run(self, steps):
+        """So many steps; an epoch may begin or end on the way."""
+        if self._graph is None:
+            with self.device.capture() as self._graph:
+                self._step()
+        while steps:
+            if self._position == 0:
+                self._begin_epoch()
+            some = min(steps, self.batches - self._position)
+            self._graph.replay(some)
+            self._position = (self._position + some) % self.batches
+            steps -= some
+
+    def _begin_epoch(self):
+        state = self.device.to_host(self.state)
+        state[BASE] = state[UPDATES]
+        self.device.assign(self.state, state)
+        rates = self.descent.rates(int(state[BASE]), self.batches, self.batches)
+        self.device.assign(self.rates, rates, self.precision.accum)
+
+    def epoch(self):
+        """To the end of the epoch. Returns its row of the history."""
+        start = time.perf_counter()
+        self.run(self.batches - self._position)
+        row = self._row()
+        return row | {"seconds": time.perf_counter() - start}
+
+    def _row(self):
+        """What happened in the epoch; it waits for the device.
+
+        `gradient_range` leaves out zeros and the loss scale; `overflow` counts gradients that were not finite,
+        `underflow` is the share of subnormal ones, and `lost` that of updates which left their weight as it was.
+        """
+        numbers, counts = (self.device.to_host(a).astype(np.float64) for a in (self.numbers, self.counts))
+        state = self.device.to_host(self.state)
+        self.stopped = int(state[STOP])
+        if self.stopped == COLLAPSED:
+            raise LossScaleCollapsed(self.network.owner(state[BAD_INDEX]), int(state[BAD_STEP]))
+        rows, good = counts[:, ROWS], counts[:, APPLIED] == 1
+        gradients = counts[:, ROWS].size * self.network.size
+        with np.errstate(all="ignore"):
+            smallest, largest = (numbers[:, i] / numbers[:, SCALED] for i in (SMALLEST, LARGEST))
+        return {
+            "epoch": int(state[EPOCH]), "step": int(state[STEP]), "updates": int(state[UPDATES]),
+            "loss": float(np.sum(numbers[:, LOSS] * rows) / rows.sum()),
+            "accuracy": float(counts[:, HITS].sum() / rows.sum()),
+            "loss_scale": float(numbers[-1, SCALED]), "skipped": int((~good).sum()),
+            "gradient_range": (float(smallest[smallest > 0].min(initial=np.inf)), float(largest.max())),
+            "overflow": int(counts[:, BAD].sum()), "underflow": float(counts[:, SUBNORMAL].sum() / gradients),
+            "lost": float(counts[good, LOST].sum() / max(1, good.sum() * self.network.size)),
+        }
+
+    # ---- checkpoints
+
+    _ARRAYS = ("state", "control", "rates", "numbers", "counts")
+
+    def _arrays(self):
+        network = self.network
+        return {**{name: getattr(self, name) for name in self._ARRAYS}, "weights": network.weights,
+                "masters": network.masters, "statistics": network.statistics,
+                **{f"moment{i}": m for i, m in enumerate(self.moments)}}
+
+    def _about(self):
+        """What a checkpoint must agree with."""
+        layers = [[layer.name, *map(list, (layer.values[n].shape for n in sorted(layer.values)))]
+                  for layer in self.network.layers]
+        return {"precision": str(self.precision), "layers": layers, "shape": list(self.network.shape),
+                "samples": int(self.X.shape[0]), "batch_size": self.batch_size, "shuffle": bool(self.shuffle),
+                "dynamic": self.dynamic, "descent": asdict(self.descent)}
+
+    def checkpoint(self):
+        """Everything that the next step depends on, besides the data: {name: host array}."""
+        arrays = {name: self.device.to_host(a) for name, a in self._arrays().items()}
+        return arrays, self._about() | {"position": self._position}
+
+    def restore(self, arrays, about):
+        """Goes on from a checkpoint. ValueError if it was made by another training."""
+        mine = self._about()
+        differing = [name for name in mine if json.loads(json.dumps(mine[name])) != about.get(name)]
+        if differing:
+            name = differing[0]
+            raise ValueError(f"the checkpoint is of another training: its {name} is {about.get(name)}, "
+                             f"not {mine[name]}")
+        for name, array in self._arrays().items():
+            self.device.assign(array, arrays[name])
+        self._position = about["position"]
+
+
+def write(path, arrays, about):
+    """An npz file: the arrays, bfloat16 as its bits, and, under "json", the text of `about`. It replaces an older one
+    in one step. Nothing in it is pickled."""
+    path = Path(path)
+    bits = [name for name, a in arrays.items() if a.dtype == FORMATS["bfloat16"].numpy]
+    plain = {name: a.view(np.uint16) if name in bits else a for name, a in arrays.items()}
+    partial = path.with_name(path.name + f".{os.getpid()}.partial")
+    try:
+        with open(partial, "wb") as file:
+            np.savez(file, json=np.array(json.dumps({"about": about, "bfloat16": bits})), **plain)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read(path):
+    """(arrays, about) of a file that `write` made. ValueError if it is something else."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            text = json.loads(str(file["json"]))
+            arrays = {name: file[name] for name in file.files if name != "json"}
+            for name in text["bfloat16"]:
+                arrays[name] = arrays[name].view(FORMATS["bfloat16"].numpy)
+            return arrays, text["about"]
+    except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is no checkpoint of numprec, or damaged: {error}") from error
