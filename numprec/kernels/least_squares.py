@@ -33,6 +33,7 @@ from numprec.kernels.solve import THREADS, steps as solve_steps
 from numprec.precision import FORMATS, Precision
 
 ONE_BLOCK = 2 ** 16                                       # elements of Z up to which one block does it all
+LOOK = 16                                                 # iterations between two looks at whether it has ended
 CONVERGED, STALLED, BROKEN = 1, 2, 3                      # how a refinement ended; 0: after its last iteration
 RANK, ITERATIONS, ENDED = 0, 1, 2                         # the entries of info
 
@@ -448,7 +449,9 @@ def solve(device, rung, precision, X, Y, V, centre=True, scale=True, iterations=
             gram.launch_moments(device, precision, X, Y, V, scale, S, R)
             device.launch(kernels[1], 1, threads, S, R, norms, B, wide_S, fit.W, fit.progress, info)
             gram.launch_means(device, wider(precision), X, Y, V, centre, scale, wide_S)
-            for _ in range(iterations):
+            for iteration in range(iterations):
+                if iteration % LOOK == LOOK - 1 and device.to_host(info)[ENDED]:
+                    break
                 device.launch(kernels[2], blocks, threads, X, Y, V, rows, scale, wide_S, fit.W, residual, out,
                               info)
                 device.launch(kernels[3], 1, threads, R, out, units, B, fit.W, fit.progress, info)

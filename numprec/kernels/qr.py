@@ -68,7 +68,7 @@ def _levels(N, P):
 @lru_cache(maxsize=None)
 def steps(p):
     accum = p.accum
-    backward = solve_steps(p).backward
+    finite, backward = solve_steps(p).finite, solve_steps(p).backward
     reach = 2 ** min(2 ** (accum.exponent - 2) - 1, 62)    # 1 / reach^2 is the smallest normal number, or above it
 
     @cuda.jit(device=True)
@@ -121,8 +121,8 @@ def steps(p):
             norm = math.sqrt(norms[best])
             if j == 0:
                 largest = norm
-            if pivot and not (norm > tolerance * largest):
-                return j
+            if pivot and finite(norm) and norm <= tolerance * largest:
+                return j                  # an overflow goes on, and shows
             if best != j:
                 for n in range(n0 + t, n1, THREADS):
                     a = A[j, n]

@@ -222,11 +222,12 @@ class _Result:
 
 
 def _expected_error(solver, condition, precision):
-    """Relative error of coef_, by order of magnitude: what rounding the data does and what the method does."""
+    """Relative error of coef_, by order of magnitude: what rounding the data does and what the method does. Refinement
+    rounds neither, but a condition number near 1 / u of the factor's data may as well be infinite."""
+    rounding = condition * precision.storage.u
     if solver == "refine":
-        return condition ** 2 * least_squares.wider(precision).accum.u
-    method = condition ** (2 if solver == "cholesky" else 1) * precision.accum.u
-    return max(method, condition * precision.storage.u)
+        return max(condition ** 2 * least_squares.wider(precision).accum.u, rounding if rounding > 0.5 else 0)
+    return max(condition ** (2 if solver == "cholesky" else 1) * precision.accum.u, rounding)
 
 
 def _enough(solver, condition):

@@ -1,0 +1,447 @@
+"""LinearRegression: scikit-learn's figures in every precision, its interface, its refusals, and how a fit ends."""
+import pickle
+import warnings
+
+import numpy as np
+import pytest
+from scipy.linalg import LinAlgWarning
+from sklearn import linear_model
+from sklearn.base import clone
+from sklearn.datasets import load_diabetes
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.metrics import mean_squared_error
+from sklearn.model_selection import GridSearchCV, train_test_split
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import check_estimator
+
+from numprec import LinearRegression, device as devices
+from numprec.kernels import least_squares
+from numprec.models import base
+from numprec.precision import FORMATS, PRECISIONS, Precision
+
+SOLVERS = ("cholesky", "qr", "refine")
+WITHIN = {"fp64": 1e-9, "fp32": 1e-5, "mixed_fp16": 1e-3}    # of scikit-learn's R2: what the issue of each precision is
+
+
+def diabetes(scaled=True):
+    return train_test_split(*load_diabetes(return_X_y=True, scaled=scaled), test_size=0.2, random_state=42)
+
+
+def quietly(model, *data):
+    """model.fit(*data), and what it warned of."""
+    with warnings.catch_warnings(record=True) as raised:
+        warnings.simplefilter("always")
+        model.fit(*data)
+    return model, [str(w.message) for w in raised]
+
+
+@pytest.fixture(scope="module")
+def normal():
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((60, 4)) + [0, 1, 2, 3]
+    return X, X @ [1, -2, 3, 0.5] + 1 + rng.standard_normal(60)
+
+
+# ---- figures
+
+@pytest.mark.parametrize("scaled", [True, False], ids=["scaled", "raw"])
+@pytest.mark.parametrize("solver", ["auto", *SOLVERS])
+@pytest.mark.parametrize("name", WITHIN)
+def test_diabetes(name, solver, scaled):
+    X, X_test, y, y_test = diabetes(scaled)
+    model, said = quietly(LinearRegression(name, solver), X, y)
+    reference = linear_model.LinearRegression().fit(X, y).score(X_test, y_test)
+    assert round(reference, 6) == 0.452603
+    assert abs(model.score(X_test, y_test) - reference) <= WITHIN[name]
+    assert model.stop_reason_ == "converged" and not said
+    if name == "fp64":
+        assert round(mean_squared_error(y_test, model.predict(X_test)), 3) == 2900.194
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_error_is_that_of_the_theorem(precision, solver):
+    """What rounding the data does is computed; what the kernels do on top of it is bounded, where a bound exists."""
+    X, X_test, y, y_test = diabetes(scaled=False)
+    model, _ = quietly(LinearRegression(precision, solver), X, y)
+    rounded = [precision.storage.round(A).astype(np.float64) for A in (X, y[:, None])]
+    one = np.ones(1)
+    exact, bound = least_squares.oracle(*rounded, one), least_squares.error_bound(precision, *rounded, one)
+    if solver == "refine":    # works on the data as they are, one format up
+        wide = least_squares.wider(precision)
+        exact, bound = least_squares.oracle(X, y[:, None], one), np.inf
+        rounding = abs(wide.storage.round(X).astype(np.float64) - X).max(axis=0)
+        assert np.all(rounding <= wide.storage.u * abs(X).max(axis=0))
+    assert np.all(abs(model.coef_ - exact[:, 0]) <= np.ravel(bound))
+    assert np.isfinite(bound).all() == (solver != "refine" and str(precision) in WITHIN)
+
+
+@pytest.mark.parametrize("scaled", [True, False], ids=["scaled", "raw"])
+@pytest.mark.parametrize("name", ["fp16", "mixed_fp16", "mixed_bf16", "fp32"])
+def test_refinement_reaches_fp64(name, scaled):
+    X, X_test, y, y_test = diabetes(scaled)
+    model, said = quietly(LinearRegression(name, "refine"), X, y)
+    reference = linear_model.LinearRegression().fit(X, y)
+    assert abs(model.score(X_test, y_test) - reference.score(X_test, y_test)) <= 1e-6
+    assert model.stop_reason_ == "converged" and 1 < model.n_iter_ < 30 and not said
+
+
+def test_pure_fp16_shows_its_loss():
+    X, X_test, y, y_test = diabetes()
+    model, said = quietly(LinearRegression("fp16", "cholesky"), X, y)
+    reference = linear_model.LinearRegression().fit(X, y).score(X_test, y_test)
+    loss = {solver: abs(quietly(LinearRegression("fp16", solver), X, y)[0].score(X_test, y_test) - reference)
+            for solver in SOLVERS}
+    assert loss["cholesky"] > loss["qr"] > loss["refine"]    # k^2 u, k u, and the wider format
+    assert WITHIN["mixed_fp16"] < loss["cholesky"] < 0.05
+    assert len(said) == 1 and "kappa^2 * u = 0.2" in said[0] and "solver='qr'" in said[0]
+    assert model.stop_reason_ == "converged"
+
+
+@pytest.mark.parametrize("solver", ["auto", *SOLVERS])
+def test_one_launch(precision, solver):
+    X, _, y, _ = diabetes()
+    device = devices.get()
+    before = device.launches
+    quietly(LinearRegression(precision, solver), X, y)
+    assert device.launches - before == 1
+
+
+def test_condition():
+    X, _, y, _ = diabetes(scaled=False)
+    A = X - X.mean(axis=0)
+    exact = np.linalg.cond(A / np.linalg.norm(A, axis=0))
+    for solver in SOLVERS:
+        assert LinearRegression("fp64", solver).fit(X, y).condition_ == pytest.approx(exact, rel=1e-9)
+    assert LinearRegression("mixed_bf16").fit(X, y).condition_ == pytest.approx(exact, rel=0.02)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_many_rows(precision, solver):
+    """Grids instead of one block; more launches, but not more for more rows."""
+    rng = np.random.default_rng(1)
+    units = 2.0 ** np.arange(-10, 10)
+    X = (rng.standard_normal((9000, 20)) + 3) * units
+    y = X @ (1 / units) + rng.standard_normal(9000)
+    assert not least_squares.fits_one_block(*X.shape)
+    reference = linear_model.LinearRegression().fit(X, y)
+    before = devices.get().launches
+    model, said = quietly(LinearRegression(precision, solver), X, y)
+    assert devices.get().launches - before <= (7 if solver != "refine" else 9 + 2 * least_squares.LOOK)
+    assert model.stop_reason_ == "converged" and not said
+    if solver == "refine":
+        assert np.allclose(model.coef_, reference.coef_, rtol=2e-4)
+    assert abs(model.score(X, y) - reference.score(X, y)) <= {"fp64": 1e-9, "fp32": 1e-5}.get(str(precision), 1e-2)
+
+
+# ---- how a fit ends
+
+@pytest.mark.parametrize("solver", ["auto", *SOLVERS])
+def test_overflow_is_said(solver):
+    X, X_test, y, y_test = diabetes(scaled=False)
+    model, said = quietly(LinearRegression("fp16", solver, scale=False), X, y)
+    assert model.stop_reason_ == "overflow" and model.overflow_count_ > 0
+    assert np.isnan(model.coef_).all() and np.isnan(model.predict(X_test)).all()
+    assert np.isnan(model.score(X_test, y_test)) and np.isnan(model.condition_)
+    assert len(said) == 1 and "float16" in said[0] and "scale=True" in said[0] and "mixed_fp16" in said[0]
+
+
+def test_scaling_prevents_it():
+    X, X_test, y, y_test = diabetes(scaled=False)
+    model, _ = quietly(LinearRegression("fp16"), X, y)
+    assert model.stop_reason_ == "converged" and model.overflow_count_ == 0 and model.score(X_test, y_test) > 0.44
+    # the sums of mixed precision reach far enough without
+    assert abs(LinearRegression("mixed_fp16", scale=False).fit(X, y).score(X_test, y_test) - 0.452603) < 1e-3
+
+
+@pytest.mark.parametrize("unit", [1e-12, 1e9])
+def test_units_do_not_matter(normal, precision, unit):
+    """Far outside the range of float16; a power of two changes no bit at all."""
+    X, y = normal
+    expected = LinearRegression(precision).fit(X, y).score(X, y)
+    other = LinearRegression(precision).fit(X * unit, y / unit).score(X * unit, y / unit)
+    assert other == pytest.approx(expected, abs=1e-3)
+    power = 2.0 ** np.round(np.log2(unit))
+    a, b = LinearRegression(precision).fit(X, y), LinearRegression(precision).fit(X * power, y)
+    np.testing.assert_array_equal(a.coef_, b.coef_ * power)
+
+
+@pytest.mark.parametrize("solver", ["auto", *SOLVERS])
+@pytest.mark.parametrize("spoil", [lambda X: np.c_[X, X[:, 1]], lambda X: np.c_[X, np.full(len(X), 0.1)],
+                                   lambda X: np.c_[X, X[:, :1] - 2 * X[:, 1:2]]], ids=["twice", "constant", "sum"])
+def test_rank_deficient(normal, precision, solver, spoil):
+    X, y = spoil(normal[0]), normal[1]
+    model, said = quietly(LinearRegression(precision, solver), X, y)
+    reference = linear_model.LinearRegression().fit(X, y)
+    if model.rank_ == 5 and precision.storage.bits < 32:    # rounding the data made the columns independent ...
+        assert any("kappa" in s and "about 0 correct digits" in s for s in said)    # ... and the fit says so
+        return
+    assert model.stop_reason_ == "rank_deficient" and model.rank_ == 4 and np.isinf(model.condition_)
+    assert len(said) == 1 and "4 of 5 columns" in said[0]
+    if str(precision) == "fp64":
+        np.testing.assert_allclose(model.coef_, reference.coef_, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(model.predict(X), reference.predict(X), rtol=1e-9)
+    assert model.score(X, y) == pytest.approx(reference.score(X, y), abs=0.02)
+
+
+def test_more_features_than_samples(precision):
+    rng = np.random.default_rng(3)
+    X, y = rng.standard_normal((7, 12)), rng.standard_normal(7)
+    model, said = quietly(LinearRegression(precision), X, y)
+    reference = linear_model.LinearRegression().fit(X, y)
+    assert model.rank_ == 6 and model.stop_reason_ == "rank_deficient" and "6 of 12" in said[0]
+    close = 1e-9 if str(precision) == "fp64" else 20 * precision.u
+    np.testing.assert_allclose(model.coef_, reference.coef_, atol=close)
+
+
+@pytest.mark.parametrize("solver", ["auto", "cholesky", "refine"])
+def test_breakdown_hands_over_to_qr(normal, solver):
+    """k^2 is too much for Cholesky, k is not for QR."""
+    X, y = normal
+    X = np.c_[X, X[:, 0] + 2e-4 * np.cos(np.arange(60))]
+    model, said = quietly(LinearRegression("fp32", solver), X, y)
+    assert model.solver_ == "qr" and model.rank_ == 5
+    assert model.stop_reason_ == ("converged" if solver == "auto" else "breakdown")
+    assert (not said) if solver == "auto" else "Cholesky broke down in precision fp32" in said[0]
+    reference = linear_model.LinearRegression().fit(X, y)
+    assert model.score(X, y) == pytest.approx(reference.score(X, y), abs=1e-5)
+
+
+def test_condition_warns(normal):
+    X, y = normal
+    close = np.c_[X, X[:, 0] + 1e-3 * np.cos(np.arange(60))]
+    model, said = quietly(LinearRegression("fp32", "cholesky"), close, y)
+    assert model.condition_ > 1000 and model.stop_reason_ == "converged"
+    assert len(said) == 1 and "kappa^2 * u" in said[0] and "digits" in said[0]
+    assert "solver='qr' or precision='fp64'" in said[0]
+    with pytest.warns(LinAlgWarning):
+        LinearRegression("fp32", "cholesky").fit(close, y)
+    assert not quietly(LinearRegression("fp64"), close, y)[1]
+    assert not quietly(LinearRegression("fp32", "qr"), close, y)[1]
+    hopeless, _ = quietly(LinearRegression("fp32", "auto"), np.c_[X, X[:, 0] + 1e-4 * np.cos(np.arange(60))], y)
+    assert hopeless.solver_ == "qr"
+
+
+def test_refinement_that_does_not_get_there(normal):
+    X, y = normal
+    X = np.c_[X, X[:, 0] + 0.02 * np.cos(np.arange(60))]
+    model, said = quietly(LinearRegression("mixed_bf16", "refine", max_iter=1), X, y)
+    assert model.stop_reason_ == "max_iter" and model.n_iter_ == 1 and "too coarse" in said[0]
+    with pytest.warns(ConvergenceWarning):
+        LinearRegression("mixed_bf16", "refine", max_iter=1).fit(X, y)
+
+
+def test_refinement_is_right_or_says_so(normal):
+    """Ever closer columns, until the factor is no longer good for anything."""
+    X, y = normal
+    reasons = set()
+    for step in np.geomspace(1, 1e-4, 20):
+        close = np.c_[X, X[:, 0] + step * np.cos(np.arange(60))]
+        reference = linear_model.LinearRegression().fit(close, y)
+        model, said = quietly(LinearRegression("fp16", "refine"), close, y)
+        reasons.add(model.stop_reason_)
+        assert said or model.score(close, y) == pytest.approx(reference.score(close, y), abs=1e-6)
+    assert {"converged", "rank_deficient"} < reasons
+
+
+# ---- what scikit-learn's does too
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("intercept", [True, False])
+@pytest.mark.parametrize("targets", [None, 1, 3, 20])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_as_scikit_learn(normal, solver, intercept, targets, weighted):
+    X, y = normal
+    rng = np.random.default_rng(2)
+    if targets:
+        y = y[:, None] * np.arange(1, targets + 1) + rng.standard_normal((60, targets))
+    weight = rng.integers(0, 4, 60) * 0.7 if weighted else None
+    mine = LinearRegression("fp64", solver, fit_intercept=intercept).fit(X, y, weight)
+    other = linear_model.LinearRegression(fit_intercept=intercept).fit(X, y, weight)
+    assert mine.coef_.shape == other.coef_.shape and mine.coef_.dtype == np.float64
+    assert np.shape(mine.intercept_) == (np.shape(other.intercept_) if intercept else np.shape(mine.intercept_))
+    np.testing.assert_allclose(mine.coef_, other.coef_, rtol=1e-9)
+    np.testing.assert_allclose(mine.intercept_, other.intercept_, rtol=1e-9)
+    np.testing.assert_allclose(mine.predict(X), other.predict(X), rtol=1e-9)
+    assert mine.score(X, y, weight) == pytest.approx(other.score(X, y, weight), abs=1e-12)
+
+
+def test_weights_in_every_precision(normal, precision):
+    """A weight of 0 takes a row away, to the bit; one of 2 is a second copy, up to rounding."""
+    X, y = normal
+    weight = np.r_[np.zeros(20), np.ones(40)]
+    np.testing.assert_array_equal(LinearRegression(precision).fit(X, y, weight).coef_,
+                                  LinearRegression(precision).fit(X[20:], y[20:], np.ones(40)).coef_)
+    doubled = LinearRegression(precision).fit(X, y, np.r_[np.ones(20), np.full(40, 2)])
+    copied = LinearRegression(precision).fit(np.r_[X, X[20:]], np.r_[y, y[20:]])
+    np.testing.assert_allclose(doubled.coef_, copied.coef_, atol=100 * precision.u)
+
+
+def test_interface(normal):
+    X, y = normal
+    model = LinearRegression("half", solver="qr", max_iter=7)
+    assert model.precision == "half" and clone(model).get_params() == model.get_params()
+    fitted = pickle.loads(pickle.dumps(model.fit(X, y)))
+    np.testing.assert_array_equal(fitted.predict(X), model.predict(X))
+    assert str(LinearRegression(PRECISIONS["fp32"]).fit(X, y).precision) == "fp32"
+    again = clone(model).fit(X, y)
+    np.testing.assert_array_equal(again.coef_, model.coef_)
+
+
+def test_precision_is_a_parameter(normal):
+    X, y = normal
+    search = GridSearchCV(make_pipeline(StandardScaler(), LinearRegression()),
+                          {"linearregression__precision": list(PRECISIONS)}, cv=3).fit(X, y)
+    scores = search.cv_results_["mean_test_score"]
+    assert len(scores) == len(PRECISIONS) and np.ptp(scores) < 0.01
+
+
+def test_a_failed_precision_is_not_chosen():
+    X, _, y, _ = diabetes(scaled=False)
+    search = GridSearchCV(LinearRegression(scale=False), {"precision": ["fp16", "fp32"]}, cv=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        search.fit(X, y)
+    assert search.best_params_ == {"precision": "fp32"}
+
+
+ROUNDED = {"check_sample_weight_equivalence_on_dense_data":
+           "compares fits of differently ordered sums to 1e-7, finer than this precision rounds"}
+
+
+def test_check_estimator(precision):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        results = check_estimator(LinearRegression(precision), on_skip=None,
+                                  expected_failed_checks={} if str(precision) == "fp64" else ROUNDED)
+    assert sum(r["status"] == "passed" for r in results) > 50
+
+
+@pytest.mark.parametrize("solver", SOLVERS[1:])
+def test_check_estimator_with_other_solvers(solver):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        check_estimator(LinearRegression("fp64", solver), on_skip=None)
+
+
+# ---- what comes in
+
+X0, Y0 = np.arange(12.0).reshape(6, 2) ** 1.5, np.array([1.0, 2, 4, 3, 5, 4])
+
+
+def spoiled(A, value, *places):
+    A = A.copy()
+    for place in places:
+        A[place] = value
+    return A
+
+
+@pytest.mark.parametrize("X, y, sentence", [
+    (spoiled(X0, np.nan, (1, 1), (3, 0)), Y0, "Input X contains NaN (2 values, the first in row 1, column 1)"),
+    (spoiled(X0, np.inf, (5, 0)), Y0, "Input X contains infinity (1 value, the first in row 5, column 0)"),
+    (X0, spoiled(Y0, np.nan, 4), "Input y contains NaN (1 value, the first in row 4)"),
+    (X0, spoiled(Y0, -np.inf, 2), "Input y contains infinity (1 value, the first in row 2)"),
+    (spoiled(X0.astype(object), np.nan, (0, 1)), Y0, "Input X contains NaN (1 value, the first in row 0, column 1)"),
+    (X0[:0], Y0[:0], "Found array with 0 sample(s)"),
+    (X0[:, :0], Y0, "Found array with 0 feature(s)"),
+    (X0[:, 0], Y0, "Expected 2D array, got 1D array of length 6 as X"),
+    (X0[None], Y0, "Found array with dim 3"),
+    (X0, Y0[:-1], "inconsistent numbers of samples: [6, 5]"),
+    (X0.astype(str), Y0, "Input X holds <U"),
+    (X0, Y0.astype(str), "Input y holds <U"),
+    ([["a", "b"]] * 6, Y0, "Input X holds <U1 instead of numbers"),
+    (X0 + 1j, Y0, "Complex data not supported"),
+    (X0, Y0 + 1j, "Complex data not supported"),
+    (X0, None, "requires y to be passed"),
+])
+def test_refused(X, y, sentence):
+    with pytest.raises(ValueError) as error:
+        LinearRegression().fit(X, y)
+    assert sentence in str(error.value) and "\n" not in str(error.value).strip()
+
+
+@pytest.mark.parametrize("parameters, sentence", [
+    ({"precision": "fp23"}, "unknown precision 'fp23'. Did you mean 'fp32'?"),
+    ({"solver": "choleski"}, "unknown solver 'choleski'. Did you mean 'cholesky'?"),
+    ({"solver": None}, "unknown solver 'None'"),
+    ({"max_iter": 0}, "max_iter is a whole number of at least 1, not 0"),
+    ({"max_iter": 2.5}, "max_iter is a whole number"),
+    ({"device": "tpu"}, "the device is 'gpu' or 'emulator', not 'tpu'"),
+    ({"precision": Precision("sums", *[FORMATS["bfloat16"]] * 3)}, "is unavailable on"),
+])
+def test_refused_parameters(parameters, sentence):
+    with pytest.raises(ValueError) as error:
+        LinearRegression(**parameters).fit(X0, Y0)
+    assert sentence in str(error.value)
+
+
+@pytest.mark.parametrize("weight, sentence", [(-np.ones(6), "Negative values"), (np.ones(5), "expected (6,)"),
+                                              (np.zeros(6), "non-zero")])
+def test_refused_weights(weight, sentence):
+    with pytest.raises(ValueError) as error:
+        LinearRegression().fit(X0, Y0, weight)
+    assert sentence in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["fp16", "mixed_fp16"])
+def test_beyond_the_range(name):
+    with pytest.raises(ValueError) as error:
+        LinearRegression(name, scale=False).fit(X0 * 1e4, Y0)
+    assert str(error.value).startswith("max |X| = 3.6e+05 exceeds float16 max 65504: use scale=True")
+    assert "mixed_bf16" in str(error.value)
+    with pytest.raises(ValueError, match="max .y. = 5e.05 exceeds float16"):
+        LinearRegression(name, scale=False).fit(X0, Y0 * 1e5)
+    assert LinearRegression(name).fit(X0 * 1e4, Y0 * 1e5).stop_reason_ == "converged"
+
+
+def test_prediction_refuses(normal):
+    X, y = normal
+    with pytest.raises(NotFittedError):
+        LinearRegression().predict(X)
+    model = LinearRegression().fit(X, y)
+    with pytest.raises(ValueError, match="X has 3 features, but LinearRegression is expecting 4"):
+        model.predict(X[:, :3])
+    with pytest.raises(ValueError, match="Input X contains NaN .1 value, the first in row 2, column 3"):
+        model.predict(spoiled(X, np.nan, (2, 3)))
+    with pytest.raises(ValueError, match="Expected 2D array"):
+        model.predict(X[0])
+
+
+def read_only(A):
+    A = A.copy()
+    A.setflags(write=False)
+    return A
+
+
+@pytest.mark.parametrize("view", [
+    np.asfortranarray, read_only, lambda A: A.astype(">f8"), lambda A: A.astype(object), lambda A: A.tolist(),
+    lambda A: np.repeat(A, 2, axis=0)[::2], lambda A: A[::-1][::-1],
+    lambda A: A.astype(np.float32), lambda A: A.astype(np.float16), lambda A: A.astype(np.int8),
+], ids=["F", "read-only", "big-endian", "object", "list", "strided", "reversed", "float32", "float16", "int8"])
+def test_accepted(view, precision):
+    """The same numbers in any form give the same fit, and none is changed."""
+    X, y = np.round(X0), Y0
+    expected = LinearRegression(precision).fit(X, y)
+    seen_X, seen_y = view(X), view(y) if view is not np.asfortranarray else y
+    model = LinearRegression(precision).fit(seen_X, seen_y)
+    np.testing.assert_array_equal(model.coef_, expected.coef_)
+    np.testing.assert_array_equal(model.predict(seen_X), expected.predict(X))
+    np.testing.assert_array_equal(np.asarray(seen_X, float), X)
+    assert model.coef_.dtype == np.float64
+
+
+def test_feature_names():
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(X0, columns=["a", "b"])
+    model = LinearRegression().fit(frame, Y0)
+    assert list(model.feature_names_in_) == ["a", "b"] and model.n_features_in_ == 2
+
+
+def test_too_large(monkeypatch):
+    monkeypatch.setattr(type(devices.get()), "free_memory", lambda self: 70)
+    with pytest.raises(MemoryError, match=r"needs .* GB .* free; precision='fp16' would fit"):
+        LinearRegression("fp64").fit(X0, Y0)
+
+
+def test_every_ending_has_a_name():
+    assert set(base.STOP_REASONS) == {"converged", "max_iter", "stalled", "breakdown", "rank_deficient", "overflow"}
