@@ -34,13 +34,14 @@ from numprec.kernels.registry import draw, operation
 from numprec.precision import FORMATS
 
 ULPS = 4                 # of exp and tanh, in units of u: two units in the last place
+PATCH = 4                # of register_blocked: an epilogue of many instructions is not unrolled 64 times
 GAMMA, COEF0, DEGREE = range(3)
 
 
 # ---- what is added up, and what becomes of the sum
 
 def squared_difference(p):
-    @cuda.jit(device=True)
+    @cuda.jit(device=True, forceinline=True)
     def squared_difference(acc, a, b):
         difference = a - b
         return acc + difference * difference
@@ -94,17 +95,27 @@ FUNCTIONS = {
 
 
 @lru_cache(maxsize=None)
-def value(p, function):
-    """value(X, m, n, parameters): K[m, n] of X with itself, the same bits that the kernels of matmul compute."""
+def value(p):
+    """value(X, m, n, parameters, which): K[m, n] of X with itself, the same bits that the kernels of matmul compute;
+    `which` is the number of the kernel function in FUNCTIONS."""
     storage, accum = p.storage, p.accum
-    plus, finish = FUNCTIONS[function].term(p), FUNCTIONS[function].epilogue(p)
+    times, square = matmul.product(p), squared_difference(p)
+    gauss, raised, tanh = gaussian(p), power(p), tangent(p)
+    RBF, POLY, SIGMOID = map(list(FUNCTIONS).index, ("rbf", "poly", "sigmoid"))
 
     @cuda.jit(device=True)
-    def value(X, m, n, parameters):
+    def value(X, m, n, parameters, which):
         acc = accum(0)
         for d in range(X.shape[1]):
-            acc = plus(acc, accum(X[m, d]), accum(X[n, d]))
-        return storage(finish(acc, m, n, parameters))
+            a, b = accum(X[m, d]), accum(X[n, d])
+            acc = square(acc, a, b) if which == RBF else times(acc, a, b)
+        if which == RBF:
+            acc = gauss(acc, m, n, parameters)
+        elif which == POLY:
+            acc = raised(acc, m, n, parameters)
+        elif which == SIGMOID:
+            acc = tanh(acc, m, n, parameters)
+        return storage(acc)
     return value
 
 
@@ -199,7 +210,7 @@ def launch(device, rung, precision, X, Z, parameters, function="rbf", out=None):
     """K (M, N), a new array or `out`; `rung` is one of matmul."""
     chosen = FUNCTIONS[function]
     return matmul.launch(device, rung, precision, X, Z, transpose_b=True, term=chosen.term, epilogue=chosen.epilogue,
-                         extra=parameters, out=out)
+                         extra=parameters, out=out, patch=PATCH)
 
 
 def cost(precision, M, N, D):

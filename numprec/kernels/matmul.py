@@ -30,7 +30,7 @@ TILE = 16                           # tiled: threads per block side, and the dep
 
 BLOCK = 64                          # register_blocked: C elements per block side
 DEPTH = 16                          # of its shared tiles, along k
-PATCH = 8                           # C elements per thread and side
+PATCH = 8                           # C elements per thread and side; less where a long epilogue has to fit beside them
 SIDE = BLOCK // PATCH               # threads per block side
 THREADS = SIDE * SIDE
 ROW = BLOCK + 4                     # elements between rows of a tile: a column, padded, spreads over the banks
@@ -132,7 +132,7 @@ def tiled(p, transpose_a=False, transpose_b=False, term=product, epilogue=identi
     return matmul_tiled
 
 
-def tile_loader(p, turned):
+def tile_loader(p, turned, threads=THREADS):
     """X_s[k, w] = X[k0 + k, w0 + w], or X[w0 + w, k0 + k] where `turned`; zeros beyond the edge of X.
 
     Neighbouring threads read along the rows of X in either case, so that a warp reads whole cache lines.
@@ -141,8 +141,8 @@ def tile_loader(p, turned):
 
     @cuda.jit(device=True)
     def load_tile(X, X_s, k0, w0, t):
-        for step in range(DEPTH * BLOCK // THREADS):
-            e = step * THREADS + t
+        for step in range(DEPTH * BLOCK // threads):
+            e = step * threads + t
             if turned:
                 k, w = e % DEPTH, e // DEPTH
                 inside = w0 + w < X.shape[0] and k0 + k < X.shape[1]
@@ -155,49 +155,50 @@ def tile_loader(p, turned):
 
 
 @rung
-def register_blocked(p, transpose_a=False, transpose_b=False, term=product, epilogue=identity):
+def register_blocked(p, transpose_a=False, transpose_b=False, term=product, epilogue=identity, patch=PATCH):
     storage, accum = p.storage, p.accum
-    load_A, load_B = tile_loader(p, not transpose_a), tile_loader(p, transpose_b)
+    side = BLOCK // patch
+    load_A, load_B = tile_loader(p, not transpose_a, side * side), tile_loader(p, transpose_b, side * side)
     plus, finish = term(p), epilogue(p)
 
     @cuda.jit
     def matmul_register_blocked(A, B, C, extra):
-        """Both tiles have k as their row, so that a thread's PATCH elements of either lie side by side.
+        """Both tiles have k as their row, so that a thread's patch elements of either lie side by side.
 
         Every index below has a constant range or starts from an unsigned number: the patch then stays in
         registers, and no index is tested for being negative.
         """
         A_s = cuda.shared.array((DEPTH, ROW), storage)    # A_s[k, m] = A[m0 + m, k0 + k]
         B_s = cuda.shared.array((DEPTH, ROW), storage)    # B_s[k, n] = B[k0 + k, n0 + n]
-        a_r = cuda.local.array(PATCH, accum)
-        b_r = cuda.local.array(PATCH, accum)
-        acc = cuda.local.array((PATCH, PATCH), accum)     # acc[i, j] belongs to C[m0 + m + i, n0 + n + j]
+        a_r = cuda.local.array(patch, accum)
+        b_r = cuda.local.array(patch, accum)
+        acc = cuda.local.array((patch, patch), accum)     # acc[i, j] belongs to C[m0 + m + i, n0 + n + j]
         t = uint32(cuda.threadIdx.x)
         m0 = uint32(cuda.blockIdx.y) * BLOCK
         n0 = uint32(cuda.blockIdx.x) * BLOCK
-        m = t // SIDE * PATCH
-        n = t % SIDE * PATCH
+        m = t // side * patch
+        n = t % side * patch
         M, N = C.shape
         K = A.shape[0] if transpose_a else A.shape[1]
 
-        for i in range(PATCH):
-            for j in range(PATCH):
+        for i in range(patch):
+            for j in range(patch):
                 acc[i, j] = accum(0)
         for k0 in range(0, K, DEPTH):
             load_A(A, A_s, k0, m0, t)
             load_B(B, B_s, k0, n0, t)
             cuda.syncthreads()    # both tiles are complete
             for k in range(DEPTH):
-                for i in range(PATCH):
+                for i in range(patch):
                     a_r[i] = accum(A_s[k, m + i])
-                for j in range(PATCH):
+                for j in range(patch):
                     b_r[j] = accum(B_s[k, n + j])
-                for i in range(PATCH):
-                    for j in range(PATCH):
+                for i in range(patch):
+                    for j in range(patch):
                         acc[i, j] = plus(acc[i, j], a_r[i], b_r[j])
             cuda.syncthreads()    # everyone has read them; the next pair may overwrite
-        for i in range(PATCH):
-            for j in range(PATCH):
+        for i in range(patch):
+            for j in range(patch):
                 if m0 + m + i < M and n0 + n + j < N:
                     C[m0 + m + i, n0 + n + j] = storage(finish(acc[i, j], m0 + m + i, n0 + n + j, extra))
     return matmul_register_blocked
@@ -206,13 +207,16 @@ def register_blocked(p, transpose_a=False, transpose_b=False, term=product, epil
 # ---- host side: the only lines that know about grids, blocks and operation counts
 
 def launch(device, rung, precision, A, B, transpose_a=False, transpose_b=False, term=product, epilogue=identity,
-           extra=None, out=None):
+           extra=None, out=None, patch=PATCH):
     """C = epilogue(A B), with the operand marked as transposed taken as its transpose; C is `out` or a new array."""
     M = A.shape[1] if transpose_a else A.shape[0]
     N = B.shape[0] if transpose_b else B.shape[1]
     C = device.empty((M, N), precision.storage) if out is None else out
-    kernel = rung.variant(precision, transpose_a=transpose_a, transpose_b=transpose_b, term=term, epilogue=epilogue)
-    side, block = (BLOCK, THREADS) if rung is register_blocked else (TILE, (TILE, TILE))
+    options = dict(transpose_a=transpose_a, transpose_b=transpose_b, term=term, epilogue=epilogue)
+    side, block = TILE, (TILE, TILE)
+    if rung is register_blocked:
+        options["patch"], side, block = patch, BLOCK, (BLOCK // patch) ** 2
+    kernel = rung.variant(precision, **options)
     device.launch(kernel, (-(-N // side), -(-M // side)), block, A, B, C, C if extra is None else extra)
     return C
 

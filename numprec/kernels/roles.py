@@ -5,13 +5,16 @@
 
 A conversion rounds once, to nearest even. An integer literal, `accum(0)`, becomes a constant of the format: it
 costs nothing, where `types.float16(0)` would convert an int64 at run time. Float literals are refused: 0.1 is a
-float64 and has no business in a kernel; close over a scalar of the right dtype instead.
+float64 and has no business in a kernel; close over `constant(accum, 0.1)` instead, and call it. (A NumPy scalar would
+do for float32 and float64; Numba cannot write a float16 one down.)
 
 bfloat16 is held as its bits in a uint16, in arrays, tiles and registers alike, because Numba has no shared or
 local bfloat16 arrays, and because a T4 has no bfloat16 arithmetic. Reading one is a shift; writing one rounds
 to nearest even in integer arithmetic. Nothing is ever computed in bfloat16: products and sums are accum's.
 So that bits and numbers are never confused, uint16 is not accepted as an ordinary integer anywhere here.
 """
+from functools import lru_cache
+
 from llvmlite import ir
 from numba import types
 from numba.core import errors
@@ -94,6 +97,21 @@ def _conversion(fmt):
         raise errors.TypingError(f"{fmt.name}(x) takes a number or the bits of a bfloat16, not {x}")
 
     return convert
+
+
+@lru_cache(maxsize=None)
+def constant(fmt, number):
+    """A function without arguments for use in a kernel: `number`, rounded to `fmt`, as an element of it."""
+    element, value = numpy_support.from_dtype(fmt.element), fmt.round([number]).view(fmt.element)[0]
+
+    @intrinsic
+    def constant(typingctx):
+        def codegen(context, builder, signature, args):
+            if fmt.bits == 16:
+                return ir.Constant(_HALF_WORD, int(value.view("u2")))
+            return context.get_constant(element, value)
+        return element(), codegen
+    return constant
 
 
 def _bfloat16_bits(builder, number):
