@@ -67,7 +67,8 @@ def same(a, b):
     """Where two arrays hold the same number: zeros with the same sign, a NaN like any other."""
     a, b = np.asarray(a), np.asarray(b)
     word = np.dtype(f"u{a.dtype.itemsize}")
-    return (np.ascontiguousarray(a).view(word) == np.ascontiguousarray(b).view(word)) | ((a != a) & (b != b))
+    with np.errstate(invalid="ignore"):
+        return (np.ascontiguousarray(a).view(word) == np.ascontiguousarray(b).view(word)) | ((a != a) & (b != b))
 
 
 def assert_same(got, expected, *operands):

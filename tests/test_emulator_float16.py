@@ -246,8 +246,8 @@ def test_products_are_fused_with_sums(cpu, fma_case):
     for row, signs_ in zip(out, map(tuple, SIGNS)):
         assert_same(row, exact[signs_], a, b, c)
     apart = quiet(lambda: a * b + c)
-    assert_same(out[8], apart, a, b, c)
-    assert_same(out[9], apart, a, b, c)
+    for row in out[len(SIGNS):]:
+        assert_same(row, apart, a, b, c)
     assert (apart != exact[1, 1])[np.isfinite(apart)].sum() > 500      # the operands tell one rounding from two
 
 

@@ -551,8 +551,8 @@ def translate(modules, entry, kernel, symbol, llvm, machine, half_in_hardware):
                 settle("\n".join(declared))
 
     settle(rest)
-    # explicitly rounded forms come in only through the shims
-    for name in sorted(set(re.findall(r"@(emu\.(?:half|bf16)\.\w+\.rn)\b", body_text + "".join(wanted)))):
+    # those that the twins call
+    for name in sorted(set(re.findall(r"@(emu\.(?:half|bf16)\.\w+\.rn)\b", "".join(wanted))) - seen):
         wanted.append(twins.definition(name, "i16", ["i16", "i16"]))
     if missing:
         names = ", ".join(sorted(n.removeprefix("emu.asm.").partition("|")[0] for n in missing))

@@ -289,7 +289,8 @@ define internal i16 @emu.half.from_f32.exact(float %f) alwaysinline {
 PURE = "nounwind willreturn memory(none) speculatable"
 PRIMITIVES = "\n".join(
     f"declare {ret} @emu.{name}({args}) {PURE}" for name, ret, args in [
-        *((f"{fmt}.{op}", "i16", "i16, i16") for fmt in ("half", "bf16") for op in ARITHMETIC),
+        *((f"{fmt}.{op}{form}", "i16", "i16, i16")
+          for fmt in ("half", "bf16") for op in ARITHMETIC for form in ("", ".rn")),
         *((f"{fmt}.fma", "i16", "i16, i16, i16") for fmt in ("half", "bf16")),
         *((f"{fmt}.neg", "i16", "i16") for fmt in ("half", "bf16")),
         *((f"{fmt}.to_f32", "float", "i16") for fmt in ("half", "bf16")),
