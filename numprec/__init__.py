@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "LinearRegression": "numprec.models.linear",
+    "MLPClassifier": "numprec.models.mlp",
     "PRECISIONS": "numprec.precision",
     "Format": "numprec.precision",
     "Precision": "numprec.precision",

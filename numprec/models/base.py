@@ -7,7 +7,8 @@ Every fit leaves `stop_reason_`, one of
     stalled          an iteration no longer changed anything in this precision, short of the goal
     breakdown        the method met something it cannot go on from; the estimator says what it did instead
     rank_deficient   the data leave the solution open; the estimator says which one it gives
-    overflow         numbers beyond the range of the format: there is no result
+    overflow         numbers beyond the range of the format: there is no result, or none from there on
+    interrupted      a callback ended it
 
 and raises a ConvergenceWarning for all but the first, with what would help.
 """
@@ -22,7 +23,7 @@ from sklearn.utils.validation import validate_data
 from numprec import device as devices
 from numprec.precision import PRECISIONS, precision_named
 
-STOP_REASONS = ("converged", "max_iter", "stalled", "breakdown", "rank_deficient", "overflow")
+STOP_REASONS = ("converged", "max_iter", "stalled", "breakdown", "rank_deficient", "overflow", "interrupted")
 
 
 class Estimator(BaseEstimator):

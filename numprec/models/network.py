@@ -204,9 +204,22 @@ class Network:
         self.device.assign(self.masters, flat["weights"], self.master)
         self.device.assign(self.statistics, flat["statistics"], self.precision.accum)
 
-    def values(self):
-        """What `assign` takes: the masters and the statistics, in float64."""
-        flat = {"weights": self.device.to_host(self.masters), "statistics": self.device.to_host(self.statistics)}
+    def arrays(self):
+        """Host copies of the flat arrays that are learned, {name: array}; `load` takes them."""
+        return {name: self.device.to_host(getattr(self, name)) for name in ("weights", "masters", "statistics")}
+
+    def load(self, arrays):
+        for name in "weights", "masters", "statistics":
+            array = getattr(self, name)
+            if arrays[name].size != array.size:
+                raise ValueError(f"the network has {array.size} {name}, not {arrays[name].size}: "
+                                 "its layers have changed")
+            self.device.assign(array, arrays[name])
+
+    def values(self, arrays=None):
+        """What `assign` takes: the masters and the statistics, in float64; those of `arrays` if given."""
+        arrays = arrays or self.arrays()
+        flat = {"weights": arrays["masters"], "statistics": arrays["statistics"]}
         return {key: value.astype(np.float64) for key, value in self._cut(flat)}
 
     def gradient_values(self):

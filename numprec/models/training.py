@@ -10,14 +10,15 @@ import math
 import os
 import time
 import zipfile
+import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
 from numprec.kernels import batch, cross_entropy, loss_scale, optimizer
-from numprec.kernels.batch import (BAD_INDEX, BAD_STEP, BASE, BATCHES, COLLAPSED, EPOCH, PATIENCE, SEED, STATE, STEP,
-                                   STOP, UPDATES)
+from numprec.kernels.batch import (BAD_INDEX, BAD_STEP, BASE, BATCHES, COLLAPSED, EPOCH, PATIENCE, POSITION, SEED,
+                                   STATE, STEP, STOP, UPDATES)
 from numprec.kernels.loss_scale import (APPLIED, BAD, COUNTS, FACTOR, HITS, LARGEST, LOSS, LOST, NUMBERS, ROWS, SCALE,
                                         SCALED, SMALLEST, START, SUBNORMAL)
 from numprec.precision import FORMATS, unknown
@@ -102,7 +103,7 @@ class Training:
     """
 
     def __init__(self, network, X, labels, batch_size, descent=Descent(), seed=0, shuffle=True, scale=None,
-                 load=copy_rows, patience=loss_scale.PATIENT):
+                 load=copy_rows, epoch=0, patience=loss_scale.PATIENT):
         self.network, self.device, self.precision = network, network.device, network.precision
         self.descent, self.shuffle, self.load = descent, shuffle, load
         device, precision, accum = self.device, self.precision, self.precision.accum
@@ -112,7 +113,7 @@ class Training:
         self.batches = -(-len(X) // self.batch_size)
         self.X, self.labels = device.array(X, precision.storage), device.array(labels, np.int32)
         state = np.zeros(STATE, np.int64)
-        state[[SEED, BATCHES, PATIENCE]] = seed, self.batches, patience
+        state[[SEED, EPOCH, BATCHES, PATIENCE]] = seed, epoch, self.batches, patience
         self.state = device.array(state)
         self.control = device.array(descent.control(precision, START if self.dynamic else scale), accum)
         kept = optimizer.kept_format(precision)
@@ -121,7 +122,8 @@ class Training:
         self.numbers = device.zeros((self.batches, NUMBERS), accum)
         self.counts = device.zeros((self.batches, COUNTS), np.int32)
         network.state = self.state
-        self._graph, self._position, self.stopped = None, 0, 0
+        self._graph, self._position, self._data = None, 0, None
+        self.stopped, self.bad_step, self.bad_owner = 0, None, None    # why, when and where training stopped for good
 
     # ---- the step
 
@@ -181,8 +183,10 @@ class Training:
         numbers, counts = (self.device.to_host(a).astype(np.float64) for a in (self.numbers, self.counts))
         state = self.device.to_host(self.state)
         self.stopped = int(state[STOP])
+        if self.stopped:
+            self.bad_step, self.bad_owner = int(state[BAD_STEP]), self.network.owner(state[BAD_INDEX])
         if self.stopped == COLLAPSED:
-            raise LossScaleCollapsed(self.network.owner(state[BAD_INDEX]), int(state[BAD_STEP]))
+            raise LossScaleCollapsed(self.bad_owner, self.bad_step)
         rows, good = counts[:, ROWS], counts[:, APPLIED] == 1
         gradients = counts[:, ROWS].size * self.network.size
         with np.errstate(all="ignore"):
@@ -209,14 +213,20 @@ class Training:
 
     def _about(self):
         """What a checkpoint must agree with."""
+        if self._data is None:
+            X, labels = self.device.to_host(self.X), self.device.to_host(self.labels)
+            self._data = [*X.shape, zlib.crc32(labels, zlib.crc32(X.view(np.uint8)))]
+        descent = asdict(self.descent)
+        if self.descent.learning_rate == "constant":
+            del descent["epochs"]
         layers = [[layer.name, *map(list, (layer.values[n].shape for n in sorted(layer.values)))]
                   for layer in self.network.layers]
         return {"precision": str(self.precision), "layers": layers, "shape": list(self.network.shape),
-                "samples": int(self.X.shape[0]), "batch_size": self.batch_size, "shuffle": bool(self.shuffle),
-                "dynamic": self.dynamic, "descent": asdict(self.descent)}
+                "data": self._data, "batch_size": self.batch_size, "shuffle": bool(self.shuffle),
+                "dynamic": self.dynamic, "descent": descent}
 
     def checkpoint(self):
-        """Everything that the next step depends on, besides the data: {name: host array}."""
+        """Everything that the next step depends on, besides the data, {name: host array}, and what it belongs to."""
         arrays = {name: self.device.to_host(a) for name, a in self._arrays().items()}
         return arrays, self._about() | {"position": self._position}
 
@@ -231,6 +241,16 @@ class Training:
         for name, array in self._arrays().items():
             self.device.assign(array, arrays[name])
         self._position = about["position"]
+
+    def carry_on(self, arrays):
+        """Goes on from a checkpoint of the same network, with the data and the batches of this training."""
+        self.network.load(arrays)
+        for i, moment in enumerate(self.moments):
+            self.device.assign(moment, arrays[f"moment{i}"])
+        self.device.assign(self.control, arrays["control"])
+        state = arrays["state"].copy()
+        state[BATCHES], state[POSITION] = self.batches, 0
+        self.device.assign(self.state, state)
 
 
 def write(path, arrays, about):
