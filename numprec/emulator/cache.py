@@ -4,6 +4,7 @@ A file holds a line of JSON and the object code; its name is a hash of everythin
 written whole or not at all, and checked when read: a damaged one counts as absent. NUMPREC_CACHE names the folder
 ("" switches the cache off); otherwise it lies where the system keeps caches.
 """
+import enum
 import functools
 import hashlib
 import json
@@ -112,12 +113,13 @@ def _describe(value, seen):
         if value in seen:
             return f"again {value.__qualname__}"
         seen.add(value)
-        if value.__module__.split(".")[0] in ("numba", "llvmlite", "numpy", "math"):
+        if _versioned(value.__module__ or ""):
             return f"{value.__module__}.{value.__qualname__}"
-        cells = [_describe(c.cell_contents, seen) for c in value.__closure__ or ()]
-        names = sorted(_names(value.__code__) & value.__globals__.keys())
+        names = _names(value.__code__)
+        cells = [_described_use(c.cell_contents, names, seen) for c in value.__closure__ or ()]
         return [_describe(value.__code__, seen), cells, _describe(value.__defaults__, seen),
-                [(name, _describe(value.__globals__[name], seen)) for name in names]]
+                [(name, _described_use(value.__globals__[name], names, seen))
+                 for name in sorted(names & value.__globals__.keys())]]
     if type(value).__module__.startswith("numba."):
         return f"{type(value).__name__} {value}"
     if type(value).__module__ == "llvmlite.ir.types":
@@ -126,6 +128,20 @@ def _describe(value, seen):
         fields = [(f, _describe(getattr(value, f), seen)) for f in value.__dataclass_fields__]
         return [type(value).__qualname__, fields]
     raise _NoFingerprint(type(value))
+
+
+def _versioned(module):
+    """Whether a module belongs to a package whose version is in the key."""
+    return module.split(".")[0] in ("numba", "llvmlite", "numpy", "math")
+
+
+def _described_use(value, names, seen):
+    """What a function uses of a value: of a module, only what it may name."""
+    if isinstance(value, types.ModuleType) and not _versioned(value.__name__):
+        return [(name, _describe(getattr(value, name), seen)) for name in sorted(names & vars(value).keys())]
+    if isinstance(value, type) and issubclass(value, enum.Enum):
+        return [(member.name, _describe(member.value, seen)) for member in value]
+    return _describe(value, seen)
 
 
 def _names(code):
