@@ -89,7 +89,8 @@ def test_within_bound_and_repeatable(device, operation, rung, precision, shape, 
 
 # ---- the bounds have teeth
 
-EXACT = {"max", "argmax", "argmin", "permutation", "convert"}    # nothing is rounded: no precision is more exact
+EXACT = {"max", "argmax", "argmin", "permutation", "convert", "im2col", "max_pool",
+         "augment"}    # nothing is rounded: no precision is more exact
 LOWER = {"fp64": "fp32", "fp32": "fp16", "mixed_fp16": "fp16", "mixed_bf16": "fp16"}
 AS_GOOD = {
     "refine": "the residual is formed one format wider, so that a lower precision reaches the same solution",
@@ -102,7 +103,7 @@ def as_good(operation, rung, precision):
     """Why one precision lower is no worse, where it is not."""
     if operation.name == "least_squares":
         return AS_GOOD["refine"] if rung.name == "refine" else AS_GOOD["mixed"] if "mixed" in precision else None
-    if operation.name == "activation_gradient":
+    if operation.name in ("activation_gradient", "max_pool_gradient"):
         return AS_GOOD["element"] if precision == "mixed_bf16" else None
     return None
 

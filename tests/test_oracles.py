@@ -38,6 +38,31 @@ EXAMPLES = {
     "least_squares": ((*LINE, np.ones(1)), [[2]]),
 }
 
+STATE = np.array([0, 0, 0, 0, 2, *[0] * 11])    # of a batch of two rows
+LINE_OF_PIXELS = np.array([1, 2, 3]).reshape(1, 1, 3, 1)
+SQUARE = np.array([1, 5, 2, 5, 0, 1, 2, 2, 2]).reshape(1, 3, 3, 1)
+SLOPE = np.array([1, 0, -1]).reshape(1, 3, 1, 1)
+EXAMPLES |= {
+    "im2col": ((LINE_OF_PIXELS,), [[0, 1, 2], [1, 2, 3], [2, 3, 0]]),    # 3 x 3 windows are cut down to 1 x 3
+    "col2im": ((np.ones((3, 3)), LINE_OF_PIXELS), np.reshape([2, 3, 2], (1, 1, 3, 1))),
+    "conv": ((LINE_OF_PIXELS, SLOPE, np.ones(1)), np.reshape([0, 0, 3], (1, 1, 3, 1))),
+    "conv_weight_gradient": ((LINE_OF_PIXELS, np.ones((1, 1, 3, 1))), [[3], [6], [5]]),
+    "conv_input_gradient": ((np.array([1, 0, 0]).reshape(1, 1, 3, 1), SLOPE, LINE_OF_PIXELS),
+                            np.reshape([0, -1, 0], (1, 1, 3, 1))),
+    "max_pool": ((SQUARE,), ([[[[5]]]], [[[[1]]]])),    # the first of two
+    "max_pool_gradient": ((np.full((1, 1, 1, 1), 7), np.full((1, 1, 1, 1), 1), SQUARE),
+                          np.reshape([0, 7, 0, 0, 0, 0, 0, 0, 0], (1, 3, 3, 1))),
+    "average_pool": ((SQUARE,), [[[[20 / 9]]]]),
+    "average_pool_gradient": ((np.full((1, 1, 1, 1), 9), SQUARE),
+                              np.reshape([1, 1, 1, 1, 0, 1, 1, 1, 1], (1, 3, 3, 1))),
+    "moments": ((np.array([[1], [3], [99]]), STATE), ([2], [1])),
+    "normalize": ((np.array([[2], [-2], [9]]), np.zeros(1), np.array([4 - 1e-5]), np.array([3]), np.ones(1), STATE),
+                  [[4], [0], [0]]),
+    "normalize_gradient": ((np.array([[4], [0], [9]]), np.array([[1], [-1], [9]]), np.zeros(1), np.array([1 - 1e-5]),
+                            np.ones(1), STATE), ([[0], [0], [0]], [4], [4])),
+    "augment": ((np.zeros((2, 3, 3, 1)), STATE), np.zeros((2, 3, 3, 1))),
+}
+
 
 def test_each_operation_has_an_example():
     assert set(EXAMPLES) == set(OPERATIONS)

@@ -19,5 +19,12 @@ In reading order:
     batch      minibatches drawn on the device; the state of a training run
     loss_scale       what the gradients look like; update, skip or stop
     optimizer  SGD with momentum, Adam, master weights
+    unfold     im2col and col2im: windows of an image as rows of a matrix, and back without atomics
+    implicit   a matrix product that computes where its operands lie
+    conv       convolution: direct, as a matrix product of unfolded windows, and without unfolding them
+    pooling    largest or average element of each window
+    moments    means and variances of a batch
+    normalize  batch normalisation
+    augment    mirrored and shifted images
     ptx        the instructions that Numba has no name for
 """

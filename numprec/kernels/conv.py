@@ -24,8 +24,8 @@ import numpy as np
 from numba import cuda, uint32
 
 from numprec.kernels import dense, matmul, unfold
-from numprec.kernels.implicit import convolve, patch_width, weights
-from numprec.kernels.matmul import BLOCK, PATCH, SIDE, THREADS
+from numprec.kernels.implicit import SIDE, THREADS, convolve, patch_width, weights
+from numprec.kernels.matmul import BLOCK, PATCH
 from numprec.kernels.registry import draw, operation, rung
 from numprec.kernels.unfold import im2col_oracle, near
 from numprec.precision import PRECISIONS

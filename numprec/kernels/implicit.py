@@ -19,8 +19,10 @@ Sources    S. Chetlur et al., cuDNN: Efficient primitives for deep learning, arX
 """
 from numba import cuda, uint32
 
-from numprec.kernels.matmul import BLOCK, DEPTH, PATCH, ROW, SIDE, THREADS
+from numprec.kernels.matmul import BLOCK, DEPTH, PATCH, ROW
 
+SIDE = BLOCK // PATCH    # threads per block side
+THREADS = SIDE * SIDE    # as many as rows in a block: each takes one apart
 OUTSIDE = 2 ** 30        # a coordinate beyond every image, whatever is added or subtracted
 
 

@@ -27,7 +27,8 @@ from dataclasses import dataclass
 from typing import Callable
 
 CHAPTERS = ("reduce", "argmax", "norm", "matmul", "gram", "solve", "qr", "least_squares",
-            "random", "dense", "cross_entropy", "batch", "loss_scale", "optimizer")
+            "random", "dense", "cross_entropy", "batch", "loss_scale", "optimizer",
+            "unfold", "conv", "pooling", "moments", "normalize", "augment")
 
 KINDS = ("random", "same_sign", "large", "overflow", "subnormal")
 """random: standard normal. same_sign: uniform in [0, 1), where errors add up instead of cancelling. large: scaled

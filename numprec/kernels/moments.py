@@ -1,0 +1,171 @@
+"""Mean and variance of each column, as batch normalisation wants them: of a batch, and of all batches so far.
+
+Maths      mean[c] = sum of X[m, c] / n;  var[c] = sum of (X[m, c] - mean[c])^2 / n;  over the rows m < n
+           running = (1 - momentum) running + momentum batch, for both, where both are finite
+Shapes     X (M, C): storage; mean, var (C,): accum; n = state[COUNT] times `each`, the rows of a sample (state: see
+           `batch`): the other rows pad the batch
+Mapping    c along x. A block has a strip of STRIP rows, LANES threads a column; a second launch combines the strips
+Precision  in accum. No sum of squares cancels, and none overflows as long as the moments do not: a strip takes its own
+           mean first, then the deviations from it, each divided by the number of rows before it is added; strips are
+           combined by the weights w of their rows [1],
+             mean = sum of w mean_j,   var = sum of w (var_j + (mean_j - mean)^2)
+Ladder     one step
+Cost       X is read twice
+Sources    [1] T. F. Chan, G. H. Golub and R. J. LeVeque, Algorithms for computing the sample variance, The American
+               Statistician 37(3), 1983, section 3
+"""
+import numpy as np
+from numba import cuda
+
+from numprec.kernels.batch import COUNT, STATE
+from numprec.kernels.bounds import Computed
+from numprec.kernels.dense import LANES, THREADS
+from numprec.kernels.reduce import WARP
+from numprec.kernels.registry import draw, operation, rung
+from numprec.kernels.roles import constant
+from numprec.precision import PRECISIONS
+
+STRIP = 64 * LANES       # rows of a block
+MEAN, VAR = range(2)     # of a strip, in parts[strip]
+
+
+# ---- oracle: the maths lines, in fp64, by operations that carry their error bound
+
+def moments_computed(precision, X, n):
+    """(mean, var)."""
+    accum, parts = precision.accum, []
+    for first in range(0, n, STRIP):
+        x = Computed(X[first:min(first + STRIP, n)], accum)
+        inverse = Computed(1.0, accum) / len(x.exact)
+        mean = (x * inverse).sum(axis=0)
+        d = x - mean
+        parts.append((Computed(len(x.exact), accum).to(accum) / Computed(n, accum).to(accum), mean,
+                      (d * inverse * d).sum(axis=0)))
+    mean = total([w * m for w, m, _ in parts])
+    return mean, total([w * ((m - mean) * (m - mean) + v) for w, m, v in parts])
+
+
+def total(terms):
+    first, *rest = terms
+    for term in rest:
+        first = first + term
+    return first
+
+
+# ---- kernels
+
+def column_sums(p):
+    """column_sums(part_s): the sum of each column of part_s (LANES, WARP), in its row 0. Synchronises at entry and
+    exit."""
+    @cuda.jit(device=True)
+    def column_sums(part_s):
+        tx, ty = cuda.threadIdx.x, cuda.threadIdx.y
+        half = LANES // 2
+        while half > 0:
+            cuda.syncthreads()    # part_s[0 : 2 half] is complete
+            if ty < half:
+                part_s[ty, tx] += part_s[ty + half, tx]
+            half //= 2
+        cuda.syncthreads()        # row 0 is complete
+    return column_sums
+
+
+@rung(of="moments")
+def strips(p, momentum=0.1):
+    accum, over_lanes = p.accum, column_sums(p)
+    new, old = constant(accum, momentum), constant(accum, 1 - momentum)
+
+    @cuda.jit
+    def moments_strips(X, state, each, parts):
+        """Strip y leaves its mean and variance in parts[y]; one without rows leaves nothing."""
+        part_s = cuda.shared.array((LANES, WARP), accum)
+        tx, ty = cuda.threadIdx.x, cuda.threadIdx.y
+        c = cuda.blockIdx.x * WARP + tx
+        first = cuda.blockIdx.y * STRIP
+        last = min(first + STRIP, state[COUNT] * each)
+        if first < last:          # all threads of the block, or none
+            inverse = accum(1) / accum(last - first)
+            acc = accum(0)
+            if c < X.shape[1]:
+                for m in range(first + ty, last, LANES):
+                    acc += accum(X[m, c]) * inverse
+            part_s[ty, tx] = acc
+            over_lanes(part_s)
+            mean = part_s[0, tx]
+            cuda.syncthreads()    # everyone has read it
+            acc = accum(0)
+            if c < X.shape[1]:
+                for m in range(first + ty, last, LANES):
+                    d = accum(X[m, c]) - mean
+                    acc += d * inverse * d
+            part_s[ty, tx] = acc
+            over_lanes(part_s)
+            if ty == 0 and c < X.shape[1]:
+                parts[cuda.blockIdx.y, MEAN, c], parts[cuda.blockIdx.y, VAR, c] = mean, part_s[0, tx]
+
+    @cuda.jit
+    def moments_combine(parts, state, each, mean, var, running_mean, running_var):
+        """A thread a column. The running moments move towards these, unless they are not finite."""
+        c = cuda.grid(1)
+        n = state[COUNT] * each
+        if c < mean.size:
+            m, v = accum(0), accum(0)
+            for first in range(0, n, STRIP):
+                m += accum(min(STRIP, n - first)) / accum(n) * parts[first // STRIP, MEAN, c]
+            for first in range(0, n, STRIP):
+                d = parts[first // STRIP, MEAN, c] - m
+                v += accum(min(STRIP, n - first)) / accum(n) * (parts[first // STRIP, VAR, c] + d * d)
+            mean[c], var[c] = m, v
+            if v - v == accum(0):
+                running_mean[c] = old() * running_mean[c] + new() * m
+                running_var[c] = old() * running_var[c] + new() * v
+    return moments_strips, moments_combine
+
+
+# ---- host side
+
+def launch(device, rung, precision, X, state, each, out=None, running=None, buffer=None):
+    """(mean, var); and `running` (mean, var) moved towards them."""
+    (M, C), buffer = X.shape, buffer or device.empty
+    mean, var = out or (device.empty((C,), precision.accum), device.empty((C,), precision.accum))
+    parts = buffer((-(-M // STRIP), 2, C), precision.accum)
+    strip, combine = rung[precision]
+    device.launch(strip, (-(-C // WARP), parts.shape[0]), (WARP, LANES), X, state, each, parts)
+    device.launch(combine, -(-C // THREADS), THREADS, parts, state, each, mean, var, *(running or (mean, var)))
+    return mean, var
+
+
+# ---- as an operation: each sample is a row, and the last one pads the batch
+
+def batch(M):
+    """The state of a batch of M rows."""
+    state = np.zeros(STATE, np.int64)
+    state[COUNT] = max(1, M - 1)
+    return state
+
+
+def moments_inputs(rng, shape, kind, precision):
+    return draw(rng, shape, kind, precision, 8) + (3 if kind == "random" else 0), batch(shape[0])
+
+
+def exactly(parts):
+    return tuple(part.exact for part in parts) if isinstance(parts, tuple) else parts.exact
+
+
+def bounds(parts):
+    return tuple(part.error for part in parts) if isinstance(parts, tuple) else parts.error
+
+
+def described(compute):
+    """oracle and error_bound by `compute`, whose last array is the state."""
+    def results(precision, arrays):
+        return compute(precision, *arrays[:-1], int(arrays[-1][COUNT]))
+    return dict(oracle=lambda *arrays: exactly(results(PRECISIONS["fp64"], arrays)),
+                error_bound=lambda precision, *arrays: bounds(results(precision, arrays)),
+                shapes=((1, 1), (2, 3), (5, 33), (1030, 2)),
+                bench_shapes={"smoke": (128, 16), "quick": (8192, 32), "full": (131072, 64)})
+
+
+operation("moments", inputs=moments_inputs, launch=lambda *arrays: launch(*arrays, 1),
+          cost=lambda p, M, C: {"flops": 6 * M * C, "bytes": 2 * M * C * p.storage.bytes},
+          **described(moments_computed))
