@@ -36,11 +36,13 @@ JOBS, CHUNKS, ACTIVE, SMALL = range(4)    # of `totals`; here, SMALL is the numb
 
 @dataclass(frozen=True)
 class Rules:
-    """When a node is divided. `exact`: the most rows of a node whose every threshold is tried."""
+    """When a node is divided. `lightest` is the least weight of a leaf, `least` its least number of rows, `exact` the
+    most rows of a node whose every threshold is tried."""
 
     max_depth: int = NONE
     min_split: int = 2
     least: int = 1
+    lightest: int = 0
     min_decrease: float = 0.0
     exact: int = 2048
 
@@ -157,7 +159,7 @@ def one_block(p, criterion=gini, weighted=False):
 
     @cuda.jit
     def grow_one_block(X, y, w, C, everything, rows, roots, totals, nodes, threshold, impurities, values,
-                       order, keys, places, queue, spare, max_depth, min_split, least, min_decrease):
+                       order, keys, places, queue, spare, lightest, max_depth, min_split, least, min_decrease):
         """A block per root, of any number of warps. A segment [start, end) of order[now, f] holds the rows of a node
         by ascending feature f, that of queue[now] the nodes of a level: `now` flips from one level to the next."""
         x_s = cuda.shared.array(CAPACITY, storage)
@@ -202,7 +204,7 @@ def one_block(p, criterion=gini, weighted=False):
                         before[c] = 0
                     cuda.syncwarp()
                     key, place = find(X[f], order[now, f], y, w, start, end, start, end, C, values[k],
-                                      weight_of(k, values, C), before, least)
+                                      weight_of(k, values, C), before, least, lightest)
                     key, place = over_warp(key, place if place >= 0 else int32(NONE))
                     if lane == 0:
                         # a node has two rows at least, so no two of them share the half of a start
@@ -263,7 +265,7 @@ def finish(device, precision, kinds, X, y, w, C, everything, rows, roots, totals
         one_block.variant(precision, **kinds), min(BLOCKS, len(roots)), threads, X, y, w, C, everything, rows, roots,
         totals, grown.nodes, grown.threshold, grown.impurities, grown.values, device.empty((2, D, N), np.int32),
         device.empty((D, half), precision.accum), device.empty((D, half), np.int32), device.empty((2, N), np.int32),
-        device.empty(N if min(N, rules.exact) > CAPACITY else 1, precision.storage), *when,
+        device.empty(N if min(N, rules.exact) > CAPACITY else 1, precision.storage), count.type(rules.lightest), *when,
         shared=threads // WARP * C * count.itemsize)
 
 

@@ -21,6 +21,7 @@ from functools import lru_cache
 import numpy as np
 from numba import cuda, int32, int64
 
+from numprec.kernels.argmax import block_argmax
 from numprec.kernels.ptx import number
 from numprec.kernels.reduce import ALL_LANES, WARP
 from numprec.kernels.registry import draw, operation, rung
@@ -98,18 +99,33 @@ def quantiles(p):
     storage, accum, sort, between = p.storage, p.accum, block_sort(p), cut(p)
     largest = word(p.storage, p.storage.max)
 
+    over_block = block_argmax(p)
+
     @cuda.jit
     def bins_edges(X, edges):
-        """From at most CAPACITY rows, evenly spread. Warp 0 writes the chosen edges side by side."""
+        """From at most CAPACITY rows, evenly spread, and the least and the largest value. Warp 0 writes the chosen
+        edges side by side."""
         x_s = cuda.shared.array(CAPACITY, storage)
-        rank_s = cuda.shared.array(CAPACITY, int32)    # after the sort: of the value, among the distinct ones
+        place_s = cuda.shared.array(CAPACITY, int32)
+        key_s = cuda.shared.array(WARP, accum)
+        where_s = cuda.shared.array(WARP, int32)
         t = cuda.threadIdx.x
         f = cuda.blockIdx.x
         N = X.shape[1]
         M = min(N, CAPACITY)
         for i in range(t, M, THREADS):
-            x_s[i], rank_s[i] = X[f, int64(i) * N // M], i
-        sort(x_s, rank_s, M)
+            x_s[i], place_s[i] = X[f, int64(i) * N // M], i
+        if N > M:
+            low = int32(0)
+            high = int32(0)
+            for n in range(t, N, THREADS):
+                low = int32(n) if accum(X[f, n]) < accum(X[f, low]) else low
+                high = int32(n) if accum(X[f, n]) > accum(X[f, high]) else high
+            _, low = over_block(-accum(X[f, low]), low, key_s, where_s)
+            _, high = over_block(accum(X[f, high]), high, key_s, where_s)
+            if t == 0:
+                x_s[0], x_s[M - 1] = X[f, low], X[f, high]
+        sort(x_s, place_s, M)
         for b in range(t, BINS, THREADS):
             edges[f, b] = number(largest, storage(0))
         cuda.syncthreads()    # everything is sorted, and written

@@ -77,7 +77,8 @@ def levels(p, criterion=gini, weighted=False):
             impurities[ROOT] = impurity_of(values[ROOT], C, weight_of(ROOT, values, C))
 
     @cuda.jit
-    def grow_search(active, totals, parents, counts, C, nodes, values, least, keys, places):
+    def grow_search(active, totals, parents, counts, C, nodes, values, least, lightest, keys,
+                    places):
         """A warp per node and feature."""
         before_s = cuda.shared.array(0, count)    # C per warp: running counts
         lane = cuda.laneid
@@ -94,7 +95,8 @@ def levels(p, criterion=gini, weighted=False):
             for c in range(lane, C, WARP):
                 before[c] = 0
             cuda.syncwarp()    # the histogram is complete
-            key, place = find(counts[slot, f], K, values[k], weight_of(k, values, C), nodes[k, COUNT], before, least)
+            key, place = find(counts[slot, f], K, values[k], weight_of(k, values, C), nodes[k, COUNT], before, least,
+                              lightest)
             key, place = over_warp(key, place if place >= 0 else int32(NONE))
             if lane == 0:
                 keys[f, a], places[f, a] = key, place
@@ -244,7 +246,8 @@ def by_levels(device, precision, kinds, X, y, w, C, everything, rows, grown, rul
         if level == 0:
             device.launch(root, 1, WARP, hists[now], C, nodes, values, impurities)
         device.launch(search, min(BLOCKS, -(-most * D // warps)), WARP * warps, active[now], totals, hists[later],
-                      hists[now], C, nodes, values, when[2], keys, places, shared=warps * C * counts.itemsize)
+                      hists[now], C, nodes, values, when[2], counts.type(rules.lightest), keys, places,
+                      shared=warps * C * counts.itemsize)
         device.launch(divide, -(-most // WARPS), THREADS, active[now], totals, hists[now], C, everything, edges, nodes,
                       threshold, impurities, values, keys, places, *when)
         device.launch(plan, 1, THREADS, active[now], active[later], jobs, roots, totals, nodes, values, C, *when[:3],

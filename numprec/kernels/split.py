@@ -93,14 +93,15 @@ def scan_rows(p, criterion, weighted, gathered=False):
 
     x is in order itself or, `gathered`, by row; order tells the row at each position. totals (C,) are the counts of
     the segment, before (C,) those ahead of `first`, in memory of the warp's own, which is overwritten. `whole` is the
-    sum of totals. Returns the best of the lane's positions, as (minus what is left over, position), or (lowest, -1).
+    sum of totals. Either side has `least` rows, and weighs `lightest`, or more. Returns the best of the lane's
+    positions, as (minus what is left over, position), or (lowest, -1).
     """
     accum, term, combine, scan = p.accum, criterion(p), left_over(p), warp_scan(weighted)
     count, _ = types_of(weighted)
     lowest = word(p.accum, -p.accum.max)
 
     @cuda.jit(device=True)
-    def scan_rows(x, order, y, w, first, last, start, end, C, totals, whole, before, least):
+    def scan_rows(x, order, y, w, first, last, start, end, C, totals, whole, before, least, lightest):
         lane = cuda.laneid
         upto = (2 << lane) - 1    # a bit for each lane up to one's own
         best, at = number(lowest, accum(0)), int32(-1)
@@ -122,6 +123,7 @@ def scan_rows(p, criterion, weighted, gathered=False):
                 ahead = cuda.shfl_sync(ALL_LANES, left, WARP - 1)
             else:
                 left = count(rows)
+            valid = valid and left >= lightest and whole - left >= lightest
             i_left = accum(0)
             i_right = accum(0)
             for c in range(C):
@@ -152,7 +154,7 @@ def scan_bins(p, criterion, weighted):
     lowest = word(p.accum, -p.accum.max)
 
     @cuda.jit(device=True)
-    def scan_bins(counts, K, totals, whole, rows, before, least):
+    def scan_bins(counts, K, totals, whole, rows, before, least, lightest):
         lane = cuda.laneid
         C = K - extra
         best, at = number(lowest, accum(0)), int32(-1)
@@ -170,7 +172,7 @@ def scan_bins(p, criterion, weighted):
                 rows_ahead = cuda.shfl_sync(ALL_LANES, rows_left, WARP - 1)
             else:
                 rows_left = left
-            valid = rows_left >= least and rows - rows_left >= least
+            valid = rows_left >= least and rows - rows_left >= least and left >= lightest and whole - left >= lightest
             i_left = accum(0)
             i_right = accum(0)
             for c in range(C):
@@ -289,7 +291,7 @@ def sorted_(p, criterion=gini, weighted=False):
         for c in range(C):
             whole += totals[c]
         key, place = find(x_s, order_s, y, w, first, last, 0, N, C, totals, whole,
-                          before_s[warp * C:(warp + 1) * C], least)
+                          before_s[warp * C:(warp + 1) * C], least, count(0))
         best, at = over_block(key, place if place >= 0 else int32(2 ** 31 - 1), key_s, place_s)
         if t == 0:
             found = at < 2 ** 31 - 1
@@ -322,7 +324,7 @@ def binned(p, criterion=gini, weighted=False):
         for c in range(K - extra):
             whole += totals[c]
         rows = totals[K - 1] if weighted else whole
-        key, place = find(counts[f], K, totals, whole, rows, before_s, least)
+        key, place = find(counts[f], K, totals, whole, rows, before_s, least, count(0))
         best, at = over_block(key, place if place >= 0 else int32(2 ** 31 - 1), key_s, place_s)
         if cuda.threadIdx.x == 0:
             found = at < 2 ** 31 - 1

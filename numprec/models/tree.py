@@ -1,6 +1,7 @@
 """Decision tree classifier: CART, grown by the kernels of the chapters sort to levels, in any precision."""
 import math
 import numbers
+from dataclasses import replace
 
 import numpy as np
 import sklearn.tree
@@ -34,6 +35,8 @@ class DecisionTreeClassifier(ClassifierMixin, Estimator):
     criterion : "gini", "entropy" or "log_loss" (the same as entropy)
     max_depth : int or None
     min_samples_split, min_samples_leaf : int, or a fraction of the samples
+    min_weight_fraction_leaf : float
+        A share of the sum of all weights, up to 0.5.
     min_impurity_decrease : float
         A gain that falls short of it by less than rounding may have cost, still counts.
     class_weight : dict, "balanced" or None
@@ -55,12 +58,14 @@ class DecisionTreeClassifier(ClassifierMixin, Estimator):
     """
 
     def __init__(self, precision="fp32", *, criterion="gini", max_depth=None, min_samples_split=2, min_samples_leaf=1,
-                 min_impurity_decrease=0.0, class_weight=None, random_state=None, exact_rows=2048, device=None):
+                 min_weight_fraction_leaf=0.0, min_impurity_decrease=0.0, class_weight=None, random_state=None,
+                 exact_rows=2048, device=None):
         self.precision = precision
         self.criterion = criterion
         self.max_depth = max_depth
         self.min_samples_split = min_samples_split
         self.min_samples_leaf = min_samples_leaf
+        self.min_weight_fraction_leaf = min_weight_fraction_leaf
         self.min_impurity_decrease = min_impurity_decrease
         self.class_weight = class_weight
         self.random_state = random_state
@@ -97,6 +102,9 @@ class DecisionTreeClassifier(ClassifierMixin, Estimator):
         _whole("exact_rows", self.exact_rows, 1)
         _whole("min_samples_split", self.min_samples_split, 2, or_fraction=True)
         _whole("min_samples_leaf", self.min_samples_leaf, 1, or_fraction=True)
+        fraction = self.min_weight_fraction_leaf
+        if not isinstance(fraction, numbers.Real) or not 0 <= fraction <= 0.5:
+            raise ValueError(f"min_weight_fraction_leaf is in [0, 0.5], not {fraction!r}")
         if not isinstance(self.min_impurity_decrease, numbers.Real) or not self.min_impurity_decrease >= 0:
             raise ValueError(f"min_impurity_decrease is a number of at least 0, not {self.min_impurity_decrease!r}")
 
@@ -110,6 +118,8 @@ class DecisionTreeClassifier(ClassifierMixin, Estimator):
     def _grow(self, device, precision, X, y, weight, unit, criterion, rules):
         """Sets tree_."""
         (N, D), C, weighted = X.shape, self.n_classes_, weight is not None
+        everything = int(weight.sum()) if weighted else N
+        rules = replace(rules, lightest=math.ceil(self.min_weight_fraction_leaf * everything))
         if not warps_for(C, weighted):
             raise ValueError(f"y has {C} classes, more than the kernels have room to count")
         if N * max(D, 2) > NONE:
@@ -121,7 +131,7 @@ class DecisionTreeClassifier(ClassifierMixin, Estimator):
         grown = levels.fit(
             device, precision, device.array(np.ascontiguousarray(X.T), precision.storage),
             device.array(y.astype(np.int32)), device.array(weight) if weighted else None, C, criterion, rules,
-            int(weight.sum()) if weighted else N)
+            everything)
         nodes, values = device.to_host(grown.nodes), device.to_host(grown.values)
         place, left, right = flatten(nodes)
         counts, leaf = values[place].astype(np.float64), left < 0
