@@ -50,12 +50,16 @@ class Estimator(BaseEstimator):
         _refuse(X, "X", dimensions=2)
         X, y = validate_data(self, X, y, dtype="numeric", ensure_all_finite=False)
         check_classification_targets(y)
-        return np.ascontiguousarray(X, np.float64), y
+        return self._as_numbers(X), y
 
     def _checked_for_predict(self, X):
         """X as a C-ordered float64 array, with the features that the estimator was fitted to."""
         _refuse(X, "X", dimensions=2)
         X = validate_data(self, X, reset=False, dtype="numeric", ensure_all_finite=False)
+        return self._as_numbers(X)
+
+    def _as_numbers(self, X):
+        """What the estimator computes with, given a checked X."""
         return np.ascontiguousarray(X, np.float64)
 
     def _ended(self, reason, sentence=None):

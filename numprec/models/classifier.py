@@ -59,7 +59,7 @@ class NetworkClassifier(ClassifierMixin, Estimator):
         raise NotImplementedError
 
     def _samples(self, X):
-        """X, checked and in two dimensions, with the samples shaped as the first layer takes them."""
+        """X, checked and in two dimensions, as the training takes it: samples shaped for the first layer."""
         return X
 
     def _load(self):
@@ -253,7 +253,7 @@ class NetworkClassifier(ClassifierMixin, Estimator):
     def predict_proba(self, X):
         """The probability of each class, in the order of classes_, in float64."""
         check_is_fitted(self)
-        z = self._scores(self._samples(self._checked_for_predict(X)))
+        z = self._scores(self._checked_for_predict(X))
         with np.errstate(invalid="ignore"):
             e = np.exp(z - z.max(axis=1, keepdims=True))
             return e / e.sum(axis=1, keepdims=True)

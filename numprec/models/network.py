@@ -81,6 +81,10 @@ class Layer:
             return None if below is None else dz
         return network.differentiate(self, below, x, dz)
 
+    def exact(self, values, x, precision):
+        """`forward` by NumPy, in float64, for values {parameter name: float64 array}."""
+        return x
+
 
 class Dense(Layer):
     """y = activation(x W + b), x flattened: W (inputs, units), b (units,)."""
@@ -114,6 +118,22 @@ class Dense(Layer):
         dense.input_gradient(device, network.rung("matmul_tb"), precision, dz, self.values["W"], flat, below, out=dx)
         return dx.reshape(x.shape)
 
+    def exact(self, values, x, precision):
+        z = x.reshape(len(x), -1) @ values["W"] + values["b"]
+        return dense.ACTIVATIONS[self.activation].f(z)
+
+
+def build(layers, shape):
+    """Names the layers and builds them one on the other, for samples of `shape`. Returns (layer, Parameter) for all
+    that they learn, in order, and the shape of the last one's result."""
+    specified, counts = [], {}
+    for layer in layers:
+        counts[layer.kind] = counts.get(layer.kind, 0) + 1
+        layer.name = f"{layer.kind}{counts[layer.kind]}"
+        shape, parameters = layer.build(tuple(shape))
+        specified += [(layer, p) for p in parameters]
+    return specified, tuple(shape)
+
 
 class Network:
     """The layers and their arrays, for one precision on one device."""
@@ -122,14 +142,7 @@ class Network:
         self.layers, self.shape = list(layers), tuple(shape)
         self.device, self.precision = device, precision
         self.master = precision.master or precision.storage
-        self.specified = []                 # (layer, Parameter), in the order of the layers
-        counts = {}
-        for layer in self.layers:
-            counts[layer.kind] = counts.get(layer.kind, 0) + 1
-            layer.name = f"{layer.kind}{counts[layer.kind]}"
-            shape, parameters = layer.build(tuple(shape))
-            self.specified += [(layer, p) for p in parameters]
-        self.result_shape = tuple(shape)
+        self.specified, self.result_shape = build(self.layers, self.shape)
         self._lay_out()
         self._buffers, self._rungs = {}, {}
 
