@@ -13,7 +13,7 @@ Maths      minimize 1/2 sum over s, t of alpha_s alpha_t y_s y_t K_st - sum over
            decision function without its intercept, which is minus the mean f of the free multipliers (0 < alpha < C)
 Shapes     K: storage. Binary problems lie end to end: problem q has the entries start[q] <= e < start[q + 1] of
            Y (+1 or -1) and C: any format, alpha and f: state, and of row, col, which say where K keeps what belongs
-           to two of its entries: K[row[s], col[t]]. numbers (P, 7): accum, info (P, 5): int32
+           to two of its entries: K[row[s], col[t]]. numbers (P, 6): accum, info (P, 5): int32
 Mapping    entry t of a problem belongs to thread t modulo the width of the block
 Precision  storage  K, as it came from `kernel_rows`
            state    alpha and f: running sums, and so accum, unless `state="storage"` is asked for. Then a step below
@@ -51,7 +51,7 @@ from numprec.kernels.registry import draw, operation, rung
 from numprec.kernels.roles import constant
 from numprec.precision import FORMATS
 
-NARROW, WIDE = 128, 512      # threads of a block
+NARROW, WIDE = 128, 256      # threads of a block
 SCRATCH = 2 * WARP           # numbers that a block exchanges
 STEPS = 16                   # iterations of the operation; and of phases, before the host asks whether it may stop
 BURST = 2 ** 16              # iterations of a block, before the host asks
@@ -63,7 +63,7 @@ RBF = list(kernel_rows.FUNCTIONS).index("rbf")
 
 CONVERGED, MAX_ITER, STALLED, OVERFLOW = 1, 2, 3, 4                       # how it ended; 0: not yet
 ITERATIONS, ENDED, SINCE, I, J = range(5)                                 # columns of info
-GAP, INTERCEPT, BEST, UP, LOW, MOVE, REST = range(7)                      # and of numbers
+GAP, INTERCEPT, SIZE, BEST, MOVE, REST = range(6)                         # and of numbers
 
 
 # ---- oracle: alpha is not unique in what it may be after STEPS iterations; f must be that of alpha, in the box
@@ -147,19 +147,21 @@ def steps(p, state, threads):
         return a > accum(0) if y > accum(0) else a < c
 
     @cuda.jit(device=True)
-    def begin(K, row, col, y, alpha, f, numbers, info):
-        """alpha = 0. A K with infinite or undefined numbers on its diagonal is given up here."""
+    def overflows(K, row, col):
+        """Whether K has infinite or undefined numbers on its diagonal, and so is of no use."""
         bad = 0
+        for t in range(cuda.threadIdx.x, row.size, threads):
+            bad = bad if abs(accum(K[row[t], col[t]])) < infinity() else 1
+        return cuda.syncthreads_count(bad) > 0
+
+    @cuda.jit(device=True)
+    def begin(y, alpha, f, numbers, info):
+        """alpha = 0."""
         for t in range(cuda.threadIdx.x, y.size, threads):
             alpha[t] = state(0)
             f[t] = state(-accum(y[t]))
-            k_tt = abs(accum(K[row[t], col[t]]))
-            bad = bad if k_tt < infinity() else 1
-        bad = cuda.syncthreads_count(bad)
         if cuda.threadIdx.x == 0:
-            info[ITERATIONS], info[SINCE] = 0, 0
-            info[ENDED] = OVERFLOW if bad > 0 else 0
-            numbers[BEST] = infinity()
+            info[ITERATIONS], info[ENDED], info[SINCE], numbers[BEST] = 0, 0, 0, infinity()
         cuda.syncthreads()    # the state is complete
 
     @cuda.jit(device=True)
@@ -252,8 +254,8 @@ def steps(p, state, threads):
 
     @cuda.jit(device=True)
     def finish(y, C, alpha, f, up, low, numbers, key_s):
-        """Gap and intercept. The f of free multipliers differ by less than the gap: their mean is found from the
-        differences to its middle, which float16 can add up without harm."""
+        """Gap, size of f there, and intercept. The f of free multipliers differ by less than the gap: their mean is
+        found from the differences to its middle, which float16 can add up without harm."""
         middle = (low - up) * (accum(1) / accum(2))
         middle = low if up == -infinity() else (-up if low == -infinity() else middle)
         total = accum(0)
@@ -266,7 +268,7 @@ def steps(p, state, threads):
         total = sum_over_block(total, key_s)
         count = sum_over_block(count, key_s)
         if cuda.threadIdx.x == 0:
-            numbers[GAP] = low + up
+            numbers[GAP], numbers[SIZE] = low + up, max(abs(up), abs(low))
             numbers[INTERCEPT] = -(middle + total / count if count > accum(0) else middle)
 
     @cuda.jit(device=True)
@@ -274,6 +276,8 @@ def steps(p, state, threads):
         """Up to `burst` iterations."""
         ended, iteration, since, best = info[ENDED], info[ITERATIONS], info[SINCE], numbers[BEST]
         last = iteration + burst
+        if overflows(K, row, col):
+            ended = OVERFLOW
         while True:
             up, i, low = extremes(y, C, alpha, f, key_s, where_s)
             if ended == 0:
@@ -297,8 +301,9 @@ def steps(p, state, threads):
         if cuda.threadIdx.x == 0:
             info[ENDED], info[ITERATIONS], info[SINCE], numbers[BEST] = ended, iteration, since, best
 
-    return SimpleNamespace(I_up=I_up, I_low=I_low, begin=begin, extremes=extremes, verdict=verdict, partner=partner,
-                           step=step, gradient=gradient, finish=finish, minimize=minimize)
+    return SimpleNamespace(I_up=I_up, I_low=I_low, overflows=overflows, begin=begin, extremes=extremes,
+                           verdict=verdict, partner=partner, step=step, gradient=gradient, finish=finish,
+                           minimize=minimize)
 
 
 # ---- kernels, slowest first. K, row, col, Y, C, alpha, f, numbers, info are those of all problems
@@ -307,12 +312,14 @@ def steps(p, state, threads):
 def phases(p, state="accum", threads=NARROW):
     accum, held_in = p.accum, getattr(p, state)
     do = steps(p, state, threads)
-    begin, extremes, verdict, partner = do.begin, do.extremes, do.verdict, do.partner
+    overflows, begin, extremes, verdict, partner = do.overflows, do.begin, do.extremes, do.verdict, do.partner
     step, gradient_at, finish = do.step, do.gradient, do.finish
 
     @cuda.jit
     def phases_begin(K, row, col, y, alpha, f, numbers, info):
-        begin(K, row, col, y, alpha, f, numbers, info)
+        begin(y, alpha, f, numbers, info)
+        if overflows(K, row, col):
+            info[ENDED] = OVERFLOW
 
     @cuda.jit
     def phases_first(y, C, tolerance, max_iter, alpha, f, numbers, info):
@@ -375,7 +382,7 @@ def one_block(p, state, threads):
         q = first + cuda.blockIdx.x
         own = slice(start[q], start[q + 1])
         if fresh:
-            begin(K, row[own], col[own], y[own], alpha[own], f[own], numbers[q], info[q])
+            begin(y[own], alpha[own], f[own], numbers[q], info[q])
         minimize(K, row[own], col[own], y[own], C[own], tolerance, max_iter, burst, alpha[own], f[own], numbers[q],
                  info[q], key_s, where_s)
     return smo_block
@@ -410,7 +417,7 @@ def fused(p, state="accum", threads=NARROW):
                 for t in range(start[q] + cuda.threadIdx.x, start[q + 1], threads):
                     K[s, t - start[q]] = value(X, sample[s], sample[t], parameters, which)
             cuda.syncthreads()    # K is complete
-            begin(K, row[own], col[own], y[own], alpha[own], f[own], numbers[q], info[q])
+            begin(y[own], alpha[own], f[own], numbers[q], info[q])
         minimize(K, row[own], col[own], y[own], C[own], tolerance, max_iter, burst, alpha[own], f[own], numbers[q],
                  info[q], key_s, where_s)
     return smo_fit
@@ -447,7 +454,7 @@ def problems_of(device, precision, sizes, row, col, Y, C, state="accum"):
         tuple(map(int, sizes)), device.array(np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32)),
         device.array(row.astype(np.int32)), device.array(col.astype(np.int32)), Y, C,
         device.empty(entries, held_in), device.empty(entries, held_in),
-        device.zeros((len(sizes), 7), precision.accum), device.zeros((len(sizes), 5), np.int32), state)
+        device.zeros((len(sizes), 6), precision.accum), device.zeros((len(sizes), 5), np.int32), state)
 
 
 def threads_for(sizes):
