@@ -48,7 +48,7 @@ def read(key):
         if description.pop("sha256") != hashlib.sha256(code).hexdigest():
             return None
         return description, code
-    except (OSError, ValueError, KeyError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 

@@ -21,6 +21,7 @@ MAX_THREADS = 1024
 MAX_BLOCK = (1024, 1024, 64)
 MAX_GRID = (2 ** 31 - 1, 65535, 65535)
 MAX_SHARED = 64 * 1024
+MAX_STATIC_SHARED = 48 * 1024       # the assembler's limit; only dynamic shared memory may be more
 MULTIPROCESSORS = 40
 THREADS_PER_MULTIPROCESSOR = 1024
 BLOCKS_PER_MULTIPROCESSOR = 16
@@ -71,11 +72,12 @@ def _flatten(value, kind, out):
         out.append(np.float16(value).view(np.int16))
     elif isinstance(kind, types.Integer):
         # packed by the width that Numba passes; unsigned values keep their bits
-        width = 8 * kind.bitwidth // 8
         value = int(value)
-        out.append(value - (1 << width) if value >= 1 << (width - 1) else value)
+        out.append(value - (1 << kind.bitwidth) if value >= 1 << (kind.bitwidth - 1) else value)
     elif isinstance(kind, types.Float):
         out.append(float(value))
+    elif isinstance(kind, types.Complex):
+        out += (value.real, value.imag)
     elif isinstance(kind, types.Boolean):
         out.append(int(value))
     else:
@@ -127,7 +129,7 @@ def _three(size, what):
     return tuple(int(s) for s in size) + (1,) * (3 - len(size))
 
 
-def _check_geometry(name, grid, block, shared):
+def _check_geometry(name, grid, block, static, shared):
     if any(s < 1 for s in grid + block):
         raise EmulatorError(f"kernel {name}: every dimension of grid {grid} and block {block} must be at least 1")
     threads = block[0] * block[1] * block[2]
@@ -136,6 +138,9 @@ def _check_geometry(name, grid, block, shared):
                             f"7.5 takes at most {MAX_THREADS}, and {MAX_BLOCK} by dimension")
     if any(g > m for g, m in zip(grid, MAX_GRID)):
         raise EmulatorError(f"kernel {name}: grid {grid} exceeds {MAX_GRID}")
+    if static > MAX_STATIC_SHARED:
+        raise EmulatorError(f"kernel {name}: {static} bytes of static shared memory; at most {MAX_STATIC_SHARED} can "
+                            "be declared in a kernel, what is more must be dynamic")
     if shared > MAX_SHARED:
         raise EmulatorError(f"kernel {name}: {shared} bytes of shared memory; a card of compute capability 7.5 has "
                             f"{MAX_SHARED} for a block")
@@ -208,7 +213,7 @@ def launch(kernel, grid, block, args, shared=0, seed=None, workers=None, compute
     prepared = prepare(kernel, args, tuple(compute_capability), cpu)
     code = prepared.code
     shared_bytes = code.shared_bytes + shared
-    _check_geometry(code.name, grid, block, shared_bytes)
+    _check_geometry(code.name, grid, block, code.shared_bytes, shared_bytes)
     threads = block[0] * block[1] * block[2]
     blocks = grid[0] * grid[1] * grid[2]
     warp_order, thread_order, orders = _orders(threads, seed)

@@ -1,0 +1,358 @@
+"""Launches on the emulator: geometry, arguments, what a card refuses, what the emulator does not have."""
+from collections import namedtuple
+
+import numpy as np
+import pytest
+from llvmlite import ir
+from numba import cuda, float32, float64, int32
+from numba.core.errors import TypingError
+from numba.cuda.extending import intrinsic
+
+from numprec.emulator import EmulatorError, emulate, launch
+
+
+# ---- geometry
+
+@cuda.jit
+def coordinates(out):
+    """Where each thread stands, written to its place in a flat order of the test's own."""
+    t, b, n, g = cuda.threadIdx, cuda.blockIdx, cuda.blockDim, cuda.gridDim
+    block = (b.z * g.y + b.y) * g.x + b.x
+    i = block * n.x * n.y * n.z + (t.z * n.y + t.y) * n.x + t.x
+    out[i, 0] = t.x
+    out[i, 1] = t.y
+    out[i, 2] = t.z
+    out[i, 3] = b.x
+    out[i, 4] = b.y
+    out[i, 5] = b.z
+    x, y, z = cuda.grid(3)
+    out[i, 6] = x
+    out[i, 7] = y
+    out[i, 8] = z
+    u, v = cuda.grid(2)
+    out[i, 9] = u + 1000 * v + 1000000 * cuda.grid(1)
+    out[i, 10] = cuda.laneid
+    w, h, d = cuda.gridsize(3)
+    out[i, 11] = w + 1000 * h + 1000000 * d + 10 ** 9 * cuda.gridsize(1)
+
+
+@pytest.mark.parametrize("grid, block", [
+    (1, 1), (5, 7), ((5,), (7,)), ((3, 2), (4, 5)), ((2, 3, 4), (5, 2, 3)), (2, (1, 1, 64)), ((1, 1, 5), (2, 33))])
+def test_coordinates(grid, block):
+    grid3, block3 = (((s,) if isinstance(s, int) else s) + (1, 1) for s in (grid, block))
+    (gx, gy, gz), (nx, ny, nz) = grid3[:3], block3[:3]
+    for workers, seed in ((1, None), (3, 1)):
+        out = np.full((gx * gy * gz * nx * ny * nz, 12), -1)
+        launch(coordinates, grid, block, (out,), workers=workers, seed=seed)
+        bz, by, bx, tz, ty, tx = (i.ravel() for i in np.indices((gz, gy, gx, nz, ny, nx)))
+        x, y, z = bx * nx + tx, by * ny + ty, bz * nz + tz
+        lane = ((tz * ny + ty) * nx + tx) % 32
+        size = gx * nx + 1000 * gy * ny + 1000000 * gz * nz + 10 ** 9 * gx * nx
+        right = [tx, ty, tz, bx, by, bz, x, y, z, x + 1000 * y + 1000000 * x, lane, np.full(x.size, size)]
+        np.testing.assert_array_equal(out, np.stack(right, axis=1))
+
+
+def test_a_large_grid():
+    """More blocks than anybody has memory for at once, in each dimension as far as a card goes in y and z."""
+    @cuda.jit
+    def count(out):
+        cuda.atomic.add(out, 0, cuda.blockIdx.x + cuda.blockIdx.y + cuda.blockIdx.z)
+
+    out = np.zeros(1, np.int64)
+    for grid in ((200000, 1, 1), (1, 65535, 1), (1, 1, 65535)):
+        out[0] = 0
+        launch(count, grid, 1, (out,))
+        assert out[0] == max(grid) * (max(grid) - 1) // 2
+
+
+# ---- arguments
+
+@cuda.jit
+def scalars(a, b, c, d, e, f, g, h, i, j, k, m, n, out):
+    out[0] = a
+    out[1] = b
+    out[2] = c
+    out[3] = d
+    out[4] = e
+    out[5] = f
+    out[6] = g
+    out[7] = h
+    out[8] = i
+    out[9] = j
+    out[10] = k
+    out[11] = m
+    out[12] = n.real - 2 * n.imag
+
+
+def test_scalar_arguments():
+    """Of every type, at both ends of its range; launched again with other types, the kernel is compiled again."""
+    out = np.zeros(13)
+    for end in ("min", "max"):
+        whole = [getattr(np.iinfo(t), end) for t in (np.int8, np.uint8, np.int16, np.uint16, np.int32, np.uint32)]
+        typed = [t(v) for t, v in zip((np.int8, np.uint8, np.int16, np.uint16, np.int32, np.uint32), whole)]
+        rest = [np.int64(-2 ** 53), np.uint64(2 ** 53), np.float16(65504), np.float32(0.1), 0.1, True,
+                np.complex64(3 - 2j)]
+        launch(scalars, 1, 1, (*typed, *rest, out))
+        assert out.tolist() == [*whole, -2.0 ** 53, 2.0 ** 53, 65504, float(np.float32(0.1)), 0.1, 1, 7]
+    launch(scalars, 1, 1, (1, 2.5, np.bool_(True), False, -7, 2 ** 53, np.uint8(200), 1, 2, 3, 4, 5, 1 + 1j, out))
+    assert out.tolist() == [1, 2.5, 1, 0, -7, 2.0 ** 53, 200, 1, 2, 3, 4, 5, -1]
+
+
+def test_integers_beyond_int64():
+    """A Python int is an int64, and a uint64 where it does not fit: the same kernel for another type."""
+    @cuda.jit
+    def as_float(n, out):
+        out[0] = n
+
+    out = np.zeros(1)
+    for n in (6, 2 ** 63, 2 ** 64 - 2 ** 12, -2 ** 63, 8):
+        launch(as_float, 1, 1, (n, out))
+        assert out[0] == n
+
+
+Layer = namedtuple("Layer", "weight bias scale")
+Other = namedtuple("Other", "bias weight scale")
+
+
+@cuda.jit
+def nested(layers, pair, out):
+    i = cuda.grid(1)
+    first, second = layers
+    out[i] = first.weight[i, 0] * first.scale + second.weight[i, 1] * second.scale
+    out[i] += first.bias[i] + pair[0] + pair[1][0]
+
+
+def test_tuples_of_arrays():
+    """Named or not, nested, of arrays and scalars; the names belong to the type."""
+    w, b = np.arange(12.0).reshape(6, 2), np.arange(6.0)
+    out = np.zeros(6)
+    first, second = Layer(w, b, np.float32(2)), Layer(w + 1, b, np.float32(3))
+    launch(nested, 1, 6, ((first, second), (1, (np.int16(5),)), out))
+    np.testing.assert_array_equal(out, w[:, 0] * 2 + (w + 1)[:, 1] * 3 + b + 6)
+    launch(nested, 1, 6, ((Other(b, w, np.float32(2)), Other(b, w + 1, np.float32(3))), (1, (np.int16(5),)), out))
+    np.testing.assert_array_equal(out, w[:, 0] * 2 + (w + 1)[:, 1] * 3 + b + 6)
+
+
+@cuda.jit
+def doubled(x, y):
+    i, j = cuda.grid(2)
+    if i < x.shape[0] and j < x.shape[1]:
+        y[i, j] = x[i, j] + x[i, j]
+
+
+@pytest.mark.parametrize("dtype", ["b1", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f2", "f4", "f8", "c8", "c16"])
+def test_arrays_of_every_type(dtype):
+    x = np.random.default_rng(0).integers(0, 60, (9, 13)).astype(dtype)
+    y = np.zeros_like(x)
+    launch(doubled, (2, 2), (8, 8), (x, y))
+    np.testing.assert_array_equal(y, x + x)
+
+
+def test_arrays_of_every_layout():
+    """Contiguous either way, transposed, strided, reversed, broadcast; read-only ones can be read."""
+    base = np.arange(40 * 40, dtype=np.float32).reshape(40, 40)
+    constant = base[:9, :13].copy()
+    constant.flags.writeable = False
+    for x in (base[:9, :13], np.asfortranarray(base[:9, :13]), base.T[3:12, 2:15], base[::4, ::3][:9, :13],
+              base[8::-1, 30:17:-1], np.broadcast_to(base[0, :13], (9, 13)), constant):
+        y = np.zeros((40, 40), np.float32)[::-2, 1::3][:9, :13]
+        launch(doubled, (2, 2), (8, 8), (x, y))
+        np.testing.assert_array_equal(y, x * 2)
+    with pytest.raises(TypingError, match="[Rr]ead"):
+        launch(doubled, (2, 2), (8, 8), (base, constant))
+
+
+def test_empty_and_scalar_arrays():
+    @cuda.jit
+    def touch(x, y, z):
+        i = cuda.grid(1)
+        if i < x.shape[0] and i < x.shape[1]:
+            x[i, i] = 1
+        if i < y.size:
+            y[i] = 1
+        if i == 0:
+            z[()] = x.size + y.size + x.shape[1]
+
+    z = np.zeros((), np.int16)
+    launch(touch, 3, 32, (np.zeros((0, 3), np.float32), np.zeros(0, np.int8), z))
+    assert z == 3
+
+
+def test_records():
+    record = np.dtype([("value", np.float32), ("count", np.int32), ("flag", np.bool_)], align=True)
+
+    @cuda.jit
+    def update(table):
+        i = cuda.grid(1)
+        table[i].value = table[i].value * 2
+        table[i].count += 1
+        table[i].flag = not table[i].flag
+
+    table = np.zeros(20, record)
+    table["value"], table["flag"] = np.arange(20), np.arange(20) % 2
+    launch(update, 1, 20, (table,))
+    assert table["value"].tolist() == [2.0 * i for i in range(20)] and (table["count"] == 1).all()
+    assert table["flag"].tolist() == [i % 2 == 0 for i in range(20)]
+
+
+def test_no_arguments():
+    @cuda.jit
+    def nothing():
+        cuda.syncthreads()
+
+    launch(nothing, 3, 32, ())
+    emulate(nothing)[3, 32]()
+
+
+def test_numbas_launch_syntax():
+    """[grid, block], [grid, block, stream], [grid, block, stream, dynamic shared bytes]."""
+    @cuda.jit
+    def size_of_shared(out):
+        out[0] = cuda.shared.array(0, float64).size
+
+    out = np.zeros(1, np.int64)
+    emulate(size_of_shared)[1, 1](out)
+    assert out[0] == 0
+    emulate(size_of_shared, seed=1)[1, 1, 0, 48](out)
+    assert out[0] == 6
+
+
+def test_numbas_errors_are_numbas():
+    @cuda.jit
+    def wrong(x):
+        x[0] = "text"
+
+    with pytest.raises(Exception, match="text|unicode|cast"):
+        launch(wrong, 1, 1, (np.zeros(1),))
+    with pytest.raises(NotImplementedError, match="argument of type none"):
+        launch(cuda.jit(lambda x: None), 1, 1, (None,))
+
+
+# ---- what a card refuses
+
+@cuda.jit
+def with_shared(x):
+    s = cuda.shared.array(1024, float32)
+    d = cuda.shared.array(0, float32)
+    s[0] = d.size
+    x[0] = s[0]
+
+
+@cuda.jit
+def with_too_much_static(x):
+    s = cuda.shared.array(12289, float32)
+    s[cuda.threadIdx.x] = x[0]
+    x[0] = s[0]
+
+
+@cuda.jit
+def synchronises(x):
+    cuda.cg.this_grid().sync()
+
+
+@cuda.jit
+def with_large_locals(x):
+    a = cuda.local.array(70000, float64)
+    for i in range(70000):
+        a[i] = x[0] * i
+    x[0] = a[int32(x[0])]
+
+
+@pytest.mark.parametrize("kernel, grid, block, shared, says", [
+    (with_shared, 1, 1025, 0, "1025 threads"),
+    (with_shared, 1, (32, 33), 0, "1056 threads"),
+    (with_shared, 1, (2, 2, 65), 0, r"64\)"),
+    (with_shared, 1, 0, 0, "at least 1"),
+    (with_shared, 0, 32, 0, "at least 1"),
+    (with_shared, (1, -1), 32, 0, "at least 1"),
+    (with_shared, (1, 65536), 32, 0, "exceeds"),
+    (with_shared, (1, 1, 65536), 32, 0, "exceeds"),
+    (with_shared, 2 ** 31, 32, 0, "exceeds"),
+    (with_shared, (1, 1, 1, 1), 32, 0, "1 to 3 dimensions"),
+    (with_shared, 1, (), 0, "1 to 3 dimensions"),
+    (with_shared, 1, 32, 60 * 1024 + 1, "65537 bytes of shared memory"),
+    (with_too_much_static, 1, 32, 0, "49168 bytes of static shared memory"),
+    (synchronises, 641, 32, 0, "a T4 holds 640"),
+    (synchronises, 41, 1024, 0, "a T4 holds 40"),
+    (synchronises, 81, 32, 32 * 1024, "a T4 holds 80"),
+    (with_large_locals, 1, 1, 0, "560000 bytes of local arrays"),
+])
+def test_what_a_card_refuses(kernel, grid, block, shared, says):
+    with pytest.raises(EmulatorError, match=says):
+        launch(kernel, grid, block, (np.zeros(1),), shared=shared)
+
+
+def test_what_a_card_just_takes():
+    x = np.zeros(1)
+    launch(with_shared, 1, (16, 1, 64), (x,), shared=60 * 1024)
+    assert x[0] == 15 * 1024
+    launch(synchronises, 640, 32, (x,))
+    launch(synchronises, 40, 1024, (x,))
+
+
+# ---- what the emulator does not have
+
+@intrinsic
+def permute_bytes(typingctx, a, b):
+    def codegen(context, builder, signature, args):
+        word = ir.IntType(32)
+        asm = ir.InlineAsm(ir.FunctionType(word, [word, word]), "prmt.b32 $0, $1, $2, 25930;", "=r,r,r")
+        return builder.call(asm, args)
+    return int32(int32, int32), codegen
+
+
+@intrinsic
+def two_instructions(typingctx, a):
+    def codegen(context, builder, signature, args):
+        word = ir.IntType(32)
+        asm = ir.InlineAsm(ir.FunctionType(word, [word]), "{ .reg .u32 t; add.u32 t, $1, $1; mov.u32 $0, t; }", "=r,r")
+        return builder.call(asm, args)
+    return int32(int32), codegen
+
+
+@intrinsic
+def tensor_thing(typingctx, a):
+    def codegen(context, builder, signature, args):
+        word = ir.IntType(32)
+        function = builder.module.declare_intrinsic("llvm.nvvm.redux.sync.add", (), ir.FunctionType(word, [word, word]))
+        return builder.call(function, [args[0], args[0]])
+    return int32(int32), codegen
+
+
+@cuda.jit
+def uses_prmt(x):
+    x[0] = permute_bytes(int32(x[0]), int32(x[0]))
+
+
+@cuda.jit
+def uses_two_instructions(x):
+    x[0] = two_instructions(int32(x[0]))
+
+
+@cuda.jit
+def uses_activemask(x):
+    x[0] = cuda.activemask()
+
+
+@cuda.jit
+def uses_redux(x):
+    x[0] = tensor_thing(int32(x[0]))
+
+
+@cuda.jit
+def uses_erfinv(x):
+    x[0] = cuda.libdevice.erfinv(x[0])
+
+
+@cuda.jit
+def prints(x):
+    print("float* of", x[0])
+
+
+@pytest.mark.parametrize("kernel, operation", [
+    (uses_prmt, "prmt.b32"), (uses_two_instructions, "reg .u32"), (uses_activemask, "activemask"),
+    (uses_redux, "llvm.nvvm.redux.sync.add"), (uses_erfinv, "__nv_erfinv"), (prints, "vprintf")])
+def test_an_unknown_operation_is_named(kernel, operation):
+    with pytest.raises(NotImplementedError) as error:
+        launch(kernel, 1, 1, (np.zeros(1),))
+    assert operation in str(error.value) and f"kernel {kernel.py_func.__name__}" in str(error.value)
