@@ -47,6 +47,10 @@ def _positive(text):
 def main(arguments=None):
     arguments = sys.argv[1:] if arguments is None else arguments
     options = parser().parse_args(arguments)
+    try:
+        import numprec    # noqa: F401
+    except ImportError as unusable:      # one sentence: macOS, or Numba's simulator
+        sys.exit(f"bench.py: {unusable}")
     if options.emulator:
         from numprec.harness import emulation
         return emulation.benchmark()
