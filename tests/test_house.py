@@ -19,7 +19,7 @@ ARROWS = {
     "kernels": {"precision"},
     "emulator": {"precision"},
     "device": {"precision", "emulator"},
-    "models": {"precision", "kernels", "device"},
+    "models": {"precision", "kernels", "device", "__init__"},      # a saved model holds the version
     "datasets": {"precision"},
     "harness": {"precision", "kernels", "device", "emulator", "models", "datasets", "__init__"},
     "bench": {"harness", "__init__"},
