@@ -87,7 +87,7 @@ class NetworkClassifier(ClassifierMixin, Estimator):
         if again and not np.array_equal(classes, self.classes_):
             raise ValueError(f"warm_start goes on with the classes of the last fit, {self.classes_}, not {classes}")
         if len(classes) == 1:
-            warnings.warn(f"y has a single class, {classes[0]!r}: there is nothing to learn", UserWarning, stacklevel=2)
+            warnings.warn(f"y has a single class, {classes.tolist()[0]!r}: there is nothing to learn", stacklevel=2)
         if not again:
             self._start(classes)
         X, codes, held_out = self._set_aside(X, codes)
@@ -140,7 +140,7 @@ class NetworkClassifier(ClassifierMixin, Estimator):
         classes = np.unique(y) if classes is None else classes
         foreign = np.setdiff1d(y, classes)
         if len(foreign):
-            raise ValueError(f"y has the class {foreign[0]!r}, which is none of {classes}")
+            raise ValueError(f"y has the class {foreign.tolist()[0]!r}, which is none of {classes}")
         return self._samples(X), np.searchsorted(classes, y).astype(np.int32), classes
 
     def _check_parameters(self):
@@ -185,14 +185,18 @@ class NetworkClassifier(ClassifierMixin, Estimator):
     def _train(self, run, held_out, epochs, callback, partial=False):
         """So many epochs, unless there is a reason to stop; an interruption loses the one under way."""
         self._keep(run)
-        reason, unchanged = None, self._checkpoint[0]["masters"]
+        reason = None
         for _ in range(max(0, epochs)):
+            before = self._checkpoint[0]
             row = run.epoch()
             reason = self._note(row, run, held_out, partial)
-            self._keep(run)
-            if row["skipped"] < run.batches and np.array_equal(unchanged, self._checkpoint[0]["masters"]):
+            masters = run.device.to_host(run.network.masters)
+            if not np.isfinite(masters.astype(np.float64)).all():    # an update itself may overflow
+                run.network.load(before)
+                reason = "overflow"
+            elif row["skipped"] < run.batches and np.array_equal(masters, before["masters"]):
                 reason = reason or "stalled"
-            unchanged = self._checkpoint[0]["masters"]
+            self._keep(run)
             if self.verbose:
                 print(f"Iteration {self.n_iter_}, loss = {row['loss']:.8f}")
             if callback is not None and callback(row):
@@ -211,8 +215,9 @@ class NetworkClassifier(ClassifierMixin, Estimator):
         self.loss_, self.loss_scale_ = row["loss"], row["loss_scale"]
         self.skipped_steps_ += row["skipped"]
         self.overflow_count_ += row["overflow"]
-        better, self.best_loss_ = row["loss"] < self.best_loss_ - self.tol, min(self.best_loss_, row["loss"])
-        if held_out is not None:
+        if held_out is None:
+            better, self.best_loss_ = row["loss"] < self.best_loss_ - self.tol, min(self.best_loss_, row["loss"])
+        else:
             X, codes = held_out
             row["validation"] = float(np.mean(run.network.evaluate(X, EVALUATED).argmax(axis=1) == codes))
             self.validation_scores_ = [*(self.validation_scores_ or ()), row["validation"]]
@@ -236,9 +241,11 @@ class NetworkClassifier(ClassifierMixin, Estimator):
     def _report(self, reason, run, partial):
         """stop_reason_ and warnings."""
         if reason == "overflow":
-            return self._ended(reason, f"gradients left the range of {run.precision.storage} in step {run.bad_step}, "
-                               f"first in {run.bad_owner}; the weights are those before it: lower learning_rate_init, "
-                               "or use precision='mixed_fp16' or 'mixed_bf16'")
+            what = f"gradients, first in {run.bad_owner}" if run.stopped else "weights"
+            where = f"step {run.bad_step}" if run.stopped else f"epoch {self.n_iter_}"
+            return self._ended(reason, f"{what} left the range of {run.precision.storage} in {where}; the weights are "
+                               "the last finite ones: lower learning_rate_init, or use precision='mixed_fp16' or "
+                               "'mixed_bf16'")
         if reason == "stalled":
             return self._ended(reason, f"no weight changed in epoch {self.n_iter_}: every update was below half the "
                                f"last bit of its weight in {run.network.master}; raise learning_rate_init, or use a "

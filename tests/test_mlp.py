@@ -1,0 +1,305 @@
+"""MLPClassifier: scikit-learn's contract, stopping, going on, saving; where low precision fails and mixed does not."""
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sklearn.neural_network
+from sklearn.datasets import load_digits
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.model_selection import GridSearchCV, train_test_split
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from numprec import PRECISIONS, MLPClassifier
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+PURE_BF16 = "storage=bfloat16,compute=bfloat16,accum=float32"
+
+
+@pytest.fixture(scope="module")
+def digits():
+    X, y = load_digits(return_X_y=True)
+    return train_test_split(X / 16, y, stratify=y, random_state=0)
+
+
+@pytest.fixture(scope="module")
+def small(digits):
+    X, _, y, _ = digits
+    return X[:150], y[:150]
+
+
+def mlp(precision="fp32", **options):
+    return MLPClassifier(precision, **{"hidden_layer_sizes": (16,), "max_iter": 4, "batch_size": 32, "random_state": 0,
+                                       "learning_rate_init": 0.01, **options})
+
+
+@parametrize_with_checks([MLPClassifier(hidden_layer_sizes=(16,), max_iter=60, learning_rate_init=0.01,
+                                        random_state=0)])
+def test_scikit_learns_contract(estimator, check):
+    check(estimator)
+
+
+def test_parameters_are_scikit_learns():
+    theirs = sklearn.neural_network.MLPClassifier().get_params()
+    mine = MLPClassifier().get_params()
+    assert set(mine) - set(theirs) == {"precision", "device", "loss_scale"}
+    assert set(theirs) - set(mine) == {"power_t", "max_fun"}    # of solvers and schedules that are not here
+    assert all(mine[name] == theirs[name] for name in set(mine) & set(theirs))
+
+
+def test_as_accurate_as_scikit_learn(digits):
+    X, X_test, y, y_test = digits
+    options = dict(hidden_layer_sizes=(64,), max_iter=15, learning_rate_init=0.005, random_state=0)
+    theirs = sklearn.neural_network.MLPClassifier(**options).fit(X, y).score(X_test, y_test)
+    for name in PRECISIONS:
+        model = MLPClassifier(name, **options).fit(X, y)
+        assert model.score(X_test, y_test) > theirs - 0.02, name
+        assert model.stop_reason_ == "max_iter" and model.n_iter_ == 15 == len(model.loss_curve_)
+    assert theirs > 0.94
+
+
+def test_pipeline_and_search_over_precisions(digits):
+    X, X_test, y, y_test = digits
+    search = GridSearchCV(make_pipeline(StandardScaler(), mlp()), {"mlpclassifier__precision": ["fp32", "half"]}, cv=2)
+    search.fit(X[:400], y[:400])
+    assert search.score(X_test, y_test) > 0.8
+
+
+# ---- where low precision fails, and mixed precision does not
+
+@pytest.mark.parametrize("rate, epochs, pure, gap", [(1e-3, 10, PURE_BF16, 0.15), (2e-4, 15, "fp16", 0.08)])
+def test_stagnation_at_a_low_learning_rate(digits, rate, epochs, pure, gap):
+    """Updates fall below half the last bit of the weights: in pure low precision most are lost and learning stalls,
+    while the same formats with master weights keep up with fp64."""
+    X, X_test, y, y_test = digits
+    options = dict(hidden_layer_sizes=(128,), solver="sgd", learning_rate_init=rate, max_iter=epochs, alpha=0)
+    models = {name: mlp(name, **options).fit(X, y) for name in ("fp64", "mixed_fp16", "mixed_bf16", pure)}
+    scores = {name: model.score(X_test, y_test) for name, model in models.items()}
+    lost = {name: np.mean([row["lost"] for row in model.history_]) for name, model in models.items()}
+    assert abs(scores["mixed_fp16"] - scores["fp64"]) < 0.02 and abs(scores["mixed_bf16"] - scores["fp64"]) < 0.02
+    assert scores[pure] < scores["fp64"] - gap
+    assert lost["mixed_fp16"] < 0.05 and lost["mixed_bf16"] < 0.05 and lost[pure] > 0.6
+
+
+def test_a_stall_is_said(small):
+    with pytest.warns(ConvergenceWarning, match="no weight changed in epoch 1.*last bit.*float16.*mixed_fp16"):
+        model = mlp("fp16", solver="sgd", learning_rate_init=1e-7, alpha=0).fit(*small)
+    assert model.stop_reason_ == "stalled" and model.n_iter_ == 1
+    assert mlp("mixed_fp16", solver="sgd", learning_rate_init=1e-7, alpha=0).fit(*small).stop_reason_ == "max_iter"
+
+
+def test_an_overflow_is_said(small):
+    X, y = small
+    with pytest.warns(ConvergenceWarning, match=r"left the range of float16 in .*mixed_fp16"):
+        model = mlp("fp16", solver="sgd", learning_rate_init=1000, activation="identity").fit(X * 100, y)
+    assert model.stop_reason_ == "overflow"
+    assert all(np.isfinite(a).all() for a in model.coefs_) and np.isfinite(model.predict_proba(X)).all()
+
+
+def test_a_static_loss_scale_saves_small_gradients(small):
+    """Pure float16 loses gradients below 2^-24; a loss scale keeps them, in the same arithmetic."""
+    X, y = small
+    plain, scaled = (mlp("fp16", batch_size=150, loss_scale=scale).fit(X, y).history_ for scale in (None, 2.0 ** 10))
+    assert plain[0]["underflow"] > 4 * scaled[0]["underflow"] and scaled[0]["loss_scale"] == 1024
+    assert mlp("fp16", loss_scale="dynamic").fit(X, y).history_[0]["loss_scale"] == 2 ** 15
+
+
+# ---- when it stops
+
+def test_convergence(small):
+    model = mlp(max_iter=500, tol=0.01, n_iter_no_change=3, learning_rate_init=0.02).fit(*small)
+    assert model.stop_reason_ == "converged" and model.n_iter_ < 500
+    assert min(model.loss_curve_[:-4]) - min(model.loss_curve_[-4:]) < 0.04
+    assert model.loss_ == model.loss_curve_[-1] and model.best_loss_ == min(model.loss_curve_)
+    with pytest.warns(ConvergenceWarning, match="max_iter = 2"):
+        assert mlp(max_iter=2).fit(*small).stop_reason_ == "max_iter"
+
+
+def test_early_stopping_keeps_the_best(digits):
+    X, X_test, y, y_test = digits
+    model = mlp(early_stopping=True, max_iter=60, n_iter_no_change=4, hidden_layer_sizes=(32,)).fit(X, y)
+    scores = model.validation_scores_
+    assert model.stop_reason_ == "converged" and len(scores) == model.n_iter_ == np.argmax(scores) + 1 + 5 or (
+        max(scores) - scores[-1] < 0.02)
+    assert model.best_validation_score_ == max(scores) and model.best_loss_ is None
+    held = train_test_split(X, y, test_size=0.1, random_state=model._seed, stratify=y)[1::2]
+    assert model.score(*held) == max(scores)
+    assert model.score(X_test, y_test) > 0.9
+
+
+def test_callback(small):
+    rows = []
+    model = mlp().fit(*small, callback=rows.append)
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 4] and rows == model.history_
+    assert {"loss", "accuracy", "seconds", "loss_scale", "skipped", "gradient_range"} <= set(rows[0])
+    model = mlp().fit(*small, callback=lambda row: row["epoch"] == 2)
+    assert model.stop_reason_ == "interrupted" and model.n_iter_ == 2
+
+
+def test_schedules_end_at_max_iter_without_a_warning(small, recwarn):
+    for name in "cosine", "one_cycle":
+        assert mlp(learning_rate=name).fit(*small).stop_reason_ == "max_iter"
+    assert not [w for w in recwarn if w.category is ConvergenceWarning]
+
+
+# ---- going on
+
+def identical(a, b):
+    return all(x.tobytes() == y.tobytes() for x, y in zip(a.coefs_ + a.intercepts_, b.coefs_ + b.intercepts_))
+
+
+def test_two_fits_are_the_same(small, precision):
+    a, b = (mlp(precision).fit(*small) for _ in range(2))
+    assert identical(a, b) and a.loss_curve_ == b.loss_curve_
+    assert not identical(a, mlp(precision, random_state=1).fit(*small))
+
+
+def test_partial_fit_is_fit_by_epochs(small):
+    X, y = small
+    whole, parts = mlp().fit(X, y), mlp()
+    for _ in range(4):
+        parts.partial_fit(X, y, classes=np.unique(y))
+    assert identical(whole, parts) and parts.n_iter_ == 4 and parts.t_ == 600
+    with pytest.raises(ValueError, match="since the first call"):
+        parts.partial_fit(X, y, classes=[0, 1])
+    with pytest.raises(ValueError, match="has the class 77"):
+        parts.partial_fit(X, np.full(150, 77))
+    parts.partial_fit(X[:20], y[:20])    # other sizes go
+    with pytest.raises(ValueError, match="early_stopping"):
+        mlp(early_stopping=True).partial_fit(X, y)
+
+
+def test_warm_start(small):
+    X, y = small
+    model = mlp(warm_start=True).fit(X, y)
+    before = model.loss_
+    model.fit(X, y)
+    assert model.n_iter_ == 8 and model.loss_curve_[4] < model.loss_curve_[0] and model.loss_ < before
+    with pytest.raises(ValueError, match="warm_start goes on with the classes"):
+        model.fit(X, y + 1)
+    with pytest.raises(ValueError, match="layers have changed"):
+        model.set_params(hidden_layer_sizes=(17,)).fit(X, y)
+
+
+GO_ON = """
+import sys, warnings
+import numpy as np
+from numprec import MLPClassifier
+warnings.simplefilter("ignore")
+folder, data = sys.argv[1], np.load(sys.argv[1] + "/data.npz")
+for name in sys.argv[2:]:
+    model = MLPClassifier.load(f"{folder}/{name}.npz").set_params(max_iter=4)
+    model.resume(data["X"], data["y"]).save(f"{folder}/{name}.npz")
+"""
+
+
+def test_a_saved_training_goes_on_bit_for_bit_in_another_process(small, tmp_path):
+    """In each precision, with early stopping too: as if it had never been interrupted."""
+    X, y = small
+    np.savez(tmp_path / "data.npz", X=X, y=y)
+    wholes = {name: mlp(name, early_stopping=name == "fp32").fit(X, y) for name in PRECISIONS}
+    for name, whole in wholes.items():
+        whole.set_params(max_iter=2).fit(X, y).save(tmp_path / f"{name}.npz")
+        whole.set_params(max_iter=4).fit(X, y)
+    root = Path(__file__).resolve().parents[1]
+    subprocess.run([sys.executable, "-c", GO_ON, tmp_path, *PRECISIONS], cwd=root, check=True)
+    for name, whole in wholes.items():
+        model = MLPClassifier.load(tmp_path / f"{name}.npz")
+        assert identical(model, whole) and model.loss_curve_ == whole.loss_curve_
+        assert model.validation_scores_ == whole.validation_scores_ and model.n_iter_ == 4
+        assert model.get_params() == whole.get_params()
+
+
+def test_an_interruption_loses_one_epoch(small):
+    """Ctrl-C reaches the caller; the model has the last finished epoch, and can go on."""
+    def interrupt(row):
+        if row["epoch"] == 3:
+            raise KeyboardInterrupt
+    X, y = small
+    model = mlp()
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(X, y, callback=interrupt)
+    assert model.n_iter_ == 3 and np.isfinite(model.score(X, y))
+    assert identical(model.resume(X, y), mlp().fit(X, y))
+
+
+def test_resume_wants_the_same_data(small):
+    X, y = small
+    model = mlp().fit(X, y)
+    with pytest.raises(ValueError, match="another training: its data"):
+        model.resume(X + 1, y)
+    with pytest.raises(NotFittedError):
+        mlp().resume(X, y)
+
+
+@pytest.mark.parametrize("labels", [["one", "two"], [False, True], [3.0, 5.0]])
+def test_labels_survive(small, tmp_path, labels):
+    X, y = small
+    names = np.array(labels)[y % 2]
+    model = mlp("mixed_bf16").fit(X, names)
+    model.save(tmp_path / "model.npz")
+    for copy in MLPClassifier.load(tmp_path / "model.npz"), pickle.loads(pickle.dumps(model)):
+        assert (copy.predict(X) == model.predict(X)).all() and copy.stop_reason_ == model.stop_reason_
+        assert identical(copy.partial_fit(X, names), pickle.loads(pickle.dumps(model)).partial_fit(X, names))
+
+
+def test_files(small, tmp_path):
+    """Nothing pickled; bfloat16 as tagged bits; damaged and foreign files are refused; nothing half-written stays."""
+    path = tmp_path / "model.npz"
+    mlp("mixed_bf16").fit(*small).save(path)
+    with np.load(path, allow_pickle=False) as file:
+        text = json.loads(str(file["json"]))
+        assert text["bfloat16"] == ["weights"] and file["weights"].dtype == np.uint16
+        assert text["about"]["parameters"]["precision"] == "mixed_bf16"
+    assert [p.name for p in tmp_path.iterdir()] == ["model.npz"]
+    whole = path.read_bytes()
+    np.savez(tmp_path / "other.npz", x=np.zeros(3))
+    (tmp_path / "half.npz").write_bytes(whole[:len(whole) // 2])
+    (tmp_path / "text.npz").write_text("hello")
+    for name in "other", "half", "text":
+        with pytest.raises(ValueError, match=f"{name}.npz is no checkpoint"):
+            MLPClassifier.load(tmp_path / f"{name}.npz")
+    with pytest.raises(FileNotFoundError):
+        MLPClassifier.load(tmp_path / "none.npz")
+
+
+# ---- what is refused
+
+@pytest.mark.parametrize("options, says", [
+    ({"solver": "adma"}, "Did you mean 'adam'"),
+    ({"activation": "Relu"}, "Did you mean 'relu'"),
+    ({"learning_rate": "invscaling"}, "unknown learning_rate 'invscaling'"),
+    ({"learning_rate_init": 0}, "learning_rate_init is a number above 0, not 0"),
+    ({"batch_size": 0}, "batch_size is 'auto' or a whole number"),
+    ({"hidden_layer_sizes": (16, 0)}, "hidden_layer_sizes are whole numbers"),
+    ({"max_iter": 1.5}, "max_iter is a whole number"),
+    ({"loss_scale": "static"}, "loss_scale is None, 'dynamic' or a number"),
+    ({"precision": "fp17"}, "Did you mean 'fp16'"),
+    ({"momentum": float("nan")}, "momentum is a number"),
+])
+def test_parameters_are_refused_in_a_sentence(small, options, says):
+    with pytest.raises(ValueError, match=says):
+        mlp(**options).fit(*small)
+
+
+def test_data_are_refused_in_a_sentence(small):
+    X, y = small
+    with pytest.raises(ValueError, match="max .X. = 1e.05 exceeds float16 max 65504: standardise the data"):
+        mlp("fp16").fit(X * 1e5, y)
+    with pytest.raises(ValueError, match=r"contains NaN \(1 value, the first in row 1, column 2\)"):
+        mlp().fit(np.where((np.arange(150)[:, None] == 1) & (np.arange(64) == 2), np.nan, X), y)
+    with pytest.warns(UserWarning, match="single class"):
+        assert (mlp().fit(X, np.ones(150)).predict(X) == 1).all()
+
+
+def test_hidden_layers_may_be_none(small):
+    """A softmax regression."""
+    X, y = small
+    model = mlp(hidden_layer_sizes=(), max_iter=60).fit(X, y)
+    assert model.n_layers_ == 2 and model.score(X, y) > 0.9
+    assert mlp(hidden_layer_sizes=8).fit(X, y).coefs_[0].shape == (64, 8)
