@@ -232,6 +232,25 @@ def test_shifts_and_powers():
 
 
 @cuda.jit
+def shifted_by(a, n, left, right):
+    i = cuda.grid(1)
+    if i < a.size:
+        left[i] = a[i] << n[i]
+        right[i] = a[i] >> n[i]
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.uint32, np.int64, np.uint64])
+def test_shifts_beyond_the_width(dtype):
+    """shl and shr clamp the amount: everything is shifted out, and the sign stays."""
+    n = np.array([0, 1, 31, 32, 33, 63, 64, 65, 200, 2 ** 31 - 1], dtype)
+    for a in (dtype(1234567), dtype(-1234567) if np.iinfo(dtype).min else np.iinfo(dtype).max):
+        *_, left, right = run(shifted_by, n.size, np.full(n.size, a), n, np.zeros_like(n), np.zeros_like(n))
+        assert left.tolist() == [int(np.array((int(a) << int(k)) % 2 ** 64 if k < 64 else 0, np.uint64).astype(dtype))
+                                 for k in n]
+        assert right.tolist() == [int(a) >> int(k) for k in n]
+
+
+@cuda.jit
 def bit_tricks(x, y, small, large):
     i = cuda.grid(1)
     if i < x.size:

@@ -196,6 +196,9 @@ def _prepare(text, kernel, size, offsets):
     """One module of Numba's, as LLVM reads it. `offsets` collects (bytes, alignment) of each shared array."""
     text = _opaque_pointers(text)
     text = re.sub(r"^target (triple|datalayout) = .*$", "", text, flags=re.M)
+    if "!dbg" in text:
+        text = re.sub(r",? !dbg !\d+", "", text)
+        text = re.sub(r"^(!llvm\.dbg\.cu =|\s*call void @\"?llvm\.dbg\.).*$", "", text, flags=re.M)
     text = text.replace("common global ptr null", "internal global ptr null")
     text = re.sub(r"\bi16 0\.0+\b", "i16 0", text)          # Numba's float16 zero
     text = _FAST.sub(r"\1", text)
@@ -315,11 +318,29 @@ _TO_INTEGER = re.compile(r"^  (?P<result>%\S+) = (?P<op>fpto[su]i) (?P<from>floa
                          r" to i(?P<bits>\d+)$")
 
 
-def _saturate(lines):
-    """Floats become integers as `cvt.rzi` does it: out of range the nearest integer, a NaN 0. LLVM leaves it open.
-    There is no `cvt` to 8 bits; it is done to 16, of which the lower half is kept."""
+_SHIFT = re.compile(r"^  (?P<result>%\S+) = (?P<op>shl|lshr|ashr) (?:(?:nuw|nsw|exact) )*i(?P<bits>\d+) (?P<x>\S+), "
+                    r"(?P<by>%\S+)$")
+
+
+def _define(lines):
+    """Gives a value, PTX's, to what LLVM leaves undefined.
+
+    Floats become integers as `cvt.rzi` does it: out of range the nearest integer, a NaN 0. There is no `cvt` to 8
+    bits; it is done to 16, of which the lower half is kept. Shifts by the width or more shift everything out.
+    """
     out = []
     for line in lines:
+        m = _SHIFT.match(line)
+        if m:
+            r, kind, last = m["result"], f"i{m['bits']}", int(m["bits"]) - 1
+            out.append(f"  {r}.by = call {kind} @llvm.umin.{kind}({kind} {m['by']}, {kind} {last})")
+            if m["op"] == "ashr":
+                out.append(f"  {r} = ashr {kind} {m['x']}, {r}.by")
+            else:
+                out += [f"  {r}.in = {m['op']} {kind} {m['x']}, {r}.by",
+                        f"  {r}.all = icmp ugt {kind} {m['by']}, {last}",
+                        f"  {r} = select i1 {r}.all, {kind} 0, {kind} {r}.in"]
+            continue
         m = _TO_INTEGER.match(line)
         if not m:
             out.append(line)
@@ -517,7 +538,7 @@ def translate(modules, entry, kernel, symbol, llvm, machine, half_in_hardware):
     if locals_bytes > MAX_LOCAL:
         raise EmulatorError(f"kernel {kernel}: {locals_bytes} bytes of local arrays; a card has {MAX_LOCAL} "
                             "for a thread")
-    body = fuse(_saturate(body))
+    body = fuse(_define(body))
     serial = _is_serial(body)
     body = _expand(body, {name.strip('@"'): place for name, place in offsets.items()})
     body[0] = "define internal void @emu.body(ptr %ctx) alwaysinline {"
