@@ -4,7 +4,10 @@ Results do not depend on the number of workers. Where they may depend on the ord
 make it show.
 """
 import functools
+import multiprocessing
 import operator
+import os
+import queue
 import threading
 
 import numpy as np
@@ -391,6 +394,30 @@ def test_seeds_repeat():
 
 
 # ---- several launches at once
+
+def _launch_in_child(results):
+    y = np.arange(64 * 128)
+    launch(pass_around, 64, 128, (y, np.zeros_like(y), 3), workers=2)
+    out = np.zeros(1024, np.float32)
+    launch(reverse_in_block, 4, 256, (np.arange(1024, dtype=np.float32), out), workers=2)
+    results.put((y.sum(), out[0]))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_process_has_workers_of_its_own():
+    """The workers are threads, and threads are not inherited: a launch in the child must not wait for them."""
+    context = multiprocessing.get_context("fork")
+    here, there = queue.SimpleQueue(), context.SimpleQueue()
+    _launch_in_child(here)
+    child = context.Process(target=_launch_in_child, args=(there,))
+    child.start()
+    child.join(60)
+    alive = child.is_alive()
+    if alive:
+        child.kill()
+    assert not alive and there.get() == here.get()
+
 
 def test_launches_from_several_threads():
     """A launch has memory of its own, also while a kernel is compiled for the first time."""

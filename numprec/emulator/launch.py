@@ -1,6 +1,7 @@
 """Launching a kernel on the emulator: argument packing, the limits of the card, memory and workers."""
 import ctypes
 import functools
+import os
 import struct
 import threading
 import weakref
@@ -184,6 +185,10 @@ def _memory(size):
 @functools.lru_cache(maxsize=None)
 def _pool(count):
     return ThreadPoolExecutor(count, thread_name_prefix="numprec-emulator")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)      # a forked process has none of the threads
 
 
 # ---- launch
