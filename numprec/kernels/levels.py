@@ -37,7 +37,7 @@ def oracle(X, y):
     return y
 
 
-def error_bound(precision, X, y):
+def error_bound(precision, *arrays):
     return 0
 
 
@@ -239,7 +239,7 @@ def by_levels(device, precision, kinds, X, y, w, C, everything, rows, grown, rul
     warps = warps_for(C, kinds["weighted"])
     grid = histogram.grid_of(histogram.private, -(-N // CHUNK) + most, D, K)
     level = 0
-    while level < rules.max_depth:
+    while level < min(rules.max_depth, N - rules.exact):    # a level takes a row at least from every node
         now, later = level % 2, 1 - level % 2
         device.launch(clear, min(BLOCKS, most * D), THREADS, totals, hists[now])
         device.launch(count, grid, THREADS, codes, y, w, rows, jobs, totals, hists[now])
@@ -264,7 +264,7 @@ def launch(device, rung, precision, X, y):
     """links and threshold as partition.descend takes them, and the class of each leaf."""
     N = len(y)
     C = int(device.to_host(y).max()) + 1
-    rules = Rules(exact=N if rung is grow.one_block else max(2, N // 8))
+    rules = Rules(max_depth=64, exact=N if rung is grow.one_block else max(2, N // 8))
     grown = fit(device, precision, X, y, C=C, rules=rules)
     nodes, threshold = device.to_host(grown.nodes), device.to_host(grown.threshold)
     place, left, right = flatten(nodes)
