@@ -9,6 +9,7 @@ import sys
 __version__ = "0.1.0"
 
 _HOMES = {
+    "CNNClassifier": "numprec.models.cnn",
     "LinearRegression": "numprec.models.linear",
     "MLPClassifier": "numprec.models.mlp",
     "PRECISIONS": "numprec.precision",

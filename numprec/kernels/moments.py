@@ -6,9 +6,9 @@ Shapes     X (M, C): storage; mean, var (C,): accum; n = state[COUNT] times `eac
            `batch`): the other rows pad the batch
 Mapping    c along x. A block has a strip of STRIP rows, LANES threads a column; a second launch combines the strips
 Precision  in accum. No sum of squares cancels, and none overflows as long as the moments do not: a strip takes its own
-           mean first, then the deviations from it, each divided by the number of rows before it is added; strips are
-           combined by the weights w of their rows [1],
-             mean = sum of w mean_j,   var = sum of w (var_j + (mean_j - mean)^2)
+           mean first, by deviations from its first row, then the deviations from the mean, each divided by the number
+           of rows before it is added; strips are combined by the weights w of their rows [1],
+             mean = mean_0 + sum of w (mean_j - mean_0),   var = sum of w (var_j + (mean_j - mean)^2)
 Ladder     one step
 Cost       X is read twice
 Sources    [1] T. F. Chan, G. H. Golub and R. J. LeVeque, Algorithms for computing the sample variance, The American
@@ -37,12 +37,17 @@ def moments_computed(precision, X, n):
     for first in range(0, n, STRIP):
         x = Computed(X[first:min(first + STRIP, n)], accum)
         inverse = Computed(1.0, accum) / len(x.exact)
-        mean = (x * inverse).sum(axis=0)
+        pivot = x.exact[0]
+        mean = ((x - pivot) * inverse).sum(axis=0) + pivot
         d = x - mean
-        parts.append((Computed(len(x.exact), accum).to(accum) / Computed(n, accum).to(accum), mean,
-                      (d * inverse * d).sum(axis=0)))
-    mean = total([w * m for w, m, _ in parts])
+        parts.append((Computed(len(x.exact), accum) / STRIP / in_strips(accum, n), mean, (d * inverse * d).sum(axis=0)))
+    pivot = parts[0][1]
+    mean = total([w * (m - pivot) for w, m, _ in parts]) + pivot
     return mean, total([w * ((m - mean) * (m - mean) + v) for w, m, v in parts])
+
+
+def in_strips(accum, n):
+    return Computed(n // STRIP, accum) + Computed(n % STRIP, accum) / STRIP
 
 
 def total(terms):
@@ -53,6 +58,16 @@ def total(terms):
 
 
 # ---- kernels
+
+def strips_of(p):
+    """strips_of(n): the number of strips that n rows are, in accum, with a fraction. n itself may be out of range."""
+    accum = p.accum
+
+    @cuda.jit(device=True)
+    def strips_of(n):
+        return accum(n // STRIP) + accum(n % STRIP) / accum(STRIP)
+    return strips_of
+
 
 def column_sums(p):
     """column_sums(part_s): the sum of each column of part_s (LANES, WARP), in its row 0. Synchronises at entry and
@@ -72,7 +87,7 @@ def column_sums(p):
 
 @rung(of="moments")
 def strips(p, momentum=0.1):
-    accum, over_lanes = p.accum, column_sums(p)
+    accum, over_lanes, count = p.accum, column_sums(p), strips_of(p)
     new, old = constant(accum, momentum), constant(accum, 1 - momentum)
 
     @cuda.jit
@@ -85,13 +100,14 @@ def strips(p, momentum=0.1):
         last = min(first + STRIP, state[COUNT] * each)
         if first < last:          # all threads of the block, or none
             inverse = accum(1) / accum(last - first)
-            acc = accum(0)
+            acc, pivot = accum(0), accum(0)
             if c < X.shape[1]:
+                pivot = accum(X[first, c])
                 for m in range(first + ty, last, LANES):
-                    acc += accum(X[m, c]) * inverse
+                    acc += (accum(X[m, c]) - pivot) * inverse
             part_s[ty, tx] = acc
             over_lanes(part_s)
-            mean = part_s[0, tx]
+            mean = part_s[0, tx] + pivot
             cuda.syncthreads()    # everyone has read it
             acc = accum(0)
             if c < X.shape[1]:
@@ -109,12 +125,13 @@ def strips(p, momentum=0.1):
         c = cuda.grid(1)
         n = state[COUNT] * each
         if c < mean.size:
-            m, v = accum(0), accum(0)
+            m, v, pivot = accum(0), accum(0), parts[0, MEAN, c]
             for first in range(0, n, STRIP):
-                m += accum(min(STRIP, n - first)) / accum(n) * parts[first // STRIP, MEAN, c]
+                m += accum(min(STRIP, n - first)) / accum(STRIP) / count(n) * (parts[first // STRIP, MEAN, c] - pivot)
+            m += pivot
             for first in range(0, n, STRIP):
                 d = parts[first // STRIP, MEAN, c] - m
-                v += accum(min(STRIP, n - first)) / accum(n) * (parts[first // STRIP, VAR, c] + d * d)
+                v += accum(min(STRIP, n - first)) / accum(STRIP) / count(n) * (parts[first // STRIP, VAR, c] + d * d)
             mean[c], var[c] = m, v
             if v - v == accum(0):
                 running_mean[c] = old() * running_mean[c] + new() * m

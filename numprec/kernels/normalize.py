@@ -23,7 +23,7 @@ from numprec.kernels import dense
 from numprec.kernels.batch import COUNT
 from numprec.kernels.bounds import Computed
 from numprec.kernels.dense import LANES, THREADS
-from numprec.kernels.moments import STRIP, batch, column_sums, described
+from numprec.kernels.moments import STRIP, batch, column_sums, described, in_strips, strips_of
 from numprec.kernels.reduce import WARP
 from numprec.kernels.registry import draw, operation, rung
 from numprec.kernels.roles import constant
@@ -62,7 +62,8 @@ def gradient_computed(precision, dZ, X, mean, var, gamma, n, activation="relu"):
         known = Computed(term.exact[:n], accum, term.error[:n])
         sums.append(known.sum(axis=0))
     dgamma, dbeta = sums
-    dx = (dz - dbeta / n - u * (dgamma / n)) * (inverse * gamma.astype(np.float64))
+    strips = in_strips(accum, n)
+    dx = (dz - dbeta / STRIP / strips - u * (dgamma / STRIP / strips)) * (inverse * gamma.astype(np.float64))
     dx = (dx * derivative(precision, X, activation)).to(storage)
     return padded(dx, n), dgamma.to(storage), dbeta.to(storage)
 
@@ -95,7 +96,7 @@ def each(p, activation="relu"):
 
 @rung(of="normalize_gradient")
 def strips(p, activation="relu"):
-    storage, accum, over_lanes = p.storage, p.accum, column_sums(p)
+    storage, accum, over_lanes, count = p.storage, p.accum, column_sums(p), strips_of(p)
     times, eps = dense.ACTIVATIONS[activation].gradient(p), constant(accum, epsilon(p))
 
     @cuda.jit
@@ -141,7 +142,9 @@ def strips(p, activation="relu"):
                 inverse = accum(1) / math.sqrt(accum(var[c]) + eps())
                 x = accum(X[m, c])
                 u = (x - accum(mean[c])) * inverse
-                dx = accum(dZ[m, c]) - sums[DBETA, c] / accum(n) - u * (sums[DGAMMA, c] / accum(n))
+                # sums / n, where n itself may be out of range
+                dbeta, dgamma = sums[DBETA, c] / accum(STRIP) / count(n), sums[DGAMMA, c] / accum(STRIP) / count(n)
+                dx = accum(dZ[m, c]) - dbeta - u * dgamma
                 dX[m, c] = storage(times(dx * (inverse * accum(gamma[c])), x))
             else:
                 dX[m, c] = storage(0)
