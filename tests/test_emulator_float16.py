@@ -9,9 +9,9 @@ import pytest
 from emulator_exact import FORMATS, assert_same, fma_array
 from numba import cuda, int16, int32, int64, types, uint8, uint16, uint32, uint64
 
-from numprec.emulator import launch
+from numprec.emulator import host, launch
 from numprec.kernels import matmul
-from numprec.kernels.ptx import add_rn, mul_rn
+from numprec.kernels.ptx import add_rn, bits, mul_rn, number
 from numprec.precision import PRECISIONS
 
 float16 = types.float16
@@ -29,10 +29,13 @@ TARGETS = {None: "", "icelake-server": "avx512f avx512vl avx512bw avx512dq avx51
            "haswell": "avx2 fma f16c bmi2", "x86-64": ""}
 
 
+X86 = llvm.get_process_triple().startswith("x86_64")
+
+
 @pytest.fixture(params=TARGETS, ids=str)
 def cpu(request):
     """A processor to compile for, by its LLVM name."""
-    if request.param and not llvm.get_process_triple().startswith("x86_64"):
+    if request.param and not X86:
         pytest.skip("the host is not an x86-64")
     missing = [f for f in TARGETS[request.param].split() if not llvm.get_host_cpu_features().get(f)]
     if missing:
@@ -249,6 +252,117 @@ def test_products_are_fused_with_sums(cpu, fma_case):
     for row in out[len(SIGNS):]:
         assert_same(row, apart, a, b, c)
     assert (apart != exact[1, 1])[np.isfinite(apart)].sum() > 500      # the operands tell one rounding from two
+
+
+# ---- values that go round a loop; the emulator keeps those in a wider form, already rounded
+
+@cuda.jit
+def loops(x, y, steps, out):
+    i = cuda.grid(1)
+    if i < x.size:
+        for j in range(y.size):
+            total = difference = turned = product = quotient = inverse = fused = x[i]
+            one = float16(1)
+            for _ in range(steps):
+                total = total + y[j]
+                difference = difference - y[j]
+                turned = y[j] - turned
+                product = product * y[j]
+                quotient = quotient / y[j]
+                inverse = y[j] / inverse
+                fused += y[j] * one
+            out[0, j, i] = total
+            out[1, j, i] = difference
+            out[2, j, i] = turned
+            out[3, j, i] = product
+            out[4, j, i] = quotient
+            out[5, j, i] = inverse
+            out[6, j, i] = fused
+
+
+def test_loops_on_every_value(cpu):
+    """Each value on its way into a loop, round it and out of it, with every kind of result: subnormal, -0, infinite."""
+    out = np.zeros((7, SECOND.size, HALVES.size), np.float16)
+    y = SECOND[:, None]
+    one_step = [lambda v: v + y, lambda v: v - y, lambda v: y - v, lambda v: v * y, lambda v: v / y, lambda v: y / v,
+                lambda v: v + y]
+    right = [np.broadcast_to(HALVES, out[0].shape)] * 7
+    for steps in range(3):
+        run(loops, HALVES.size, HALVES, SECOND, steps, out, cpu=cpu)
+        for got, row in zip(out, right):
+            assert_same(got, row, HALVES, y)
+        right = quiet(lambda: [step(row) for step, row in zip(one_step, right)])
+
+
+@cuda.jit
+def horner(coefficients, x, partial, out):
+    """Multiply-adds round a loop, with a branch in it, values stored on the way, and two loops one in the other."""
+    i = cuda.grid(1)
+    if i < x.size:
+        sums = float16(0)
+        for row in range(coefficients.shape[0]):
+            acc = coefficients[row, 0]
+            for k in range(1, coefficients.shape[1]):
+                acc = acc * x[i] + coefficients[row, k]
+                if acc < float16(-100):
+                    acc = coefficients[row, k]
+                partial[row, k, i] = acc
+            if row % 2 == 0:
+                sums += acc
+            else:
+                sums = sums * acc
+        out[i] = sums
+
+
+def test_loops_with_branches(cpu):
+    rng = np.random.default_rng(11)
+    coefficients = rng.standard_normal((4, 6)).astype(np.float16)
+    x = (rng.standard_normal(2000) * 2.0 ** rng.integers(-9, 5, 2000)).astype(np.float16)
+    _, _, partial, out = run(horner, 2000, coefficients, x, np.zeros((4, 6, 2000), np.float16),
+                             np.zeros(2000, np.float16), cpu=cpu)
+    sums = np.zeros(2000, np.float16)
+    for row, c in enumerate(coefficients):
+        acc = np.full(2000, c[0])
+        for k in range(1, 6):
+            acc = quiet(lambda: fma_array(acc, x, np.full(2000, c[k]), HALF))
+            acc = np.where(acc < -100, c[k], acc)
+            assert_same(partial[row, k], acc, x)
+        sums = quiet(lambda: sums + acc if row % 2 == 0 else sums * acc)
+    assert_same(out, sums, x)
+
+
+@cuda.jit
+def butterfly(x, out):
+    i = cuda.threadIdx.x
+    acc = float16(0)
+    for k in range(i % 3 + 1):
+        acc += x[i + 32 * k]
+    offset = 16
+    while offset:
+        acc += number(cuda.shfl_xor_sync(0xFFFFFFFF, bits(acc), offset), acc)
+        offset //= 2
+    out[i] = acc
+
+
+def test_loops_through_shuffles(cpu):
+    x, out = np.random.default_rng(6).standard_normal(96).astype(np.float16), np.zeros(32, np.float16)
+    launch(butterfly, 1, 32, (x, out), cpu=cpu, seed=2)
+    lanes = np.arange(32)
+    acc = x[:32].copy()
+    for k in (1, 2):
+        acc = np.where(lanes % 3 >= k, acc + x[32 * k:32 * k + 32], acc)
+    for offset in (16, 8, 4, 2, 1):
+        acc = acc + acc[lanes ^ offset]
+    assert_same(out, acc)
+
+
+@pytest.mark.skipif(not X86, reason="the host is not an x86-64")
+def test_a_missing_helper_is_an_error():
+    """Where LLVM calls a function of its run-time library, there is no code to run; on plain x86-64 a conversion to
+    half is one, which is why it is done by hand there."""
+    place = host.Target("x86-64")
+    with pytest.raises(RuntimeError, match="__truncsfhf2"):
+        place.object_code("define half @f(float %x) {\n  %h = fptrunc float %x to half\n  ret half %h\n}\n")
 
 
 # ---- a whole kernel

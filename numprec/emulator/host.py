@@ -3,6 +3,7 @@ import ctypes
 import functools
 import hashlib
 import os
+import re
 import sys
 from importlib import resources
 
@@ -25,6 +26,11 @@ def _initialize():
         if function is not None:
             llvm.add_symbol(name, ctypes.cast(function, ctypes.c_void_p).value)
     return True
+
+
+# Functions of LLVM's run-time library, which object code calls where the processor lacks an instruction. Nothing here
+# provides them, and the loader would let the call go to address 0.
+_HELPER = re.compile(rb"(?<=\0)__(?:trunc|extend|fix|float|u?div|u?mod|mul|pow)[a-z]*\d?(?=\0)")
 
 
 class Target:
@@ -59,7 +65,11 @@ class Target:
         options.loop_vectorization = True
         builder = llvm.create_pass_builder(self.machine, options)
         builder.getModulePassManager().run(module, builder)
-        return self.machine.emit_object(module)
+        code = self.machine.emit_object(module)
+        helpers = sorted({m.decode() for m in _HELPER.findall(code)})
+        if helpers:
+            raise RuntimeError(f"for {self.cpu}, LLVM calls {', '.join(helpers)}, which the emulator lacks")
+        return code
 
     def load(self, code, symbols):
         """Loads object code; returns the engine, which owns it, and the addresses of `symbols`."""

@@ -10,6 +10,7 @@ The coroutine has LLVM's returned-continuation form (LLVM documentation, "Corout
 "Returned-Continuation Lowering"): suspending costs a return and resuming an indirect call.
 """
 import re
+import struct
 from dataclasses import dataclass
 from importlib import resources
 
@@ -318,6 +319,63 @@ _TO_INTEGER = re.compile(r"^  (?P<result>%\S+) = (?P<op>fpto[su]i) (?P<from>floa
                          r" to i(?P<bits>\d+)$")
 
 
+_HALF = re.compile(r"^  (?P<result>%[\w.]+) = call i16 @emu\.half\.(?P<op>add|sub|mul|div|fma)\((?P<args>[^)]*)\)")
+_HALF_PHI = re.compile(r"^  (?P<result>%[\w.]+) = phi i16 (?P<incoming>.*)$")
+_INCOMING = re.compile(r"\[ (\S+), ")
+
+
+def _half_literal(text):
+    """The bits of a float16, an integer in LLVM's text, as a double; undef stays."""
+    if not re.fullmatch(r"-?\d+", text):
+        return text
+    value, = struct.unpack("<e", struct.pack("<h", int(text)))
+    return f"0x{struct.unpack('<Q', struct.pack('<d', value))[0]:016X}"
+
+
+def keep_wide(lines):
+    """Keeps a float16 that goes round a loop in a double, rounded to float16 as always: from there to 16 bits and back
+    takes longer than an operation does. %x.wide is %x as a double; what is still used of %x itself, LLVM sees.
+    """
+    phis = {m["result"]: _INCOMING.findall(m["incoming"]) for m in map(_HALF_PHI.match, lines) if m}
+    results = {m["result"] for m in map(_HALF.match, lines) if m}
+    wide, found = set(), True
+    while found:                                             # the phis that a result reaches, directly or by others
+        found = {phi for phi, values in phis.items() if phi not in wide and (results | wide).intersection(values)}
+        wide |= found
+    brought = {value for phi in wide for value in phis[phi]}
+    out, after_phis = [], []
+
+    def as_double(value):
+        if not value.startswith("%"):
+            return _half_literal(value)
+        if value in wide or value in brought:
+            return f"{value}.wide"
+        out.append(f"  %emu.w{len(out)} = call double @emu.half.to_f64(i16 {value})")
+        return f"%emu.w{len(out) - 1}"
+
+    for line in lines:
+        is_phi = " = phi " in line
+        if not is_phi:
+            out += after_phis
+            after_phis = []
+        phi, m = _HALF_PHI.match(line), _HALF.match(line)
+        operands = [argument.split()[1] for argument in m["args"].split(", ")] if m else ()
+        if phi and phi["result"] in wide:
+            incoming = _INCOMING.sub(lambda i: f"[ {as_double(i[1])}, ", phi["incoming"])
+            out.append(f"  {phi['result']}.wide = phi double {incoming}")
+            after_phis.append(f"  {phi['result']} = call i16 @emu.half.narrow(double {phi['result']}.wide)")
+        elif m and (m["result"] in brought or wide.intersection(operands)):
+            values = ", ".join([f"double {as_double(operand)}" for operand in operands])
+            out += [f"  {m['result']}.wide = call double @emu.half.{m['op']}.wide({values})",
+                    f"  {m['result']} = call i16 @emu.half.narrow(double {m['result']}.wide)"]
+        else:
+            out.append(line)
+            name = line.partition(" = ")[0].strip()
+            if name in brought:
+                (after_phis if is_phi else out).append(f"  {name}.wide = call double @emu.half.to_f64(i16 {name})")
+    return out
+
+
 _SHIFT = re.compile(r"^  (?P<result>%\S+) = (?P<op>shl|lshr|ashr) (?:(?:nuw|nsw|exact) )*i(?P<bits>\d+) (?P<x>\S+), "
                     r"(?P<by>%\S+)$")
 
@@ -538,7 +596,7 @@ def translate(modules, entry, kernel, symbol, llvm, machine, half_in_hardware):
     if locals_bytes > MAX_LOCAL:
         raise EmulatorError(f"kernel {kernel}: {locals_bytes} bytes of local arrays; a card has {MAX_LOCAL} "
                             "for a thread")
-    body = fuse(_define(body))
+    body = keep_wide(fuse(_define(body)))
     serial = _is_serial(body)
     body = _expand(body, {name.strip('@"'): place for name, place in offsets.items()})
     body[0] = "define internal void @emu.body(ptr %ctx) alwaysinline {"

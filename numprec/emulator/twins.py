@@ -109,6 +109,40 @@ define internal i16 @emu.half.from_f64(double %x) alwaysinline {
   %r = call i16 @emu.half.from_f32.exact(float %f)
   ret i16 %r
 }
+; A double rounded to float16, still as a double. Adding and then subtracting 1.5 * 2^42 times the power of two in x
+; leaves 11 digits; below 2^-14 they end where they end there. The wide operations are those above up to this point:
+; the same double is rounded, once, and so to the same value.
+define internal double @emu.half.round(double %x) alwaysinline {
+  %b = bitcast double %x to i64
+  %e = and i64 %b, 9218868437227405312
+  %power = bitcast i64 %e to double
+  %scaled = fmul double %power, 0x4298000000000000
+  %small = fcmp olt double %scaled, 0x41B8000000000000
+  %m = select i1 %small, double 0x41B8000000000000, double %scaled
+  %up = fadd double %x, %m
+  %r = fsub double %up, %m
+  %a = call double @llvm.fabs.f64(double %x)
+  %over = fcmp oge double %a, 6.552000e+04
+  %r1 = select i1 %over, double 0x7FF0000000000000, double %r
+  %r2 = call double @llvm.copysign.f64(double %r1, double %x)
+  ret double %r2
+}
+declare double @llvm.copysign.f64(double, double)
+; Its 16 bits. Clearing bits that are clear keeps LLVM from making one conversion of the two: few hosts have that.
+define internal i16 @emu.half.narrow(double %x) alwaysinline {
+  %f = fptrunc double %x to float
+  %b = bitcast float %f to i32
+  %same = and i32 %b, -8192
+  %g = bitcast i32 %same to float
+  %r = call i16 @emu.half.from_f32.exact(float %g)
+  ret i16 %r
+}
+define internal double @emu.half.fma.wide(double %x, double %y, double %z) alwaysinline {
+  %p = fmul double %x, %y
+  %s = fadd double %p, %z
+  %r = call double @emu.half.round(double %s)
+  ret double %r
+}
 define internal double @emu.half.to_f64(i16 %x) alwaysinline {
   %f = call float @emu.half.to_f32(i16 %x)
   %d = fpext float %f to double
@@ -243,6 +277,14 @@ define internal i16 @emu.{fmt}.{name}(i16 %a, i16 %b) alwaysinline {{
 }}
 """
 
+_WIDE = """
+define internal double @emu.half.{name}.wide(double %x, double %y) alwaysinline {{
+  %z = {op} double %x, %y
+  %r = call double @emu.half.round(double %z)
+  ret double %r
+}}
+"""
+
 _PACKED = """
 define internal i32 @emu.half2.{name}(i32 %a, i32 %b) alwaysinline {{
   %a0 = trunc i32 %a to i16
@@ -281,6 +323,7 @@ define internal i16 @emu.half.from_f32.exact(float %f) alwaysinline {
 }
 """
     binary = [_BINARY.format(fmt=fmt, name=name, op="f" + name) for fmt in ("half", "bf16") for name in ARITHMETIC]
+    binary += [_WIDE.format(name=name, op="f" + name) for name in ARITHMETIC]
     packed = [_PACKED.format(name=name) for name in ("add", "sub", "mul")]
     return "".join([conversions, exact, _HALVES, *binary, *packed])
 
