@@ -4,7 +4,7 @@ Kernels come from the registry, so a new rung is here as soon as its chapter has
 MODELS. A cell is the unit of work: one rung, or one model with one seed, in all the chosen precisions, which are
 measured in turns.
 """
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from numprec.harness.timing import Effort
 from numprec.precision import unknown
@@ -13,12 +13,19 @@ from numprec.precision import unknown
 @dataclass(frozen=True)
 class Model:
     """An estimator of numprec, the data set it is trained on, and the parameters that stay the same in every
-    precision."""
+    precision. `scales` says what is otherwise at some scale, {its name: {field: value}}."""
 
     name: str
     data: str
     parameters: dict = field(default_factory=dict)
     finished: tuple = ("converged",)    # the values of stop_reason_ that mean a fit did what it was asked to
+    first: int | None = None            # so many training samples, and no more
+    seeds: int | None = None            # at most
+    scales: dict = field(default_factory=dict)
+
+    def at(self, scale):
+        """The model at a scale."""
+        return replace(self, **self.scales.get(scale.name, {}))
 
     def make(self, precision):
         """A fresh estimator."""
@@ -28,6 +35,13 @@ class Model:
 
 MODELS = (
     Model("LinearRegression", data="diabetes"),
+    Model("MLPClassifier", data="fashion_mnist", finished=("converged", "max_iter"), seeds=5,
+          parameters=dict(hidden_layer_sizes=(256, 128), batch_size=128, learning_rate="one_cycle",
+                          learning_rate_init=0.003, max_iter=15),
+          scales={"smoke": dict(data="digits", parameters=dict(
+                      hidden_layer_sizes=(32,), batch_size=64, learning_rate_init=0.01, max_iter=5)),
+                  "quick": dict(first=5000, seeds=3, parameters=dict(
+                      hidden_layer_sizes=(256, 128), batch_size=128, learning_rate_init=0.003, max_iter=3))}),
 )
 
 
@@ -81,8 +95,9 @@ def plan(scale, precisions, operations=None, models=None, seeds=None):
     cells = [KernelCell(operation, rung, operation.bench_shapes[scale.name], chosen, scale.kernels)
              for operation, rung in rungs(operations)
              if (chosen := tuple(p for p in precisions if rung.supports(p)))]
-    for model in models_named(models):
-        cells += [TrainingCell(model, seed, precisions, scale.training) for seed in range(seeds or scale.seeds)]
+    for model in (model.at(scale) for model in models_named(models)):
+        count = seeds or min(scale.seeds, model.seeds or scale.seeds)
+        cells += [TrainingCell(model, seed, precisions, scale.training) for seed in range(count)]
     return cells
 
 

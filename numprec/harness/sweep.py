@@ -162,8 +162,10 @@ class _Launch:
 def training_rows(cell, device):
     """One row per precision of the cell, all on the same split of the data."""
     model = cell.model
-    data = datasets.load(model.data)
-    split = data.split(cell.seed)
+    data = datasets.load(model.data, stand_in=True)
+    if model.first:
+        data = data.first(model.first)
+    split = _in_unit_range(data.split(cell.seed))
     metric, score = METRICS[data.task]
     rows, fits = {}, {}
     for p in cell.precisions:
@@ -180,18 +182,34 @@ def training_rows(cell, device):
             before, start = device.launches, perf_counter()
             with warnings.catch_warnings(record=True) as raised:
                 warnings.simplefilter("always")
-                fitted = model.make(p).fit(split.X_train, split.y_train)
+                fitted = _fresh(cell, p).fit(split.X_train, split.y_train)
             device.synchronize()
             row.update(first_fit_s=perf_counter() - start, launches=device.launches - before,
                        stop_reason=fitted.stop_reason_, finished=fitted.stop_reason_ in model.finished,
                        n_iter=getattr(fitted, "n_iter_", None), condition=getattr(fitted, "condition_", None),
                        warnings=list(dict.fromkeys(str(w.message) for w in raised)),
                        score=score(split.y_test, fitted.predict(split.X_test)))
-            fits[p] = timing.host_clock(lambda p=p: _fit_quietly(model.make(p), split), device.synchronize)
+            fits[p] = timing.host_clock(lambda p=p: _fit_quietly(_fresh(cell, p), split), device.synchronize)
     with _blame(*(rows[p] for p in fits)):
         for p, samples in timing.measure(fits, cell.effort).items():
             rows[p].update(samples_s=samples.seconds, calls_per_sample=samples.calls)
     return list(rows.values())
+
+
+def _fresh(cell, p):
+    """The cell's estimator; where it draws random numbers, by the cell's seed."""
+    estimator = cell.model.make(p)
+    if hasattr(estimator, "random_state"):
+        estimator.random_state = cell.seed
+    return estimator
+
+
+def _in_unit_range(split):
+    """Pixels, which come as uint8, divided by the largest one; other data as they are."""
+    if split.X_train.dtype != np.uint8:
+        return split
+    top = np.float32(split.X_train.max())
+    return split._replace(X_train=split.X_train / top, X_test=split.X_test / top)
 
 
 def _fit_quietly(estimator, split):

@@ -209,7 +209,7 @@ class NetworkClassifier(ClassifierMixin, Estimator):
     def _note(self, row, run, held_out, partial):
         """Takes down an epoch. Returns the reason to stop, if there is one."""
         self.n_iter_ += 1
-        self.t_ += len(run.labels)
+        self.t_ += run.labels.shape[0]
         self.history_.append(row)
         self.loss_curve_.append(row["loss"])
         self.loss_, self.loss_scale_ = row["loss"], row["loss_scale"]
