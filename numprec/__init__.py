@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "CNNClassifier": "numprec.models.cnn",
+    "DecisionTreeClassifier": "numprec.models.tree",
     "LinearRegression": "numprec.models.linear",
     "MLPClassifier": "numprec.models.mlp",
     "PRECISIONS": "numprec.precision",

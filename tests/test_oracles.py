@@ -63,6 +63,17 @@ EXAMPLES |= {
     "augment": ((np.zeros((2, 3, 3, 1)), STATE), np.zeros((2, 3, 3, 1))),
 }
 
+EXAMPLES |= {
+    "sort": ((np.array([3, 1, 2, 1]),), [1, 3, 2, 0]),
+    "bins": ((np.array([[1, 2, 4, 2]]),), ([[1.5, 3, *[np.inf] * 254]], [[0], [1], [2], [1]])),
+    "histogram": ((np.array([[0], [255], [255]]), np.array([0, 1, 1])), [[[1, 0], *[[0, 0]] * 254, [0, 2]]]),
+    "split": ((np.array([[2, 2, 2, 2], [1, 2, 3, 4]]), np.array([0, 0, 1, 1])), [0, 0]),
+    "split_weighted": ((np.array([[1, 2, 3]]), np.array([0, 1, 0]), np.array([1, 1, 2])), [0.5, 0.5]),
+    "partition": ((np.array([[200], [3], [130], [128]]),), [1, 3, 0, 2]),
+    "descend": ((np.array([[1, 3, 2]]), np.array([[0, 1, 2], [-1, 0, 0], [-1, 0, 0]]), np.array([2, 0, 0])), [1, 2, 1]),
+    "grow": ((np.array([[1, 2]]), np.array([1, 0])), [1, 0]),
+}
+
 
 def test_each_operation_has_an_example():
     assert set(EXAMPLES) == set(OPERATIONS)
