@@ -448,4 +448,5 @@ def test_too_large(monkeypatch):
 
 
 def test_every_ending_has_a_name():
-    assert set(base.STOP_REASONS) == {"converged", "max_iter", "stalled", "breakdown", "rank_deficient", "overflow"}
+    assert set(base.STOP_REASONS) == {"converged", "max_iter", "stalled", "breakdown", "rank_deficient", "overflow",
+                                      "interrupted"}
