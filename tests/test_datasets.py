@@ -236,7 +236,8 @@ def test_wrong_files_are_refused_by_name(small, damage, says, packed):
     assert not (small / "parsed").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"<html>not found</html>", gzip.compress(b"x" * 1000)[:-9]])
+@pytest.mark.parametrize("content", [b"", b"<html>not found</html>", gzip.compress(b"x" * 1000)[:-9]],
+                         ids=("empty", "html", "cut off"))
 def test_what_is_not_gzip_is_refused_by_name(small, content):
     lay_out(small / "fashion_mnist", CONTENTS["fashion_mnist"], packed=True)
     (small / "fashion_mnist" / "train-labels-idx1-ubyte.gz").write_bytes(content)
