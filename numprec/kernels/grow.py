@@ -26,11 +26,10 @@ from numprec.kernels.ptx import number
 from numprec.kernels.reduce import ALL_LANES, WARP
 from numprec.kernels.registry import rung
 from numprec.kernels.sort import CAPACITY, THREADS, block_sort
-from numprec.kernels.split import scan_rows, warp_scan
+from numprec.kernels.split import NONE, scan_rows, warp_scan
 
 WARPS = THREADS // WARP
 SHARED = 20 * 1024       # bytes for the running counts of the warps
-NONE = 2 ** 31 - 1
 JOBS, CHUNKS, ACTIVE, SMALL = range(4)    # of `totals`; here, SMALL is the number of roots
 
 

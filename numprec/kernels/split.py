@@ -32,6 +32,7 @@ from numprec.kernels.registry import draw, operation, rung
 from numprec.kernels.sort import CAPACITY, THREADS, block_sort
 
 WARPS = THREADS // WARP
+NONE = 2 ** 31 - 1        # the place of a cut that there is not
 
 
 # ---- oracle: what the best cut leaves. The rungs are judged by what theirs leaves, and by what they say it does
@@ -223,7 +224,7 @@ def candidates(p, criterion=gini, weighted=False):
                 b = x
         i_left = accum(0)
         i_right = accum(0)
-        key, place = number(lowest, accum(0)), int32(2 ** 31 - 1)
+        key, place = number(lowest, accum(0)), int32(NONE)
         if i < N and a < b and rows >= least and N - rows >= least:
             for c in range(C):
                 part, total = count(0), count(0)
@@ -240,9 +241,9 @@ def candidates(p, criterion=gini, weighted=False):
         block = f * cuda.gridDim.x + cuda.blockIdx.x
         if cuda.threadIdx.x == 0:
             keys[block], places[block] = best, at
-            if at == 2 ** 31 - 1:
+            if at == NONE:
                 thresholds[block] = storage(0)
-        if place == at and a < b:
+        if place == at and place < NONE:
             thresholds[block] = between(a, b)    # of equal values, all write the same
     return split_candidates
 
@@ -292,9 +293,9 @@ def sorted_(p, criterion=gini, weighted=False):
             whole += totals[c]
         key, place = find(x_s, order_s, y, w, first, last, 0, N, C, totals, whole,
                           before_s[warp * C:(warp + 1) * C], least, count(0))
-        best, at = over_block(key, place if place >= 0 else int32(2 ** 31 - 1), key_s, place_s)
+        best, at = over_block(key, place if place >= 0 else int32(NONE), key_s, place_s)
         if t == 0:
-            found = at < 2 ** 31 - 1
+            found = at < NONE
             keys[f], places[f] = best, int32(f * N + at) if found else at
             thresholds[f] = between(accum(x_s[at]), accum(x_s[at + 1])) if found else storage(0)
     return split_sorted
@@ -325,9 +326,9 @@ def binned(p, criterion=gini, weighted=False):
             whole += totals[c]
         rows = totals[K - 1] if weighted else whole
         key, place = find(counts[f], K, totals, whole, rows, before_s, least, count(0))
-        best, at = over_block(key, place if place >= 0 else int32(2 ** 31 - 1), key_s, place_s)
+        best, at = over_block(key, place if place >= 0 else int32(NONE), key_s, place_s)
         if cuda.threadIdx.x == 0:
-            found = at < 2 ** 31 - 1
+            found = at < NONE
             keys[f], places[f] = best, int32(f * BINS + at) if found else at
             thresholds[f] = edges[f, at] if found else storage(0)
     return split_binned
@@ -343,13 +344,13 @@ def choose(p):
         """The candidate of the largest key, and of the lowest place among those; place // stride is its feature."""
         key_s = cuda.shared.array(WARP, accum)
         place_s = cuda.shared.array(WARP, int32)
-        key, place, own = number(lowest, accum(0)), int32(2 ** 31 - 1), 0
+        key, place, own = number(lowest, accum(0)), int32(NONE), 0
         for i in range(cuda.threadIdx.x, keys.size, THREADS):
             if keys[i] > key or (keys[i] == key and places[i] < place):
                 key, place, own = keys[i], places[i], i
         best, at = over_block(key, place, key_s, place_s)
         if cuda.threadIdx.x == 0:
-            feature[0], left_over[0] = (at // stride if at < 2 ** 31 - 1 else -1), -best
+            feature[0], left_over[0] = (at // stride if at < NONE else -1), -best
         if place == at:
             threshold[0] = thresholds[own]
     return split_choose

@@ -1,0 +1,89 @@
+"""What the chapters of the tree promise besides what their oracles check: the rungs find one split, bit for bit."""
+import numpy as np
+import pytest
+
+from numprec.kernels import histogram, split
+from numprec.kernels.grow import flatten
+from numprec.kernels.impurity import entropy, gini, left_over_bound
+from numprec.kernels.registry import operations
+from numprec.precision import PRECISIONS
+
+RUNGS = operations()["split"].rungs
+
+
+def found(device, precision, X, y, w=None, **options):
+    """(feature, threshold, left over) of each rung; they have to agree."""
+    X, y = device.array(np.asarray(X), precision.storage), device.array(np.asarray(y, np.int32))
+    w = None if w is None else device.array(np.asarray(w, np.int64))
+    results = []
+    for rung in RUNGS:
+        parts = split.launch(device, rung, precision, X, y, w, **options)
+        results.append([device.to_host(part) for part in parts])
+    assert len({tuple(part.tobytes() for part in result) for result in results}) == 1, results
+    return [float(part[0]) for part in results[0]]
+
+
+@pytest.mark.parametrize("criterion", [gini, entropy])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_rungs_agree(device, precision, criterion, weighted):
+    rng = np.random.default_rng(0)
+    for shape in (3, 2, 2), (2, 33, 2), (4, 300, 5):
+        X, y = split.inputs(rng, shape, "random", precision)
+        found(device, precision, X, y, rng.integers(1, 2 ** 40, len(y)) if weighted else None, criterion=criterion)
+
+
+def test_ties(device, precision):
+    """The lowest feature, then the lowest threshold; also when the equal cut is a mirror image."""
+    x = np.arange(12.0)
+    y = x > 4
+    for X, first in ([x, x], 0), ([-x, x], 0), ([x % 3, x, -x], 1):
+        feature, threshold, left_over = found(device, precision, X, y)
+        assert feature == first and left_over == 0 and threshold == (-4.5 if X[0][-1] == -11 else 4.5)
+    assert found(device, precision, [x], (x == 0) | (x == 11))[1] == 0.5
+
+
+def test_no_cut(device, precision):
+    assert found(device, precision, np.ones((3, 40)), np.arange(40) % 2)[0] == -1
+    assert found(device, precision, [np.arange(5.0)], [0, 0, 0, 1, 1], least=3)[0] == -1
+    assert found(device, precision, [np.arange(6.0)], [0, 0, 0, 0, 0, 1], least=3)[1] == 2.5
+
+
+def test_a_mirror_image_has_the_same_bits(device, precision):
+    """What is left over does not depend on which side is the left one, nor, for two classes, on their names."""
+    rng = np.random.default_rng(0)
+    x, y = rng.permutation(100).astype(float), rng.integers(0, 2, 100)
+    assert found(device, precision, [x], y)[2] == found(device, precision, [-x], y)[2] == \
+        found(device, precision, [x], 1 - y)[2]
+
+
+def test_counts_that_float16_cannot_hold(device):
+    """100,000 rows: beyond 65504, where float16 is infinite."""
+    precision = PRECISIONS["fp16"]
+    x = np.arange(100_000.0) % 60
+    X, y = device.array(x[None], precision.storage), device.array((x > 20).astype(np.int32))
+    feature, threshold, left_over = split.launch(device, split.binned, precision, X, y)
+    assert device.to_host(threshold)[0] == 20.5 and device.to_host(left_over)[0] == 0
+    y = device.array((np.random.default_rng(0).random(100_000) < 0.3).astype(np.int32))
+    left_over = device.to_host(split.launch(device, split.binned, precision, X, y)[2])[0]
+    assert abs(left_over - 0.42) < left_over_bound(precision, 2, 100_000)
+
+
+def test_edges_of_many_rows(device, precision):
+    """From a sample, but with both ends; each bin gets its share of the rows."""
+    rng = np.random.default_rng(0)
+    x = np.sort(precision.storage.round(rng.standard_normal(5000)))
+    x[-1] = precision.storage.round(100)
+    edges, codes = (device.to_host(a) for a in histogram.quantise(device, precision, device.array(x[None])))
+    assert codes[-1] == codes.max() and (np.diff(codes[:, 0].astype(int)) >= 0).all()
+    if precision.storage.bits > 16:
+        assert np.bincount(codes[:, 0], minlength=256).max() <= 5 * 5000 / 256
+
+
+def test_flatten():
+    """Children of the cut at place s are 2 s and 2 s + 1; the order is parents first, left before right."""
+    nodes = np.zeros((10, 6), np.int32)
+    nodes[1, 5], nodes[6, 5], nodes[7, 5] = 3, 1, 4    # root 1 -> 6, 7; 6 -> 2, 3; 7 -> 8, 9
+    place, left, right = flatten(nodes)
+    assert place.tolist() == [1, 6, 2, 3, 7, 8, 9]
+    assert left.tolist() == [1, 2, -1, -1, 5, -1, -1] and right.tolist() == [4, 3, -1, -1, 6, -1, -1]
+    assert [a.tolist() for a in flatten(nodes[:2] * 0)] == [[1], [-1], [-1]]
