@@ -172,6 +172,7 @@ class CNNClassifier(NetworkClassifier):
 
     def _learned(self, values):
         self.parameters_ = {".".join(key): array for key, array in values.items()}
+        self.image_shape_ = tuple(self.image_shape_)
 
     def _scores(self, X):
         X = X.reshape(len(X), *self.image_shape_)
