@@ -13,6 +13,7 @@ _HOMES = {
     "DecisionTreeClassifier": "numprec.models.tree",
     "LinearRegression": "numprec.models.linear",
     "MLPClassifier": "numprec.models.mlp",
+    "SVC": "numprec.models.svm",
     "PRECISIONS": "numprec.precision",
     "Format": "numprec.precision",
     "Precision": "numprec.precision",

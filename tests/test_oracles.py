@@ -40,6 +40,16 @@ EXAMPLES = {
 }
 
 STATE = np.array([0, 0, 0, 0, 2, *[0] * 11])    # of a batch of two rows
+PAIR = np.array([[1, -1]]), np.ones((1, 2))    # labels and bounds of two samples
+NOTHING = np.zeros((1, 2)), [0], np.zeros((1, 2))
+EXAMPLES |= {
+    "rbf": ((np.array([[0], [1]]), np.array([[0]]), np.array([np.log(2), 0, 0])), [[1], [0.5]]),
+    "poly": ((np.array([[1, 2]]), np.array([[3, 4]]), np.array([2, 1, 2])), [[529]]),
+    "sigmoid": ((np.array([[1]]), np.array([[2]]), np.array([1, -2, 0])), [[0]]),
+    "smo": ((np.eye(2), *PAIR), NOTHING),
+    "smo_fit": ((np.array([[0], [1]]), np.array([np.log(2), 0, 0]), *PAIR), (*NOTHING, [[1, 0.5], [0.5, 1]])),
+    "working_set": ((np.eye(2), *PAIR), NOTHING),
+}
 LINE_OF_PIXELS = np.array([1, 2, 3]).reshape(1, 1, 3, 1)
 SQUARE = np.array([1, 5, 2, 5, 0, 1, 2, 2, 2]).reshape(1, 3, 3, 1)
 SLOPE = np.array([1, 0, -1]).reshape(1, 3, 1, 1)

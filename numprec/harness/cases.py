@@ -36,6 +36,7 @@ class Model:
 MODELS = (
     Model("DecisionTreeClassifier", data="iris"),
     Model("LinearRegression", data="diabetes"),
+    Model("SVC", data="iris"),
     Model("MLPClassifier", data="fashion_mnist", finished=("converged", "max_iter"), seeds=5,
           parameters=dict(hidden_layer_sizes=(256, 128), batch_size=128, learning_rate="one_cycle",
                           learning_rate_init=0.003, max_iter=15),

@@ -196,8 +196,9 @@ def training_rows(cell, device):
                 fitted = _fresh(cell, p).fit(split.X_train, split.y_train)
             device.synchronize()
             row.update(first_fit_s=perf_counter() - start, launches=device.launches - before,
-                       stop_reason=fitted.stop_reason_, finished=fitted.stop_reason_ in model.finished,
-                       n_iter=getattr(fitted, "n_iter_", None), condition=getattr(fitted, "condition_", None),
+                       stop_reason=_plain(fitted.stop_reason_),
+                       finished=set(np.ravel(fitted.stop_reason_)) <= set(model.finished),
+                       n_iter=_plain(getattr(fitted, "n_iter_", None)), condition=getattr(fitted, "condition_", None),
                        warnings=list(dict.fromkeys(str(w.message) for w in raised)),
                        score=score(split.y_test, fitted.predict(split.X_test)))
             fits[p] = timing.host_clock(lambda p=p: _fit_quietly(_fresh(cell, p), split), device.synchronize)
@@ -205,6 +206,11 @@ def training_rows(cell, device):
         for p, samples in timing.measure(fits, cell.effort).items():
             rows[p].update(samples_s=samples.seconds, calls_per_sample=samples.calls)
     return list(rows.values())
+
+
+def _plain(value):
+    """A value, or a list of them: an estimator of several problems has one for each."""
+    return value.tolist() if isinstance(value, np.ndarray) else value
 
 
 def _fresh(cell, p):

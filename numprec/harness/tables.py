@@ -105,7 +105,7 @@ def summarize(rows, baseline=None):
     difference = None
     if pairs and rows[0]["precision"] != BASELINE:
         difference = statistics.paired_difference([scores[s] for s in pairs], [reference[s] for s in pairs], ratio)
-    ended = [row["stop_reason"] for row in done]
+    ended = [str(reason) for row in done for reason in np.ravel(row["stop_reason"])]
     medians = [float(np.median(row["samples_s"])) for row in done if row["samples_s"]]
     trusted = len(done) == len(rows) and all(row["finished"] for row in done) and len(medians) == len(rows)
     return {

@@ -26,5 +26,8 @@ In reading order:
     moments    means and variances of a batch
     normalize  batch normalisation
     augment    mirrored and shifted images
+    kernel_rows      kernel functions of two matrices: other sums on the ladder of the product
+    smo        support vectors: a whole iterative method inside a block, and all binary problems in one launch
+    working_set      the same for many samples: a block's worth at a time
     ptx        the instructions that Numba has no name for
 """

@@ -29,7 +29,8 @@ from typing import Callable
 CHAPTERS = ("reduce", "argmax", "norm", "matmul", "gram", "solve", "qr", "least_squares",
             "random", "dense", "cross_entropy", "batch", "loss_scale", "optimizer",
             "unfold", "conv", "pooling", "moments", "normalize", "augment",
-            "sort", "histogram", "split", "partition", "grow", "levels")
+            "sort", "histogram", "split", "partition", "grow", "levels",
+            "kernel_rows", "smo", "working_set")
 
 KINDS = ("random", "same_sign", "large", "overflow", "subnormal")
 """random: standard normal. same_sign: uniform in [0, 1), where errors add up instead of cancelling. large: scaled

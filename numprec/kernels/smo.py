@@ -56,7 +56,7 @@ SCRATCH = 2 * WARP           # numbers that a block exchanges
 STEPS = 16                   # iterations of the operation; and of phases, before the host asks whether it may stop
 BURST = 2 ** 16              # iterations of a block, before the host asks
 TAU = 8                      # least curvature, in units of u |K|
-NOISE = 64                   # gaps up to so many units in the last place of f need not shrink any more ...
+NOISE = 1024                 # gaps up to so many units in the last place of f need not shrink any more ...
 PATIENCE = 1000              # ... and are given up after so many iterations, and 8 for each sample
 
 RBF = list(kernel_rows.FUNCTIONS).index("rbf")
@@ -555,7 +555,8 @@ def inputs(rng, shape, kind, precision):
 
 def fit_inputs(rng, shape, kind, precision):
     n, P, D = shape
-    return draw(rng, (n, D), kind, precision), np.array([1 / D, 0, 0]), *inputs(rng, (n, P), kind, precision)[1:]
+    X = draw(rng, (n, D), kind, precision, D, 2)
+    return X, np.array([1 / D, 0, 0]), *inputs(rng, (n, P), kind, precision)[1:]
 
 
 def fit_oracle(X, parameters, Y, C):

@@ -58,7 +58,7 @@ class SVC(ClassifierMixin, Estimator):
     fit_status_, shape_fit_, n_features_in_, feature_names_in_
         As in scikit-learn, in float64. support_vectors_ are the samples as the kernels saw them, rounded to storage.
     n_iter_, stop_reason_, gap_ : arrays, one element a binary problem
-        Iterations; "converged", "max_iter", "stalled" or "overflow"; and the gap that was left, in accum's arithmetic.
+        Iterations; "converged", "max_iter", "stalled" or "overflow"; and the gap that was left, as accum sees it.
         Whatever is not converged raises a ConvergenceWarning.
     precision_ : str
         The precision of the fit.
@@ -118,7 +118,7 @@ class SVC(ClassifierMixin, Estimator):
         self._keep(precision.storage.round(X * scale).astype(np.float64) / scale, members, alpha * alpha_unit)
         self._intercept = numbers_[:, INTERCEPT].copy()
         self.intercept_ = -self._intercept if len(members) == 2 else self._intercept
-        self.n_iter_, self.gap_ = info[:, ITERATIONS].copy(), numbers_[:, GAP].copy()
+        self.n_iter_, self.gap_ = info[:, ITERATIONS].copy(), np.maximum(numbers_[:, GAP], 0)
         self.stop_reason_ = np.array([REASONS[ended] for ended in info[:, ENDED]])
         self.fit_status_, self.precision_ = int((self.stop_reason_ != "converged").any()), str(precision)
         self._report(precision, numbers_[:, SIZE])
