@@ -59,7 +59,8 @@ def test_every_rung_and_model_has_its_rows(smoke):
     assert kernels == {(operation.name, rung.name, p) for operation, rung in cases.rungs() for p in ("fp32", "fp64")
                        if rung.supports(precision_named(p))}
     trained = {(row["model"], row["precision"], row["seed"]) for row in rows if row["kind"] == "training"}
-    assert trained == {(model.name, p, seed) for model in cases.MODELS for p in ("fp32", "fp64") for seed in range(5)}
+    models = [model.at(cases.SCALES["smoke"]).label for model in cases.MODELS]
+    assert trained == {(model, p, seed) for model in models for p in ("fp32", "fp64") for seed in range(5)}
     assert environment["schema_version"] == store.SCHEMA_VERSION and environment["is_emulator"]
     assert environment["precisions"]["fp32"]["status"] == "emulated"
 
@@ -341,7 +342,7 @@ class Estimator:
 
 
 class FakeModel:
-    name, data, finished, first = "Estimator", "diabetes", ("converged",), None
+    name, label, data, finished, first = "Estimator", "Estimator", "diabetes", ("converged",), None
 
     def make(self, precision):
         return Estimator(precision)

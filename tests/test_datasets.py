@@ -95,6 +95,7 @@ def test_first():
     assert few.name == "digits[:100]" and len(few.X) == len(few.y) == 100 and few.test is None
     assert data.first(5000) is data
     own = replace(data, test=(data.X[:50], data.y[:50])).first(100, 20)
+    assert own.first(200, 10).name == "digits[:100], test [:20], test [:10]" and own.first(100, 30) is own
     assert own.name == "digits[:100], test [:20]" and len(own.test[0]) == len(own.test[1]) == 20
 
 

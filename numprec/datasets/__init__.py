@@ -71,9 +71,10 @@ class Dataset:
 
     def first(self, train, test=None):
         """The first `train` samples, and the first `test` of the test set, under a name that says so."""
-        if len(self.X) <= train and (self.test is None or test is None or len(self.test[0]) <= test):
+        fewer = self.test is not None and test is not None and test < len(self.test[0])
+        if train >= len(self.X) and not fewer:
             return self
-        name = f"{self.name}[:{train}]" + (f", test [:{test}]" if self.test and test else "")
+        name = self.name + f"[:{train}]" * (train < len(self.X)) + f", test [:{test}]" * fewer
         return replace(self, name=name, X=self.X[:train], y=self.y[:train],
                        test=self.test and tuple(a[:test] for a in self.test))
 

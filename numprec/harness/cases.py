@@ -21,7 +21,12 @@ class Model:
     finished: tuple = ("converged",)    # the values of stop_reason_ that mean a fit did what it was asked to
     first: int | None = None            # so many training samples, and no more
     seeds: int | None = None            # at most
+    title: str | None = None            # its name in rows and tables, where the estimator's does not say enough
     scales: dict = field(default_factory=dict)
+
+    @property
+    def label(self):
+        return self.title or self.name
 
     def at(self, scale):
         """The model at a scale."""
@@ -44,6 +49,13 @@ MODELS = (
                       hidden_layer_sizes=(32,), batch_size=64, learning_rate_init=0.01, max_iter=5)),
                   "quick": dict(first=5000, seeds=3, parameters=dict(
                       hidden_layer_sizes=(256, 128), batch_size=128, learning_rate_init=0.003, max_iter=3))}),
+    Model("CNNClassifier", data="cifar10", finished=("converged", "max_iter"), seeds=5,
+          parameters=dict(batch_norm=True, augment=True, learning_rate="one_cycle", learning_rate_init=0.003,
+                          max_iter=30),
+          scales={"smoke": dict(data="digits", title="CNNClassifier conv8-conv16", parameters=dict(
+                      layers="conv8-pool-conv16-pool-dense32", batch_size=64, learning_rate_init=0.01, max_iter=2)),
+                  "quick": dict(first=500, seeds=3, title="CNNClassifier conv8-conv16", parameters=dict(
+                      layers="conv8-pool-conv16-pool-dense32", batch_size=32, learning_rate_init=0.003, max_iter=2))}),
 )
 
 
@@ -84,7 +96,7 @@ class TrainingCell:
     effort: Effort
 
     def __str__(self):
-        return f"{self.model.name} on {self.model.data}, seed {self.seed}"
+        return f"{self.model.label} on {self.model.data}, seed {self.seed}"
 
 
 def plan(scale, precisions, operations=None, models=None, seeds=None):

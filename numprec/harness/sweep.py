@@ -175,12 +175,12 @@ def training_rows(cell, device):
     model = cell.model
     data = datasets.load(model.data, stand_in=True)
     if model.first:
-        data = data.first(model.first)
+        data = data.first(model.first, 2 * model.first)
     split = _in_unit_range(data.split(cell.seed))
     metric, score = METRICS[data.task]
     rows, fits = {}, {}
     for p in cell.precisions:
-        row = rows[p] = {"kind": "training", "model": model.name, "data": data.name, "stand_in": data.stand_in,
+        row = rows[p] = {"kind": "training", "model": model.label, "data": data.name, "stand_in": data.stand_in,
                          "n_train": len(split.y_train), "n_test": len(split.y_test),
                          "test_to_train": data.test_to_train, "metric": metric,
                          **_precision_columns(device, p), "seed": cell.seed,
@@ -193,7 +193,7 @@ def training_rows(cell, device):
             before, start = device.launches, perf_counter()
             with warnings.catch_warnings(record=True) as raised:
                 warnings.simplefilter("always")
-                fitted = _fresh(cell, p).fit(split.X_train, split.y_train)
+                fitted = _fresh(cell, p, data).fit(split.X_train, split.y_train)
             device.synchronize()
             row.update(first_fit_s=perf_counter() - start, launches=device.launches - before,
                        stop_reason=_plain(fitted.stop_reason_),
@@ -201,7 +201,7 @@ def training_rows(cell, device):
                        n_iter=_plain(getattr(fitted, "n_iter_", None)), condition=getattr(fitted, "condition_", None),
                        warnings=list(dict.fromkeys(str(w.message) for w in raised)),
                        score=score(split.y_test, fitted.predict(split.X_test)))
-            fits[p] = timing.host_clock(lambda p=p: _fit_quietly(_fresh(cell, p), split), device.synchronize)
+            fits[p] = timing.host_clock(lambda p=p: _fit_quietly(_fresh(cell, p, data), split), device.synchronize)
     with _blame(*(rows[p] for p in fits)):
         for p, samples in timing.measure(fits, cell.effort).items():
             rows[p].update(samples_s=samples.seconds, calls_per_sample=samples.calls)
@@ -213,9 +213,12 @@ def _plain(value):
     return value.tolist() if isinstance(value, np.ndarray) else value
 
 
-def _fresh(cell, p):
-    """The cell's estimator; where it draws random numbers, by the cell's seed."""
+def _fresh(cell, p, data):
+    """The cell's estimator; where it draws random numbers, by the cell's seed, and where it reads images, shaped as the
+    data set's are."""
     estimator = cell.model.make(p)
+    if hasattr(estimator, "image_shape"):
+        estimator.image_shape = data.image_shape
     if hasattr(estimator, "random_state"):
         estimator.random_state = cell.seed
     return estimator

@@ -13,7 +13,7 @@ a tile.
 The first two are one kernel: windows of X are walked forwards, those of dZ backwards, in steps of 1 / t. The third has
 few results and sums over many rows, so that these are shared out to blocks along z, whose sums a second launch adds up.
 
-A block computes BLOCK rows of results, and as many columns, or half as many where that is enough.
+A block computes BLOCK rows of results, and as many columns, or a half or a quarter of that where it is enough.
 
 Sources    S. Chetlur et al., cuDNN: Efficient primitives for deep learning, arXiv:1410.0759, 2014, section 3
 """
@@ -28,7 +28,7 @@ OUTSIDE = 2 ** 30        # a coordinate beyond every image, whatever is added or
 
 def patch_width(N):
     """Columns of results per thread, for N of them in all."""
-    return PATCH if N > BLOCK // 2 else PATCH // 2
+    return PATCH if N > BLOCK // 2 else PATCH // 2 if N > BLOCK // 4 else PATCH // 4
 
 
 # ---- device functions: where a row lies, and what fills a tile
