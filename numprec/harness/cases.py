@@ -22,6 +22,7 @@ class Model:
     first: int | None = None            # so many training samples, and no more
     seeds: int | None = None            # at most
     title: str | None = None            # its name in rows and tables, where the estimator's does not say enough
+    target: float | None = None         # the held-out score that counts as having arrived, fixed before any run
     scales: dict = field(default_factory=dict)
 
     @property
@@ -39,22 +40,22 @@ class Model:
 
 
 MODELS = (
-    Model("DecisionTreeClassifier", data="iris"),
-    Model("LinearRegression", data="diabetes"),
-    Model("SVC", data="iris"),
-    Model("MLPClassifier", data="fashion_mnist", finished=("converged", "max_iter"), seeds=5,
+    Model("DecisionTreeClassifier", data="iris", target=0.9),
+    Model("LinearRegression", data="diabetes", target=0.4),
+    Model("SVC", data="iris", target=0.9),
+    Model("MLPClassifier", data="fashion_mnist", finished=("converged", "max_iter"), seeds=5, target=0.87,
           parameters=dict(hidden_layer_sizes=(256, 128), batch_size=128, learning_rate="one_cycle",
                           learning_rate_init=0.003, max_iter=15),
-          scales={"smoke": dict(data="digits", parameters=dict(
+          scales={"smoke": dict(data="digits", target=0.9, parameters=dict(
                       hidden_layer_sizes=(32,), batch_size=64, learning_rate_init=0.01, max_iter=5)),
-                  "quick": dict(first=5000, seeds=3, parameters=dict(
+                  "quick": dict(first=5000, seeds=3, target=0.8, parameters=dict(
                       hidden_layer_sizes=(256, 128), batch_size=128, learning_rate_init=0.003, max_iter=3))}),
-    Model("CNNClassifier", data="cifar10", finished=("converged", "max_iter"), seeds=5,
+    Model("CNNClassifier", data="cifar10", finished=("converged", "max_iter"), seeds=5, target=0.7,
           parameters=dict(batch_norm=True, augment=True, learning_rate="one_cycle", learning_rate_init=0.003,
                           max_iter=30),
-          scales={"smoke": dict(data="digits", title="CNNClassifier conv8-conv16", parameters=dict(
+          scales={"smoke": dict(data="digits", target=0.8, title="CNNClassifier conv8-conv16", parameters=dict(
                       layers="conv8-pool-conv16-pool-dense32", batch_size=64, learning_rate_init=0.01, max_iter=2)),
-                  "quick": dict(first=500, seeds=3, title="CNNClassifier conv8-conv16", parameters=dict(
+                  "quick": dict(first=500, seeds=3, target=0.2, title="CNNClassifier conv8-conv16", parameters=dict(
                       layers="conv8-pool-conv16-pool-dense32", batch_size=32, learning_rate_init=0.003, max_iter=2))}),
 )
 
@@ -76,8 +77,20 @@ SCALES = {scale.name: scale for scale in (
 )}
 
 
+class Cell:
+    """What is run as a whole: all of its precisions in turns. `key` is the same in every run of the same cell."""
+
+    @property
+    def key(self):
+        return str(self)
+
+    def only(self, precisions):
+        """The cell with no other precisions than these."""
+        return replace(self, precisions=tuple(p for p in self.precisions if p in precisions))
+
+
 @dataclass(frozen=True)
-class KernelCell:
+class KernelCell(Cell):
     operation: object
     rung: object
     shape: tuple
@@ -87,9 +100,18 @@ class KernelCell:
     def __str__(self):
         return f"{self.operation.name}/{self.rung.name} {'x'.join(map(str, self.shape))}"
 
+    def __reduce__(self):    # compiled kernels do not travel between processes: their names do
+        return _kernel_cell, (self.operation.name, self.rung.name, self.shape, self.precisions, self.effort)
+
+
+def _kernel_cell(operation, rung, *rest):
+    from numprec.kernels import registry
+    operation = registry.operations()[operation]
+    return KernelCell(operation, operation.rung(rung), *rest)
+
 
 @dataclass(frozen=True)
-class TrainingCell:
+class TrainingCell(Cell):
     model: Model
     seed: int
     precisions: tuple
