@@ -1,10 +1,10 @@
 """The oracles, which judge every kernel, against closed forms and exact rational arithmetic."""
 from fractions import Fraction
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+from numprec.kernels import loss_scale
 from numprec.kernels.registry import KINDS, operations
 from numprec.precision import FORMATS, PRECISIONS
 
@@ -86,20 +86,37 @@ EXAMPLES |= {
 }
 
 
-# Kernels of training, whose results other tests compare with scikit-learn, central differences, published vectors;
-# that the oracles say the same, test_kernels shows.
-SHOWN_ELSEWHERE = {
-    **dict.fromkeys(("dense", "dense_input_gradient", "bias_gradient", "activation_gradient", "cross_entropy",
-                     "uniform", "permutation", "batch"), "test_dense.py"),
-    **dict.fromkeys(("sgd", "adam", "convert", "loss_scale"), "test_optimizer.py"),
-    **dict.fromkeys(("sort", "bins", "histogram", "split", "split_weighted", "partition", "descend", "grow"),
-                    "test_tree.py"),
+def controls(**numbers):
+    control = np.zeros(loss_scale.CONTROL)
+    for name, value in numbers.items():
+        control[getattr(loss_scale, name)] = value
+    return control
+
+
+PADDING = [0] * 63                               # a batch has 64 rows, of which one is true here
+EXAMPLES |= {
+    "dense": ((np.array([[1, 2]]), np.array([[1, -1], [1, -1]]), np.ones(2)), [[4, 0]]),
+    "dense_input_gradient": ((np.ones((1, 1)), np.array([[2], [3]]), np.array([[1, -1]])), [[2, 0]]),
+    "bias_gradient": ((np.array([[1, 2], [3, 4]]),), [4, 6]),
+    "activation_gradient": ((np.array([[2]]), np.array([[0.5]])), [[1.5]]),
+    "cross_entropy": ((np.array([[0, np.log(3)], [5, 5]]), np.array([0, -1]), np.array([2])),
+                      ([np.log(4), 0], [0, 0], [[-1.5, 1.5], [0, 0]])),
+    "uniform": ((np.zeros(2, int), np.zeros(1, int)), [0x6627e8d5 / 2 ** 32]),    # of Random123's known answers
+    "permutation": ((np.zeros(2, int), np.zeros(1, int)), [0]),
+    "batch": ((np.array([[7]]), np.array([3]), np.zeros(16, int), np.array([4])),
+              (np.reshape([7, *PADDING], (64, 1)), np.array([4, *PADDING]) - 1, [4])),
+    "sgd": ((controls(UNSCALE=0.5, RATE=0.25, DECAY=1, BETA1=0.5), np.array([1, 2]), np.array([4, 4]),
+             np.array([2, 2])), ([1.25, 2.5], [0.25, 0.5])),
+    "adam": ((controls(UNSCALE=1, RATE=1, BETA1=0.5, COBETA1=0.5, BETA2=0.75, COBETA2=0.25, EPSILON=1),
+              np.array([3]), np.array([4]), np.array([2]), np.array([0])), ([2], [3], [4])),
+    "convert": ((np.array([1.5, -2]),), [1.5, -2]),
+    "loss_scale": ((np.array([0.0, 2, -0.5]), np.array([1, 3]), np.array([1, 0])),
+                   ([2, 2, 0.5, 2 ** 15], [1, 0, 0, 2 ** 31 - 1, 0, 1, 2, 0], [2 ** 15])),
 }
 
 
 def test_each_operation_has_an_example():
-    assert set(EXAMPLES) | set(SHOWN_ELSEWHERE) == set(OPERATIONS)
-    assert all((Path(__file__).parent / file).exists() for file in SHOWN_ELSEWHERE.values())
+    assert set(EXAMPLES) == set(OPERATIONS)
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
