@@ -1,0 +1,173 @@
+"""What is measured, and that no number stands in a row which the same run has not shown to be right."""
+import contextlib
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from numprec.harness import cases, sweep, timing
+from numprec.kernels import registry
+from numprec.precision import precision_named
+
+QUICK = timing.Effort(budget=0.0, warm_up=0.0, least=1)
+
+
+# ---- kernels
+
+class FakeDevice:
+    """Runs Python functions as kernels on NumPy arrays."""
+
+    is_emulator, compute_capability, launches = True, (7, 5), 0
+
+    def availability(self, precision):
+        return SimpleNamespace(status="unavailable" if precision.name == "fp16" else "native", reason="no fp16 here")
+
+    def array(self, host, fmt=None):
+        return np.array(host)
+
+    to_host = array
+
+    def synchronize(self):
+        pass
+
+    def launch(self, kernel, *args):
+        self.recorded.append((kernel, args)) if self.recorded is not None else kernel(*args)
+
+    recorded = None
+
+    @contextlib.contextmanager
+    def capture(self):
+        launches = self.recorded = []
+
+        def replay(times):
+            for _ in range(times):
+                for kernel, args in launches:
+                    kernel(*args)
+        yield SimpleNamespace(launches=launches, replay=replay)
+        self.recorded = None
+
+    @contextlib.contextmanager
+    def timer(self):
+        yield SimpleNamespace(seconds=1e-3)
+
+
+def operation_of(kernel, oracle=lambda x: x + 1, bound=lambda p, x: np.full(x.shape, p.storage.u * 8)):
+    def launch(device, rung, precision, x):
+        y = np.full_like(x, np.nan)
+        device.launch(kernel, x, y)
+        return y
+    return registry.Operation(
+        "increment", inputs=lambda rng, shape, kind, precision: (rng.random(shape),), oracle=oracle, error_bound=bound,
+        launch=launch, cost=lambda p, n: {"flops": n, "bytes": 2 * n}, shapes=(), bench_shapes={})
+
+
+def increment(x, y):
+    y[:] = x + 1
+
+
+def drifting(x, y):
+    y[:] = x + 1
+    x += 1
+
+
+def idle(x, y):
+    pass
+
+
+def rows_of(operation, *precisions, **rung):
+    rung = SimpleNamespace(name="only", compute_capability=rung.get("compute_capability", (7, 5)))
+    cell = cases.KernelCell(operation, rung, (10,), tuple(map(precision_named, precisions)), QUICK)
+    return sweep.kernel_rows(cell, FakeDevice())
+
+
+def test_a_right_result_is_timed():
+    row, = rows_of(operation_of(increment), "fp32")
+    assert (row["status"], row["samples_s"], row["launches"]) == ("ok", (1e-3,), 1)
+    assert row["flops"] == 10 and row["shape"] == (10,)
+
+
+@pytest.mark.parametrize("kernel, reason", [(drifting, "later launch"), (idle, "inf times the bound")])
+def test_a_result_that_changes_or_is_never_written_has_no_time(kernel, reason):
+    row, = rows_of(operation_of(kernel), "fp32")
+    assert row["status"] == "FAIL" and reason in row["reason"] and row["samples_s"] is None
+
+
+def test_what_a_device_lacks_is_skipped_with_its_reason():
+    skipped, done = rows_of(operation_of(increment), "fp16", "fp32")
+    assert (skipped["status"], skipped["reason"], skipped["samples_s"]) == ("SKIP", "no fp16 here", None)
+    assert done["status"] == "ok"
+    skipped, = rows_of(operation_of(increment), "fp32", compute_capability=(9, 0))
+    assert skipped["status"] == "SKIP" and "compute capability 9.0" in skipped["reason"]
+
+
+# ---- comparing with an oracle
+
+@pytest.mark.parametrize("result, oracle, bound, over_bound", [
+    ([1.0, 2.0], [1.0, 2.5], [1.0, 1.0], 0.5),
+    ([1.0, 2.0], [1.0, 2.0], [0.0, 0.0], 0.0),
+    ([1.0, 2.0], [1.0, 2.5], [1.0, 0.0], math.inf),
+    ([np.nan], [1.0], [1.0], math.inf),
+    ([np.inf], [np.inf], [1.0], 0.0),
+    ([np.inf], [-np.inf], [1.0], math.inf),
+    ([3], 3, 0, 0.0),                                     # one element for a scalar
+    (([1.0], [5]), ([1.0], [4]), ([1.0], [2]), 0.5),      # the worst of several results
+])
+def test_check(result, oracle, bound, over_bound):
+    def arrays(x):
+        return tuple(map(np.array, x)) if isinstance(x, tuple) else np.array(x)
+    assert sweep.check(arrays(result), arrays(oracle), arrays(bound)).over_bound == over_bound
+
+
+def test_an_infinite_bound_verifies_nothing():
+    row, = rows_of(operation_of(increment, oracle=lambda x: x, bound=lambda p, x: np.full(x.shape, np.inf)), "fp32")
+    assert row["status"] == "SKIP" and row["error"] > 0
+    assert row["samples_s"] is None and row["error_over_bound"] is None
+    row, = rows_of(operation_of(increment, bound=lambda p, x: np.full(x.shape, np.inf)), "fp32")
+    assert row["status"] == "ok"    # nothing wrong, so nothing to bound
+
+
+def test_check_refuses_another_shape():
+    with pytest.raises(ValueError, match="shape"):
+        sweep.check(np.zeros(3), np.zeros(4), np.ones(4))
+
+
+# ---- training
+
+class Estimator:
+    """Predicts the mean; `fp16` ends in an overflow, and `fp32` cannot be fitted."""
+
+    def __init__(self, precision):
+        self.precision = precision
+
+    def fit(self, X, y):
+        if self.precision.name == "fp32":
+            raise MemoryError("too large")
+        self.stop_reason_ = "overflow" if self.precision.name == "fp16" else "converged"
+        self.mean_ = y.mean()
+        return self
+
+    def predict(self, X):
+        return np.full(len(X), np.nan if self.precision.name == "fp16" else self.mean_)
+
+
+class FakeModel:
+    name, label, data, finished, first = "Estimator", "Estimator", "diabetes", ("converged",), None
+
+    def make(self, precision):
+        return Estimator(precision)
+
+
+def trained():
+    device = FakeDevice()
+    device.availability = lambda precision: SimpleNamespace(status="native", reason="")
+    precisions = tuple(map(precision_named, ("fp64", "fp32", "fp16")))
+    return [row for seed in range(3)
+            for row in sweep.training_rows(cases.TrainingCell(FakeModel(), seed, precisions, QUICK), device)]
+
+
+def test_a_fit_that_fails_leaves_a_reason_and_no_time():
+    for fp64, fp32, fp16 in zip(*[iter(trained())] * 3):
+        assert fp64["status"] == "ok" and fp64["finished"] and fp64["samples_s"]
+        assert fp32["status"] == "FAIL" and "too large" in fp32["reason"] and fp32["samples_s"] is None
+        assert fp16["stop_reason"] == "overflow" and not fp16["finished"] and math.isnan(fp16["score"])
