@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from numba import cuda
+from rows import kernel_row
 
 from numprec.harness import cases, run, store, sweep, tables
 from numprec.kernels import registry
@@ -203,40 +204,6 @@ def test_a_wrong_result_fails_and_has_no_time(factory, reason, in_process, monke
             assert not re.search(r"\d - \d", line)                 # no quartiles
 
 
-def test_scores_are_paired_by_seed():
-    rows = [dict(training_row(), precision=p, seed=seed, score=seed + shift)
-            for seed in range(5) for p, shift in (("fp64", 0), ("fp32", 0.25))]
-    found = tables.by_model(rows)["M", "d", "R2"]
-    difference = tables.summarize(found["fp32"], found["fp64"])["difference"]
-    assert (difference.value, difference.half_width, difference.n) == (0.25, 0, 5)
-
-
-def training_row():
-    return {"kind": "training", "model": "M", "data": "d", "metric": "R2", "precision": "fp64", "status": "ok",
-            "reason": "", "availability": "native", "seed": 0, "score": 0.5, "stop_reason": "converged",
-            "finished": True, "launches": 1, "first_fit_s": 1.0, "samples_s": (0.1, 0.2), "test_to_train": 0.25,
-            "stand_in": None}
-
-
-def kernel_row():
-    return {"kind": "kernel", "operation": "o", "rung": "r", "precision": "fp32", "shape": (2, 3), "status": "ok",
-            "reason": "", "availability": "native", "seed": 0, "error": 1e-7, "error_over_bound": 0.5,
-            "compile_s": 1.0, "samples_s": (1e-3,), "calls_per_sample": 1, "launches": 1, "flops": 1e6, "bytes": 1e6}
-
-
-def test_stand_in_data_are_named_in_the_row():
-    text = tables.training([dict(training_row(), data="digits", stand_in="fashion_mnist")], {"is_emulator": False})
-    assert "digits (in place of fashion_mnist)" in text and "CPU emulation" not in text
-
-
-@pytest.mark.parametrize("x, text", [
-    (None, "-"), (0, "0"), (1234.5, "1234"), (1.2345, "1.23"), (0.012345, "0.0123"), (1.5e-5, "1.5e-05"),
-    (2.5e7, "2.5e+07"), (math.inf, "inf"), (9.999, "10.0"),
-])
-def test_numbers_have_three_digits(x, text):
-    assert tables.number(x) == text
-
-
 # ---- the store
 
 def test_the_store_keeps_what_json_cannot_say(tmp_path):
@@ -255,9 +222,3 @@ def test_a_line_cut_off_is_not_read(tmp_path):
     with open(tmp_path / store.RESULTS, "a", encoding="utf-8") as file:
         file.write('{"a": 2, "b"')
     assert [row["a"] for row in store.read(tmp_path)[1]] == [1]
-
-
-def test_what_differs_in_numbers_alone_is_said_once():
-    rows = [dict(training_row(), seed=seed, warnings=[f"kappa is {seed + 20}.5: expect 0 digits"]) for seed in range(3)]
-    notes = tables.reasons(rows, lambda row: "M fp64")
-    assert notes == ["warning M fp64: kappa is 20.5: expect 0 digits (and 2 times with other numbers)"]
