@@ -7,6 +7,7 @@ import numpy as np
 import sklearn.tree
 from sklearn.base import ClassifierMixin
 from sklearn.tree._tree import NODE_DTYPE, Tree
+from sklearn.utils import check_random_state
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
@@ -26,7 +27,9 @@ class DecisionTreeClassifier(ClassifierMixin, Estimator):
 
     Features and thresholds are in the storage format of the precision, impurities and gains in accum; counts, weighted
     or not, are integers. Of equally good splits, the one on the lowest feature is taken, and of those the one at the
-    lowest threshold, in every precision: nothing is drawn at random, and random_state has no effect.
+    lowest threshold, in every precision, and nothing is drawn at random unless random_state asks for it. Small data are
+    full of such ties, and the lowest feature need not be the best choice for other samples: scikit-learn's trees, which
+    draw, are better on Iris by 0.008 on average over 100 splits, as are these with a random_state for each.
 
     Parameters
     ----------
@@ -40,6 +43,9 @@ class DecisionTreeClassifier(ClassifierMixin, Estimator):
     min_impurity_decrease : float
         A gain that falls short of it by less than rounding may have cost, still counts.
     class_weight : dict, "balanced" or None
+    random_state : int, RandomState or None
+        Unless it is None, a fit draws an order of the features, the same in every precision, and ties go to the first
+        one in that order. scikit-learn draws one for each node.
     exact_rows : int
         Nodes of more samples than this are split at the edges of 256 bins, smaller ones at any threshold. A fit of no
         more samples is a single launch.
@@ -89,7 +95,10 @@ class DecisionTreeClassifier(ClassifierMixin, Estimator):
             if not len(X):
                 raise ValueError("sample_weight, times class_weight, is 0 for every sample: there is nothing to fit")
         weight, unit = (None, 1.0) if weight is None else _as_integers(weight)
-        self._grow(device, precision, X, y_encoded, weight, unit, criterion, rules)
+        order = np.arange(X.shape[1])    # the kernels prefer the feature of the lowest number
+        if self.random_state is not None:
+            order = check_random_state(self.random_state).permutation(order)
+        self._grow(device, precision, X, y_encoded, weight, unit, criterion, rules, order)
         self.precision_ = str(precision)
         self._ended("converged")
         return self
@@ -115,8 +124,8 @@ class DecisionTreeClassifier(ClassifierMixin, Estimator):
             min_split=rows(self.min_samples_split, 2), least=rows(self.min_samples_leaf, 1),
             min_decrease=float(self.min_impurity_decrease), exact=int(min(self.exact_rows, NONE)))
 
-    def _grow(self, device, precision, X, y, weight, unit, criterion, rules):
-        """Sets tree_."""
+    def _grow(self, device, precision, X, y, weight, unit, criterion, rules, order):
+        """Sets tree_. What the kernels call feature k is column order[k] of X."""
         (N, D), C, weighted = X.shape, self.n_classes_, weight is not None
         everything = int(weight.sum()) if weighted else N
         rules = replace(rules, lightest=math.ceil(self.min_weight_fraction_leaf * everything))
@@ -129,7 +138,7 @@ class DecisionTreeClassifier(ClassifierMixin, Estimator):
             return levels.bytes_needed(p, D, N, C, weighted, rules) / (N * D)
         check_memory(device, int(per_element(precision) * N * D), precision, per_element)
         grown = levels.fit(
-            device, precision, device.array(np.ascontiguousarray(X.T), precision.storage),
+            device, precision, device.array(np.take(X.T, order, axis=0), precision.storage),
             device.array(y.astype(np.int32)), device.array(weight) if weighted else None, C, criterion, rules,
             everything)
         nodes, values = device.to_host(grown.nodes), device.to_host(grown.values)
@@ -138,7 +147,7 @@ class DecisionTreeClassifier(ClassifierMixin, Estimator):
         whole = counts.sum(axis=1)
         table = np.zeros(len(place), NODE_DTYPE)
         table["left_child"], table["right_child"] = left, right
-        table["feature"] = np.where(leaf, -2, nodes[place, FEATURE])
+        table["feature"] = np.where(leaf, -2, order[np.where(leaf, 0, nodes[place, FEATURE])])
         table["threshold"] = np.where(leaf, -2, device.to_host(grown.threshold)[place].astype(np.float64))
         table["impurity"] = device.to_host(grown.impurities)[place]
         table["n_node_samples"], table["weighted_n_node_samples"] = nodes[place, COUNT], whole / unit
