@@ -1,4 +1,6 @@
 """The benchmark's statistics against SciPy, and against what is known in closed form."""
+import math
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -63,6 +65,154 @@ def test_equal_pairs_differ_by_nothing():
 def test_unequal_pairs_are_refused():
     with pytest.raises(ValueError, match="equal lengths"):
         statistics.paired_difference([1, 2], [1])
+
+
+def test_percentiles_of_known_samples():
+    assert statistics.spread(range(11)) == (1, 5, 9)
+
+
+# ---- times of two runs
+
+def test_the_ratio_of_medians_agrees_with_scipy(samples):
+    other = 1.3 * np.random.default_rng(8).gamma(4, size=30)
+    ours = statistics.ratio(other, samples, resamples=20000)
+    theirs = stats.bootstrap((other, samples), lambda a, b, axis=-1: np.median(a, axis) / np.median(b, axis),
+                             method="percentile", n_resamples=20000, rng=1).confidence_interval
+    width = theirs.high - theirs.low
+    assert ours.value == np.median(other) / np.median(samples)
+    assert abs(ours.low - theirs.low) < 0.05 * width and abs(ours.high - theirs.high) < 0.05 * width
+
+
+def test_pairs_are_drawn_together():
+    """Seeds that take very different times, each twice as long in one precision as in the other."""
+    below = np.array([1.0, 10.0, 100.0, 3.0, 30.0])
+    paired, unpaired = (statistics.ratio(2 * below, below, paired=paired) for paired in (True, False))
+    assert (paired.low, paired.value, paired.high) == (2, 2, 2)
+    assert unpaired.low < 1 < 4 < unpaired.high
+
+
+@pytest.mark.parametrize("shift, spread, n, verdict", [
+    (1.00, 0.001, 20, "same"),
+    (1.01, 0.001, 20, "same"),           # the rank test sees it, but it is less than the least effect
+    (1.10, 0.001, 20, "slower"),
+    (0.90, 0.001, 20, "faster"),
+    (1.10, 0.001, 4, "ambiguous"),       # four samples on either side cannot reach the level of the rank test
+    (1.00, 0.5, 20, "ambiguous"),        # nothing is seen, but a change could hide in the noise
+])
+def test_two_sets_of_times(shift, spread, n, verdict):
+    first, second = np.random.default_rng(5).normal(1, spread, (2, n)).clip(0.1)
+    change = statistics.compare_times(first, shift * second)
+    assert change.verdict == verdict
+    assert change.p == stats.mannwhitneyu(first, shift * second).pvalue
+
+
+def test_equal_times_are_rarely_called_different():
+    rng = np.random.default_rng(6)
+    found = [statistics.compare_times(*rng.gamma(50, size=(2, 8))).verdict for _ in range(400)]
+    assert sum(verdict in ("slower", "faster") for verdict in found) <= 400 * 0.01 + 3 * math.sqrt(400 * 0.01)
+
+
+# ---- equivalence
+
+def tost_by_hand(pairs, margin):
+    """The two tests, one after the other."""
+    return max(stats.ttest_1samp(pairs, -margin, alternative="greater").pvalue,
+               stats.ttest_1samp(pairs, margin, alternative="less").pvalue)
+
+
+@pytest.mark.parametrize("centre", (0.0, 0.004, -0.008, 0.03))
+def test_equivalence_is_two_one_sided_tests(centre):
+    pairs = np.random.default_rng(7).normal(centre, 0.01, 12)
+    found = statistics.equivalence(pairs, np.zeros(12), 0.01)
+    assert found.p == pytest.approx(tost_by_hand(pairs, 0.01), rel=1e-9)
+    assert (found.verdict == "equal") == (found.p < 0.05)
+    interval = stats.ttest_1samp(pairs, 0).confidence_interval(0.90)
+    np.testing.assert_allclose((found.narrow.low, found.narrow.high), (interval.low, interval.high), rtol=1e-12)
+
+
+def test_overlapping_splits_make_equality_harder():
+    pairs = np.tile([0.004, -0.004], 5)
+    plain, corrected = (statistics.equivalence(pairs, 0 * pairs, 0.01, ratio) for ratio in (0, 0.25))
+    np.testing.assert_allclose(corrected.narrow.half_width / plain.narrow.half_width, np.sqrt((0.1 + 0.25) / 0.1))
+    np.testing.assert_allclose(corrected.floor, 1.6449 * pairs.std(ddof=1) * 0.5, rtol=1e-4)
+    assert plain.p < corrected.p and plain.floor == 0
+
+
+@pytest.mark.parametrize("pairs, verdict", [
+    ([0.001, -0.001, 0.002, 0.0, -0.002], "equal"),
+    ([-0.002, -0.0021, -0.0019, -0.002, -0.002], "equal"),        # a difference is seen, but it is within the margin
+    ([-0.05, -0.04, -0.06, -0.05, -0.05], "worse"),
+    ([0.05, 0.04, 0.06, 0.05, 0.05], "better"),
+    ([-0.05, 0.04, -0.03, 0.05, 0.0], "undecided"),
+    ([0.0], "undecided"),                                         # one seed shows nothing
+])
+def test_every_verdict(pairs, verdict):
+    found = statistics.equivalence(pairs, np.zeros(len(pairs)), 0.01)
+    assert found.verdict == verdict
+    assert verdict == "undecided" or found.needed is None
+
+
+def test_equality_is_rarely_found_where_there_is_none():
+    """With a true difference of exactly the margin the tests may call 5 % equal; here with a tolerance of three
+    standard errors of 1,000 trials, for either end of the margin."""
+    for true in (0.01, -0.01):
+        pairs = np.random.default_rng(9).normal(true, 0.01, (1000, 8))
+        equal = sum(statistics.equivalence(each, np.zeros(8), 0.01).verdict == "equal" for each in pairs)
+        assert equal <= 1000 * 0.05 + 3 * math.sqrt(1000 * 0.05 * 0.95)
+
+
+def test_overlap_is_paid_for():
+    """Differences of resampled splits share a part that more splits do not average out. Without the correction equality
+    is found too often at the margin; with it, it is not."""
+    rng, found = np.random.default_rng(10), {0.0: 0, 0.25: 0}
+    for _ in range(1000):
+        pairs = 0.01 + rng.normal(0, 0.002) + rng.normal(0, 0.004, 10)    # correlation 0.2 = 0.25 / (1 + 0.25)
+        for overlap in found:
+            found[overlap] += statistics.equivalence(pairs, np.zeros(10), 0.01, overlap).verdict == "equal"
+    limit = 1000 * 0.05 + 3 * math.sqrt(1000 * 0.05 * 0.95)
+    assert found[0.25] <= limit < found[0.0]
+
+
+def test_identical_scores_are_bounded_by_their_labels():
+    """No label of 150 differs: by the rule of three up to 2 % still could, so 5 seeds of 30 labels do not show that
+    accuracies agree to 1 %; 10 do."""
+    few = statistics.equivalence([0.9] * 5, [0.9] * 5, 0.01, 0.25, labels=(0, 150))
+    assert few.verdict == "undecided" and few.needed == 10
+    assert few.narrow.high == pytest.approx(1 - 0.05 ** (1 / 150)) and few.narrow.low == -few.narrow.high
+    assert statistics.equivalence([0.9] * 10, [0.9] * 10, 0.01, 0.25, labels=(0, 300)).verdict == "equal"
+
+
+@pytest.mark.parametrize("count, of", [(0, 30), (1, 30), (7, 300), (30, 30)])
+def test_the_largest_share_agrees_with_scipy(count, of):
+    exact = stats.binomtest(count, of, alternative="less").proportion_ci(0.95, method="exact").high
+    assert statistics.most(count, of) == pytest.approx(exact)
+
+
+# ---- how many seeds
+
+def decided(n, centre, deviation, margin, overlap=0.0):
+    """Whether n differences of exactly this mean and standard deviation are decided."""
+    pairs = np.resize([1.0, -1.0], n) if n % 2 == 0 else np.r_[0.0, np.resize([1.0, -1.0], n - 1)]
+    pairs = centre + pairs * deviation / pairs.std(ddof=1)
+    return statistics.equivalence(pairs, np.zeros(n), margin, overlap).verdict != "undecided"
+
+
+@pytest.mark.parametrize("centre, deviation, overlap", [
+    (0.0, 0.02, 0.0), (0.004, 0.02, 0.0), (0.02, 0.05, 0.0), (0.0, 0.011, 0.25), (0.002, 0.006, 0.25),
+])
+def test_the_seeds_needed_are_the_first_that_decide(centre, deviation, overlap):
+    needed = statistics.seeds_needed(centre, deviation, 0.01, overlap)
+    assert decided(needed, centre, deviation, 0.01, overlap)
+    assert not decided(needed - 1, centre, deviation, 0.01, overlap)
+
+
+def test_where_no_number_of_seeds_decides():
+    """The overlap leaves a half width of 1.645 * 0.02 * 0.5, which is more than the margin."""
+    assert statistics.seeds_needed(0.0, 0.02, 0.01, test_to_train=0.25) == math.inf
+    assert statistics.seeds_needed(0.0, 0.02, 0.01) < 20
+    found = statistics.equivalence([0.02, -0.02, 0.02, -0.02], np.zeros(4), 0.01, 0.25)
+    assert found.needed == math.inf and found.floor > 0.01
+    assert statistics.seeds_needed(0.01, 0.02, 0.01) == pytest.approx(18, abs=1)    # only "different" is left
 
 
 # ---- timing

@@ -1,21 +1,35 @@
 """What the samples of a run support: medians of times, means of scores, and how far to trust them.
 
-Times are summed up by median and quartiles, because their distribution has one long tail; the interval of the
-median is a bootstrap, which assumes no shape. Scores are compared in pairs, seed by seed, because the split
-moves a score far more than the precision does. With 5 to 10 seeds a bootstrap of the mean difference would be
-too narrow, so Student's t is used; and where the seeds draw overlapping splits of one data set the differences
-are not independent, which the correction of Nadeau and Bengio pays for by a wider interval.
+Times are summed up by median and percentiles, because their distribution has one long tail; the interval of the
+median is a bootstrap, which assumes no shape, and two sets of times are compared by ranks. Scores are compared in
+pairs, seed by seed, because the split moves a score far more than the precision does. With 5 to 10 seeds a bootstrap
+of the mean difference would be too narrow, so Student's t is used; and where the seeds draw overlapping splits of one
+data set the differences are not independent, which the correction of Nadeau and Bengio pays for by a wider interval.
+
+Equality cannot be shown by a test that fails to find a difference: with few seeds it finds none. It is shown by two
+one-sided tests, one against each end of a margin that was fixed before any run (MARGINS); both reject at 5 % exactly
+if the 90 % interval of the difference lies within the margin.
 
 Sources
     B. Efron and R. J. Tibshirani, An Introduction to the Bootstrap, Chapman & Hall 1993, section 13.3 (percentile).
     C. Nadeau and Y. Bengio, Inference for the Generalization Error, Machine Learning 52(3), 2003, section 3.
+    D. J. Schuirmann, A comparison of the two one-sided tests procedure and the power approach for assessing the
+    equivalence of average bioavailability, J. Pharmacokinetics and Biopharmaceutics 15(6), 1987 (TOST).
+    H. B. Mann and D. R. Whitney, On a test of whether one of two random variables is stochastically larger than the
+    other, Annals of Mathematical Statistics 18(1), 1947.
+    C. J. Clopper and E. S. Pearson, The use of confidence or fiducial limits, Biometrika 26(4), 1934 (`most`).
 """
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
 LEVEL = 0.95
 RESAMPLES = 2000
+ALPHA = 0.05                                # of each of the two one-sided tests
+MARGINS = {"accuracy": 0.01, "R2": 0.01}    # differences up to here count as none: one point of accuracy, 0.01 of R2
+LEAST_EFFECT = 0.02                         # a smaller change of a median time is no change
+RANK_ALPHA = 0.01                           # of the rank test; reached from 5 samples on either side
 
 
 @dataclass(frozen=True)
@@ -32,6 +46,12 @@ class Interval:
     def half_width(self):
         return (self.high - self.low) / 2
 
+    def within(self, low, high):
+        """Whether the whole interval lies between `low` and `high`; not where there is none."""
+        return low < self.low and self.high < high
+
+
+# ---- times
 
 def bootstrap(samples, statistic=np.median, level=LEVEL, resamples=RESAMPLES, seed=0):
     """Percentile bootstrap of `statistic(array, axis=-1)`; the same samples give the same interval."""
@@ -44,10 +64,54 @@ def bootstrap(samples, statistic=np.median, level=LEVEL, resamples=RESAMPLES, se
     return Interval(float(statistic(samples, axis=-1)), float(low), float(high), n, "percentile bootstrap")
 
 
+def ratio(above, below, paired=False, level=LEVEL, resamples=RESAMPLES, seed=0):
+    """median(above) / median(below) with its percentile bootstrap. `paired` samples, one of each for every seed, are
+    drawn together."""
+    above, below = np.asarray(above, np.float64), np.asarray(below, np.float64)
+    value, n = float(np.median(above) / np.median(below)), min(len(above), len(below))
+    if n < 2:
+        return Interval(value, np.nan, np.nan, n, "none")
+    rng = np.random.default_rng(seed)
+    first = rng.integers(0, len(above), (resamples, len(above)))
+    second = first if paired else rng.integers(0, len(below), (resamples, len(below)))
+    drawn = np.median(above[first], axis=-1) / np.median(below[second], axis=-1)
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(value, float(low), float(high), n, "paired bootstrap" if paired else "percentile bootstrap")
+
+
 def quartiles(samples):
     """First quartile, median, third quartile."""
     return tuple(float(q) for q in np.quantile(np.asarray(samples, np.float64), [0.25, 0.5, 0.75]))
 
+
+def spread(samples):
+    """10th percentile, median, 90th percentile."""
+    return tuple(float(q) for q in np.quantile(np.asarray(samples, np.float64), [0.1, 0.5, 0.9]))
+
+
+@dataclass(frozen=True)
+class Change:
+    """Two sets of time samples compared: "same", "faster" or "slower" (the second than the first), or "ambiguous"."""
+
+    verdict: str
+    ratio: Interval    # second over first
+    p: float           # of the rank test, two-sided
+
+
+def compare_times(first, second, least=LEAST_EFFECT):
+    """Slower (faster): the rank test rejects at RANK_ALPHA and the median changed by more than `least`. The same: the
+    interval of the ratio of medians lies within `least`. Ambiguous: neither."""
+    from scipy.stats import mannwhitneyu
+    changed = ratio(second, first)
+    p = float(mannwhitneyu(first, second, alternative="two-sided").pvalue)
+    if p < RANK_ALPHA and not 1 / (1 + least) <= changed.value <= 1 + least:
+        verdict = "slower" if changed.value > 1 else "faster"
+    else:
+        verdict = "same" if changed.within(1 / (1 + least), 1 + least) else "ambiguous"
+    return Change(verdict, changed, p)
+
+
+# ---- scores
 
 def mean(values, test_to_train=0.0, level=LEVEL):
     """Mean with Student's t interval.
@@ -62,10 +126,15 @@ def mean(values, test_to_train=0.0, level=LEVEL):
     method = f"corrected t, n={n}" if test_to_train else f"t, n={n}"
     if n < 2:
         return Interval(float(values.mean()), np.nan, np.nan, n, "none")
-    spread = np.sqrt((1 / n + test_to_train) * values.var(ddof=1))
-    half = float(t.ppf((1 + level) / 2, n - 1) * spread)
+    half = float(t.ppf((1 + level) / 2, n - 1) * standard_error(values, test_to_train))
     centre = float(values.mean())
     return Interval(centre, centre - half, centre + half, n, method)
+
+
+def standard_error(values, test_to_train=0.0):
+    """That of the mean; Nadeau and Bengio's where splits overlap, which has a floor that no number of them removes."""
+    values = np.asarray(values, np.float64)
+    return float(np.sqrt((1 / len(values) + test_to_train) * values.var(ddof=1)))
 
 
 def paired_difference(values, baseline, test_to_train=0.0, level=LEVEL):
@@ -74,3 +143,87 @@ def paired_difference(values, baseline, test_to_train=0.0, level=LEVEL):
     if values.shape != baseline.shape:
         raise ValueError(f"pairs need equal lengths, not {len(values)} and {len(baseline)}")
     return mean(values - baseline, test_to_train, level)
+
+
+@dataclass(frozen=True)
+class Equivalence:
+    """Whether paired scores are equal within a margin: "equal", "better", "worse" or "undecided"."""
+
+    verdict: str
+    difference: Interval     # at 95 %: better or worse where it leaves 0 out, unless equal
+    narrow: Interval         # at 90 %: equal where it lies within the margin
+    margin: float
+    p: float                 # of the two one-sided tests, the larger; NaN where there is no interval
+    needed: float | None     # seeds that would decide; inf where no number would; None where one cannot say
+    floor: float             # half the width of the 90 % interval that any number of seeds would leave
+
+
+def equivalence(values, baseline, margin, test_to_train=0.0, labels=None):
+    """Two one-sided tests of `values - baseline`, taken seed by seed, against -margin and +margin.
+
+    Where every pair differs by the same, t has no spread to work with, and an interval of width 0 would be too good to
+    be true. `labels`, (how many predictions differ, out of how many), then bounds what may have been missed: accuracies
+    cannot differ by more than the share of predictions that do.
+    """
+    from scipy.stats import t
+    difference = paired_difference(values, baseline, test_to_train)
+    narrow = paired_difference(values, baseline, test_to_train, 1 - 2 * ALPHA)
+    pairs = np.asarray(values, np.float64) - np.asarray(baseline, np.float64)
+    n, centre, floor, p, needed = len(pairs), difference.value, 0.0, np.nan, None
+    if n > 1 and np.ptp(pairs) < 1e-12 and labels and labels[1]:
+        difference = _by_labels(centre, n, *labels, LEVEL)
+        narrow = _by_labels(centre, n, *labels, 1 - 2 * ALPHA)
+        if labels[0] == 0:
+            needed = math.ceil(math.log(ALPHA) / math.log1p(-margin) / (labels[1] / n))
+    elif n > 1:
+        error = standard_error(pairs, test_to_train)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            p = float(t.sf(np.divide(margin - abs(centre), error), n - 1))
+        floor = float(t.ppf(1 - ALPHA, np.inf) * pairs.std(ddof=1) * math.sqrt(test_to_train))
+        needed = seeds_needed(centre, pairs.std(ddof=1), margin, test_to_train)
+    if narrow.within(-margin, margin):
+        verdict = "equal"
+    elif difference.low > 0 or difference.high < 0:
+        verdict = "better" if centre > 0 else "worse"
+    else:
+        verdict = "undecided"
+    return Equivalence(verdict, difference, narrow, margin, p, needed if verdict == "undecided" else None, floor)
+
+
+def _by_labels(centre, n, differ, of, level):
+    share = most(differ, of, (1 - level) / 2)
+    return Interval(centre, -share, share, n, f"{differ} of {of} predictions differ")
+
+
+def most(count, of, alpha=ALPHA):
+    """The largest share that `count` out of `of` is consistent with, at level `alpha` (Clopper and Pearson); for none
+    at all about 3 / of, the rule of three."""
+    from scipy.stats import beta
+    return 1.0 if count >= of else float(beta.ppf(1 - alpha, count + 1, of - count))
+
+
+def seeds_needed(centre, deviation, margin, test_to_train=0.0):
+    """The least number of seeds at which `equivalence` would be decided either way, were mean and standard deviation
+    of the differences as observed: so many at least, since they will not be. inf where no number would do, because
+    splits that overlap leave a variance of test_to_train * deviation**2 however many there are."""
+    equal = _seeds(margin - abs(centre), deviation, 1 - ALPHA, test_to_train)
+    different = _seeds(abs(centre), deviation, (1 + LEVEL) / 2, test_to_train)
+    return min(equal, different)
+
+
+def _seeds(room, deviation, quantile, test_to_train):
+    """The least n with t_quantile(n - 1) * deviation * sqrt(1 / n + test_to_train) < room."""
+    from scipy.stats import norm, t
+    if room <= 0:
+        return math.inf
+    if deviation == 0:
+        return 2
+    left = (room / (norm.ppf(quantile) * deviation)) ** 2 - test_to_train    # 1 / n by the normal distribution
+    if left <= 0:
+        return math.inf
+    n = max(2, math.ceil(1 / left))
+    for _ in range(1000):
+        if t.ppf(quantile, n - 1) * deviation * math.sqrt(1 / n + test_to_train) < room:
+            return n
+        n += max(1, n // 100)    # where left is close to 0 a little more t asks for many more seeds
+    return math.inf
