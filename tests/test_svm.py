@@ -246,6 +246,7 @@ def test_one_launch(precision):
 @pytest.mark.parametrize("X, y", [
     ([[0.0], [1.0]], [0, 1]),
     ([[0.0], [1.0], [2.0]], [0, 1, 0]),
+    ([[0.0], [1.0], [3.0], [2.0]], list("dbac")),
     ([[0.0], [1.0], [2.0], [3.0], [4.0]], list("aabbc")),
     ([[1.0, 2.0]] * 6, [0, 1] * 3),                                            # one point, both labels
     (np.tile(clouds(20)[0], (2, 1)), np.repeat([0, 1], 20)),                   # each point twice, with both labels
@@ -255,7 +256,7 @@ def test_one_launch(precision):
     (np.zeros((4, 2)), [0, 1, 1, 0]),
     (np.tile([[60000.0], [-60000.0]], (4, 1)), [1, 0] * 4),                    # near float16's limit
     (np.tile([[6e-8], [-6e-8]], (4, 1)), [1, 0] * 4),                          # and its other end
-], ids=["two", "three", "five", "point", "both labels", "constant", "wide", "unbalanced", "zeros", "large", "small"])
+], ids=["two", "three", "four", "five", "point", "both labels", "constant", "wide", "unbalanced", "zeros", "large", "small"])
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_odd_data(precision, kernel, X, y):
     X, y = np.asarray(X), np.asarray(y)
@@ -273,8 +274,28 @@ def test_odd_data(precision, kernel, X, y):
 
 
 def test_one_class(precision):
-    with pytest.raises(ValueError, match="The number of classes has to be greater than one; got 1 class"):
-        SVC(precision).fit(np.ones((3, 2)), [1, 1, 1])
+    for n in 1, 3:
+        with pytest.raises(ValueError, match="The number of classes has to be greater than one; got 1 class"):
+            SVC(precision).fit(np.ones((n, 2)), ["only"] * n)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_near_the_limits_of_the_format(precision, kernel):
+    """The largest number of the format and, for kernels that know no unit, the smallest ones. Of float64, those whose
+    squares it holds: gamma="scale" is made from their mean."""
+    X, y = np.array([[-1, -0.5], [-0.5, -1], [0.75, 1], [1, 0.5]]), [0, 0, 1, 1]
+    double = precision.storage.max > 1e300
+    for unit in [1e153 if double else precision.storage.max] + [1e-153 if double else 4 * precision.storage.eta] * (
+            kernel != "linear"):
+        model, said = quietly(SVC(precision, kernel=kernel), X * unit, y)
+        assert set(model.stop_reason_) <= {"converged", "stalled"}, said
+        assert model.score(X * unit, y) == 1 and np.isfinite(model.dual_coef_).all()
+    if kernel == "linear":
+        with pytest.warns(ConvergenceWarning, match="left the range"):
+            SVC("fp64", kernel=kernel).fit(X * 1e307, y)
+    else:
+        with pytest.raises(ValueError, match="variance of X.*exceeds the range of float64: standardise the data"):
+            SVC(precision, kernel=kernel).fit(X * 1e307, y)
 
 
 # ---- beyond one block

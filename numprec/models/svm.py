@@ -48,7 +48,7 @@ class SVC(ClassifierMixin, Estimator):
     break_ties : bool
     state : "accum" or "storage"
         The format that alpha and the gradient are kept in. "storage" shows what a narrow format does to a running sum:
-        bfloat16 stalls.
+        in bfloat16 most fits of Iris stall short of tol. Their accuracy does not tell: stop_reason_ and gap_ do.
     device : "gpu", "emulator" or None
         None is the GPU if there is one.
 
@@ -148,7 +148,11 @@ class SVC(ClassifierMixin, Estimator):
 
     def _gamma_of(self, X):
         if self.gamma == "scale":
-            variance = X.var()
+            with np.errstate(over="ignore", invalid="ignore"):
+                variance = X.var()
+            if not np.isfinite(variance) and self.kernel != "linear":
+                raise ValueError("the variance of X, which gamma='scale' is made from, exceeds the range of float64: "
+                                 "standardise the data.")
             return 1.0 / (X.shape[1] * variance) if variance > 0 else 1.0
         return 1.0 / X.shape[1] if self.gamma == "auto" else float(self.gamma)
 
@@ -158,7 +162,8 @@ class SVC(ClassifierMixin, Estimator):
         size = self._gamma
         if self.kernel == "linear":
             largest = abs(X).max(initial=0)
-            mean = largest ** 2 * np.sum((X / (largest or 1)) ** 2) / len(X)
+            with np.errstate(over="ignore"):
+                mean = largest ** 2 * np.sum((X / (largest or 1)) ** 2) / len(X)
             size = 1 / mean if mean > 0 and np.isfinite(mean) else 1.0
             size = min(size, bound.max() * 2 ** 8)
         exponent = int(np.clip(np.round(np.log2(size) / 2), -500, 500)) if size > 0 else 0
