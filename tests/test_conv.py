@@ -4,7 +4,7 @@ import pytest
 
 from numprec import device as devices
 from numprec.kernels import augment, conv, cross_entropy, moments, normalize, pooling, unfold
-from numprec.kernels.batch import COUNT, SEED, STATE, STEP
+from numprec.kernels.batch import APPLY, COUNT, SEED, STATE, STEP
 from numprec.kernels.registry import operations
 from numprec.kernels.unfold import Window, window
 from numprec.models.layers import BatchNorm, Conv, Pool
@@ -26,7 +26,7 @@ def within(result, exact, error):
 def state_of(device, **values):
     state = np.zeros(STATE, np.int64)
     for name, value in values.items():
-        state[{"count": COUNT, "seed": SEED, "step": STEP}[name]] = value
+        state[{"apply": APPLY, "count": COUNT, "seed": SEED, "step": STEP}[name]] = value
     return device.array(state)
 
 
@@ -151,14 +151,16 @@ def test_moments_of_many_rows(device, precision):
     np.testing.assert_allclose(device.to_host(var), exact.var(axis=0), rtol=max(1e-9, 600 * u))
 
 
-def test_running_moments(device):
-    """They move a tenth of the way towards those of each batch, unless these are not finite."""
-    state = state_of(device, count=4)
-    X = np.array([[1.0], [3.0], [1.0], [3.0], [100.0]])
-    running = device.array(np.array([1.0])), device.array(np.array([2.0]))
-    for x, expected in (X, (1.1, 1.9)), (np.where(X == 1, np.inf, X), (1.1, 1.9)):
-        moments.launch(device, moments.strips, FP64, device.array(x), state, 1, running=running)
-        np.testing.assert_allclose([device.to_host(r)[0] for r in running], expected, rtol=1e-14)
+def test_running_moments(device, precision):
+    """They move a tenth of the way towards those of each batch, unless it is skipped, or these are not finite."""
+    running = np.array([1, 2, -3, 0.5])
+    for apply in 1, 0:
+        for fresh in [2, 4, 0, -1.5], [np.nan, 4, np.inf, -np.inf]:
+            moved = device.array(running, precision.accum)
+            moments.move(device, moments.each, precision, device.array(np.array(fresh), precision.accum), moved,
+                         state_of(device, apply=apply), out=moved)
+            expected = np.where(np.isfinite(fresh) & (apply == 1), 0.9 * running + 0.1 * np.array(fresh), running)
+            np.testing.assert_allclose(device.to_host(moved).astype(np.float64), expected, rtol=4 * precision.accum.u)
 
 
 def test_padding_rows_change_nothing(device, precision):
@@ -285,5 +287,5 @@ def test_the_order_of_threads_changes_no_bit(device, precision):
         network.state = state_of(other, count=3)
         z = network.forward(other.array(X, precision.storage))
         network.backward(other.array(dZ, precision.storage))
-        results.append(b"".join(other.to_host(a).tobytes() for a in (z, network.gradients, network.statistics)))
+        results.append(b"".join(other.to_host(a).tobytes() for a in (z, network.gradients, network.fresh)))
     assert results[0] == results[1]

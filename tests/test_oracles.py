@@ -67,6 +67,7 @@ EXAMPLES |= {
     "average_pool_gradient": ((np.full((1, 1, 1, 1), 9), SQUARE),
                               np.reshape([1, 1, 1, 1, 0, 1, 1, 1, 1], (1, 3, 3, 1))),
     "moments": ((np.array([[1], [3], [99]]), STATE), ([2], [1])),
+    "running_moments": ((np.array([20, np.inf]), np.array([10, 3]), np.eye(16, dtype=int)[10]), [11, 3]),
     "normalize": ((np.array([[2], [-2], [9]]), np.zeros(1), np.array([4 - 1e-5]), np.array([3]), np.ones(1), STATE),
                   [[4], [0], [0]]),
     "normalize_gradient": ((np.array([[4], [0], [9]]), np.array([[1], [-1], [9]]), np.zeros(1), np.array([1 - 1e-5]),

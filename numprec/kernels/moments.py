@@ -1,15 +1,18 @@
 """Mean and variance of each column, as batch normalisation wants them: of a batch, and of all batches so far.
 
-Maths      mean[c] = sum of X[m, c] / n;  var[c] = sum of (X[m, c] - mean[c])^2 / n;  over the rows m < n
-           running = (1 - momentum) running + momentum batch, for both, where both are finite
+Maths      moments  mean[c] = sum of X[m, c] / n;  var[c] = sum of (X[m, c] - mean[c])^2 / n;  over the rows m < n
+           running_moments  running[i] = (1 - momentum) running[i] + momentum fresh[i], if fresh[i] is finite and the
+                    batch updates the weights, else running[i]: a step that is skipped leaves no trace
 Shapes     X (M, C): storage; mean, var (C,): accum; n = state[COUNT] times `each`, the rows of a sample (state: see
-           `batch`): the other rows pad the batch
-Mapping    c along x. A block has a strip of STRIP rows, LANES threads a column; a second launch combines the strips
+           `batch`): the other rows pad the batch. fresh, running (n,): accum, any number of moments of a batch and of
+           all so far; state[APPLY] tells whether the batch updates the weights
+Mapping    c along x. A block has a strip of STRIP rows, LANES threads a column; a second launch combines the strips.
+           Running moments have a thread each
 Precision  in accum. No sum of squares cancels, and none overflows as long as the moments do not: a strip takes its own
            mean first, by deviations from its first row, then the deviations from the mean, each divided by the number
            of rows before it is added; strips are combined by the weights w of their rows [1],
              mean = mean_0 + sum of w (mean_j - mean_0),   var = sum of w (var_j + (mean_j - mean)^2)
-Ladder     one step
+Ladder     one step each
 Cost       X is read twice
 Sources    [1] T. F. Chan, G. H. Golub and R. J. LeVeque, Algorithms for computing the sample variance, The American
                Statistician 37(3), 1983, section 3
@@ -17,7 +20,7 @@ Sources    [1] T. F. Chan, G. H. Golub and R. J. LeVeque, Algorithms for computi
 import numpy as np
 from numba import cuda
 
-from numprec.kernels.batch import COUNT, STATE
+from numprec.kernels.batch import APPLY, COUNT, STATE
 from numprec.kernels.bounds import Computed
 from numprec.kernels.dense import LANES, THREADS
 from numprec.kernels.reduce import WARP
@@ -26,6 +29,7 @@ from numprec.kernels.roles import constant
 from numprec.precision import PRECISIONS
 
 STRIP = 64 * LANES       # rows of a block
+MOMENTUM = 0.1           # the weight of one batch in the running moments
 MEAN, VAR = range(2)     # of a strip, in parts[strip]
 
 
@@ -57,6 +61,16 @@ def total(terms):
     return first
 
 
+def running_computed(precision, fresh, running, state):
+    accum = precision.accum
+    weights = [Computed(w, accum, w * accum.u) for w in (1 - MOMENTUM, MOMENTUM)]
+    old, new = (Computed(a, accum) * w for a, w in zip((running, fresh), weights))
+    moved = old + new
+    kept = Computed(running, accum)
+    apply = np.isfinite(fresh.astype(np.float64)) & (state[APPLY] != 0)
+    return Computed(np.where(apply, moved.exact, kept.exact), accum, np.where(apply, moved.error, 0))
+
+
 # ---- kernels
 
 def strips_of(p):
@@ -86,9 +100,8 @@ def column_sums(p):
 
 
 @rung(of="moments")
-def strips(p, momentum=0.1):
+def strips(p):
     accum, over_lanes, count = p.accum, column_sums(p), strips_of(p)
-    new, old = constant(accum, momentum), constant(accum, 1 - momentum)
 
     @cuda.jit
     def moments_strips(X, state, each, parts):
@@ -120,8 +133,8 @@ def strips(p, momentum=0.1):
                 parts[cuda.blockIdx.y, MEAN, c], parts[cuda.blockIdx.y, VAR, c] = mean, part_s[0, tx]
 
     @cuda.jit
-    def moments_combine(parts, state, each, mean, var, running_mean, running_var):
-        """A thread a column. The running moments move towards these, unless they are not finite."""
+    def moments_combine(parts, state, each, mean, var):
+        """A thread a column."""
         c = cuda.grid(1)
         n = state[COUNT] * each
         if c < mean.size:
@@ -133,31 +146,52 @@ def strips(p, momentum=0.1):
                 d = parts[first // STRIP, MEAN, c] - m
                 v += accum(min(STRIP, n - first)) / accum(STRIP) / count(n) * (parts[first // STRIP, VAR, c] + d * d)
             mean[c], var[c] = m, v
-            if v - v == accum(0):
-                running_mean[c] = old() * running_mean[c] + new() * m
-                running_var[c] = old() * running_var[c] + new() * v
     return moments_strips, moments_combine
+
+
+@rung(of="running_moments")
+def each(p):
+    accum = p.accum
+    new, old = constant(accum, MOMENTUM), constant(accum, 1 - MOMENTUM)
+
+    @cuda.jit
+    def moments_each(fresh, running, state, out):
+        """`out` may be `running`."""
+        i = cuda.grid(1)
+        if i < running.size:
+            r, f = accum(running[i]), accum(fresh[i])
+            if state[APPLY] != 0 and f - f == accum(0):    # an infinity or a NaN less itself is a NaN
+                r = old() * r + new() * f
+            out[i] = r
+    return moments_each
 
 
 # ---- host side
 
-def launch(device, rung, precision, X, state, each, out=None, running=None, buffer=None):
-    """(mean, var); and `running` (mean, var) moved towards them."""
+def launch(device, rung, precision, X, state, each, out=None, buffer=None):
+    """(mean, var)."""
     (M, C), buffer = X.shape, buffer or device.empty
     mean, var = out or (device.empty((C,), precision.accum), device.empty((C,), precision.accum))
     parts = buffer((-(-M // STRIP), 2, C), precision.accum)
     strip, combine = rung[precision]
     device.launch(strip, (-(-C // WARP), parts.shape[0]), (WARP, LANES), X, state, each, parts)
-    device.launch(combine, -(-C // THREADS), THREADS, parts, state, each, mean, var, *(running or (mean, var)))
+    device.launch(combine, -(-C // THREADS), THREADS, parts, state, each, mean, var)
     return mean, var
 
 
-# ---- as an operation: each sample is a row, and the last one pads the batch
+def move(device, rung, precision, fresh, running, state, out=None):
+    """The running moments after a batch."""
+    out = device.empty(running.shape, precision.accum) if out is None else out
+    device.launch(rung[precision], -(-running.size // THREADS), THREADS, fresh, running, state, out)
+    return out
+
+
+# ---- as operations: each sample is a row, and the last one pads the batch
 
 def batch(M):
     """The state of a batch of M rows."""
     state = np.zeros(STATE, np.int64)
-    state[COUNT] = max(1, M - 1)
+    state[COUNT], state[APPLY] = max(1, M - 1), 1
     return state
 
 
@@ -186,3 +220,9 @@ def described(compute):
 operation("moments", inputs=moments_inputs, launch=lambda *arrays: launch(*arrays, 1),
           cost=lambda p, M, C: {"flops": 6 * M * C, "bytes": 2 * M * C * p.storage.bytes},
           **described(moments_computed))
+operation("running_moments", launch=move,
+          inputs=lambda rng, shape, kind, p: (draw(rng, shape, kind, p), draw(rng, shape, kind, p), batch(*shape)),
+          oracle=lambda *arrays: running_computed(PRECISIONS["fp64"], *arrays).exact,
+          error_bound=lambda precision, *arrays: running_computed(precision, *arrays).error,
+          cost=lambda p, n: {"flops": 2 * n, "bytes": 3 * n * p.accum.bytes},
+          shapes=((1,), (2,), (300,)), bench_shapes={"smoke": (64,), "quick": (1024,), "full": (65536,)})

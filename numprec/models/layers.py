@@ -147,9 +147,9 @@ class BatchNorm(Layer):
         rows = x.reshape(-1, x.shape[-1])
         state, mean, var = self._every(network), values["mean"], values["var"]
         if training:
-            state, (mean, var) = network.state, self._moments(network)
+            state, (mean, var) = network.state, self._moments()
             moments.launch(device, network.rung("moments"), precision, rows, state, self.each, out=(mean, var),
-                           running=(values["mean"], values["var"]), buffer=network.maker(self, "strips"))
+                           buffer=network.maker(self, "strips"))
         normalize.forward(device, network.rung("normalize"), precision, rows, mean, var, values["gamma"],
                           values["beta"], state, self.each, self.activation, out=self._like(network, "y", rows))
         return self._like(network, "y", rows).reshape(x.shape)
@@ -158,7 +158,7 @@ class BatchNorm(Layer):
         rows, dz = x.reshape(-1, x.shape[-1]), dz.reshape(-1, x.shape[-1])
         dx = self._like(network, "dx", rows)
         normalize.gradient(network.device, network.rung("normalize_gradient"), network.precision, dz, rows,
-                           *self._moments(network), self.values["gamma"], network.state, self.each,
+                           *self._moments(), self.values["gamma"], network.state, self.each,
                            below or "identity", out=(dx, self.gradients["gamma"], self.gradients["beta"]),
                            buffer=network.maker(self, "sums"))
         return dx.reshape(x.shape)
@@ -166,9 +166,9 @@ class BatchNorm(Layer):
     def _like(self, network, name, rows):
         return network.buffer(self, name, rows.shape)
 
-    def _moments(self, network):
-        return [network.buffer(self, name, (self.values["mean"].size,), network.precision.accum)
-                for name in ("mean", "var")]
+    def _moments(self):
+        """Those of the batch."""
+        return self.fresh["mean"], self.fresh["var"]
 
     def _every(self, network):
         """A state that counts every row as true."""

@@ -6,7 +6,8 @@ optimizer is one launch and a checkpoint a handful of arrays:
     weights      storage           what the layers compute with
     masters      master            what the optimizer updates, where the precision has a master format; else `weights`
     gradients    storage           of the loss times the loss scale
-    statistics   accum             what is learned otherwise than by gradients, such as running means
+    statistics   accum             what is learned otherwise than by gradients: running means over the batches of
+    fresh        accum             the same of the last batch
 
 A layer sees views of these, shaped as it asked for them. Rows of activations are samples. Rows that pad a ragged last
 batch arrive as zeros, and the gradient that comes back for them is zero; layers that look across rows read the number
@@ -24,7 +25,7 @@ from typing import Callable
 
 import numpy as np
 
-from numprec.kernels import dense
+from numprec.kernels import dense, moments
 
 ALIGN = 8    # elements: each parameter starts at a multiple of 16 bytes
 
@@ -32,7 +33,7 @@ ALIGN = 8    # elements: each parameter starts at a multiple of 16 bytes
 @dataclass(frozen=True)
 class Parameter:
     """An array that a layer learns. `draw(rng, shape)` gives its initial values in float64; `decay` tells whether
-    weight decay applies to it; one that is not `trained` by gradients is in accum, among the statistics."""
+    weight decay applies to it; one that is not `trained` by gradients is a running mean, among the statistics."""
 
     name: str
     shape: tuple
@@ -57,9 +58,10 @@ def uniform(bound):
 class Layer:
     """Base of the layers, and the identity. A layer object belongs to one network.
 
-    The network sets `name`; `values`, {parameter name: view of weights or statistics}; and `gradients`, {parameter
-    name: view}. Kernels are launched on `network.device` in `network.precision`. Passes run inside a capture: they
-    neither read results nor depend on anything but shapes, and get their arrays from `network.buffer`.
+    The network sets `name`; `values`, {parameter name: view of weights or statistics}; and, {parameter name: view},
+    `gradients` and `fresh`, where a layer leaves the statistics of a batch that it is trained on. Kernels are launched
+    on `network.device` in `network.precision`. Passes run inside a capture: they neither read results nor depend on
+    anything but shapes, and get their arrays from `network.buffer`.
     """
 
     kind = "identity"            # names it: conv1, pool2, ...
@@ -162,18 +164,20 @@ class Network:
         zeros, storage = self.device.zeros, self.precision.storage
         self.weights, self.gradients = zeros(self.size, storage), zeros(self.size, storage)
         self.masters = self.weights if self.precision.master is None else zeros(self.size, self.master)
-        self.statistics = zeros(statistics, self.precision.accum)
+        self.statistics, self.fresh = (zeros(statistics, self.precision.accum) for _ in range(2))
         self._bind()
 
     def _bind(self):
         for layer in self.layers:
-            layer.values, layer.gradients = {}, {}
+            layer.values, layer.gradients, layer.fresh = {}, {}, {}
         for layer, p in self.specified:
             flat, offset = self.places[layer.name, p.name]
             part = slice(offset, offset + math.prod(p.shape))
             layer.values[p.name] = getattr(self, flat)[part].reshape(p.shape)
             if p.trained:
                 layer.gradients[p.name] = self.gradients[part].reshape(p.shape)
+            else:
+                layer.fresh[p.name] = self.fresh[part].reshape(p.shape)
 
     # ---- what layers use
 
@@ -266,6 +270,12 @@ class Network:
         activations = [None] + [layer.activation for layer in self.layers[:-1]]
         for layer, x, below in reversed(list(zip(self.layers, self._inputs, activations))):
             dz = layer.backward(self, x, dz, below)
+
+    def follow(self):
+        """Moves the statistics towards those of the last batch, unless it updates nothing (`state[APPLY]`)."""
+        if any(layer.fresh for layer in self.layers):
+            moments.move(self.device, self.rung("running_moments"), self.precision, self.fresh, self.statistics,
+                         self.state, out=self.statistics)
 
     def evaluate(self, X, rows):
         """The network's result for a host array X, in float64; `rows` samples at a time."""

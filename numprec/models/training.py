@@ -1,9 +1,10 @@
 """Training a network by minibatches: the step, captured once and replayed; schedules; history; checkpoints.
 
-A step is: choose and copy a batch, forward, loss and its gradient, backward, survey of the gradients, update. All that
-changes from step to step lives on the device (`numprec.kernels.batch`, `numprec.kernels.loss_scale`), so a step is the
-same list of launches each time, and the host neither waits nor allocates between two epochs' ends. There it reads one
-row of history for each batch, and writes the learning rates of the next epoch.
+A step is: choose and copy a batch, forward, loss and its gradient, backward, survey of the gradients, and update of the
+weights and of the running statistics, unless the survey forbids it. All that changes from step to step lives on the
+device (`numprec.kernels.batch`, `numprec.kernels.loss_scale`), so a step is the same list of launches each time, and
+the host neither waits nor allocates between two epochs' ends. There it reads one row of history for each batch, and
+writes the learning rates of the next epoch.
 """
 import json
 import math
@@ -146,6 +147,7 @@ class Training:
             options["nesterov"] = bool(self.descent.nesterovs_momentum)
         optimizer.update(device, rung(name).variant(precision, **options), network.weights, network.masters,
                          network.gradients, *self.moments, control, state, self.counts, network.decayed)
+        network.follow()
 
     def run(self, steps):
         """So many steps; an epoch may begin or end on the way."""
