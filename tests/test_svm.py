@@ -256,7 +256,8 @@ def test_one_launch(precision):
     (np.zeros((4, 2)), [0, 1, 1, 0]),
     (np.tile([[60000.0], [-60000.0]], (4, 1)), [1, 0] * 4),                    # near float16's limit
     (np.tile([[6e-8], [-6e-8]], (4, 1)), [1, 0] * 4),                          # and its other end
-], ids=["two", "three", "four", "five", "point", "both labels", "constant", "wide", "unbalanced", "zeros", "large", "small"])
+], ids=["two", "three", "four", "five", "point", "both labels", "constant", "wide", "unbalanced", "zeros", "large",
+        "small"])
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_odd_data(precision, kernel, X, y):
     X, y = np.asarray(X), np.asarray(y)
