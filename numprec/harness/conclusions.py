@@ -1,0 +1,230 @@
+"""What follows from the verdicts of a run: a recommendation for each model, and the answer to the question that the
+project asks, whether low precision training is a general-purpose method.
+
+Every statement is put together from the rows; where something was not measured the text says so. Low precision is
+what stores numbers in fewer than 32 bits.
+"""
+import math
+
+import numpy as np
+
+from numprec.harness.outcomes import BASELINE, storage_bytes
+from numprec.harness.verdicts import signed, size
+
+LAUNCH_BOUND = 0.5    # share of the time that the launches alone take, from which on precision cannot matter much
+SINGLE = 4            # bytes of a stored number; fewer are low precision
+
+
+def recommendations(models, verdicts, environment):
+    """[line], one for each model."""
+    lines = []
+    for label, precisions in models.items():
+        about = {v.precision: v for v in verdicts if v.label == label}
+        baseline = precisions.get(BASELINE)
+        if baseline is None or not baseline.run:
+            lines.append(f"{label}: no recommendation, because {BASELINE} was not run.")
+        elif baseline.fails:
+            lines.append(f"{label}: no recommendation, because {BASELINE} itself fails ({baseline.trouble}).")
+        else:
+            safe = [name for name in precisions if name in about and about[name].safe]
+            if environment["is_emulator"]:
+                line = _by_bytes(precisions, safe)
+            else:
+                line = _by_time(precisions, safe, environment)
+            lines.append(f"{label}: {line}{_not_safe(about)}.")
+    return lines
+
+
+def _by_bytes(precisions, safe):
+    """The smallest storage, then the smallest master copy, then the smallest sums."""
+    if not safe:
+        return f"stay with {BASELINE}: nothing smaller is shown to be as good"
+    cost = {name: storage_bytes(precisions[name].run[0]) for name in (BASELINE, *safe)}
+    least = min(cost.values())
+    cheapest = [name for name in safe if cost[name] == least]
+    if not cheapest:
+        return f"stay with {BASELINE}: what is as good is not smaller"
+    return (f"{_or(cheapest)}, the smallest precision as good as {BASELINE}: {least[0]} bytes a stored number instead "
+            f"of {cost[BASELINE][0]}; speed is not judged under CPU emulation")
+
+
+def _by_time(precisions, safe, environment):
+    """The fastest of those that the GPU has, unless launches take most of the time."""
+    times = {name: float(np.median(list(precisions[name].medians.values()))) for name in (BASELINE, *safe)
+             if precisions[name].medians and precisions[name].run[0]["availability"] == "native"}
+    if BASELINE not in times:
+        return f"no recommendation, because {BASELINE} has no time"
+    bound = _launches(precisions[BASELINE], times[BASELINE], environment)
+    if bound:
+        return bound
+    fastest = min(times, key=times.get)
+    if fastest == BASELINE:
+        return f"stay with {BASELINE}: nothing faster is shown to be as good"
+    gain = precisions[fastest].speed_up(precisions[BASELINE])
+    if not gain.low > 1:
+        return f"stay with {BASELINE}: the fastest that is as good, {fastest}, is not shown to be faster " \
+               f"({times_as_fast(gain)})"
+    return f"{fastest}, {times_as_fast(gain)} as fast as {BASELINE} and as good"
+
+
+def _launches(baseline, seconds, environment):
+    launch_s = (environment.get("peaks") or {}).get("launch_s")
+    counts = baseline.values("launches")
+    if not launch_s or not counts or not seconds:
+        return ""
+    count = float(np.median(counts))
+    share = count * launch_s / seconds
+    if share < LAUNCH_BOUND:
+        return ""
+    most = "at all" if share >= 1 else f"by more than {1 / (1 - share):.2g} times"
+    return (f"any precision that is as good, since the time is bound by launches ({count:.0f} of "
+            f"{1e6 * launch_s:.2g} µs in a fit of {1e3 * seconds:.3g} ms): at this size no precision can speed it up "
+            f"{most}; --grow enlarges the problem")
+
+
+def _not_safe(about):
+    """The precisions that were not recommended, with their verdicts."""
+    rest = [f"{name} {v.brief}" for name, v in about.items() if not v.safe and name != BASELINE]
+    return f" [{'; '.join(rest)}]" if rest else ""
+
+
+# ---- the question
+
+def conclusion(models, verdicts, environment):
+    """The answer, as paragraphs; "" where no model was trained."""
+    models = {label: precisions for label, precisions in models.items() if any(o.run for o in precisions.values())}
+    if not models:
+        return ""
+    verdicts = [v for v in verdicts if v.precision != BASELINE]
+    names = list(dict.fromkeys(v.precision for v in verdicts))
+    low = [name for name in names if _is_low(models, name)]
+    parts = ["Is low precision training a general-purpose method? " + _answer(models, verdicts, low)]
+    parts += [_of_precision(name, [v for v in verdicts if v.precision == name]) for name in names]
+    if not environment["is_emulator"]:
+        parts.append(_gains(models, verdicts))
+    parts.append(_scope(models, environment))
+    return "\n".join(part for part in parts if part)
+
+
+def _answer(models, verdicts, low):
+    if not low:
+        return "This run cannot tell: no precision below 32 bits was run."
+    by_name = {name: [v for v in verdicts if v.precision == name] for name in low}
+    if not any(v.verdict != "undecided" for found in by_name.values() for v in found):
+        return f"This run cannot tell: nothing is decided about {_and(low)}."
+    total = len(models)
+    general = [name for name, found in by_name.items() if len(found) == total and all(v.safe for v in found)]
+    refuted = [name for name, found in by_name.items() if any(v.verdict in ("worse", "fails") for v in found)]
+    open_ = [name for name in low if name not in general and name not in refuted]
+    said = []
+    if general:
+        every = "the one model" if total == 1 else f"each of the {total} models"
+        said.append(f"In {_and(general)} training was as good as in {BASELINE} for {every} measured here: as far as "
+                    "this run reaches, yes, in that precision" + ("." if total > 1 else ", but one model says little."))
+    elif not refuted:
+        said.append("Not shown, and not refuted.")
+    else:
+        said.append("Not in every precision and for every model." if open_ else
+                    "Not as it stands: each low precision did worse than fp64, or failed, in at least one model.")
+    if refuted:
+        said.append("Against it: " + "; ".join(f"{name} {_list_where(by_name[name], ('worse', 'fails'))}"
+                                               for name in refuted) + ".")
+    if open_:
+        said.append(f"Open for {_and(open_)}: no model was worse or failed, but not every one is decided"
+                    " without a flag.")
+    everywhere = [label for label in models if all(v.safe for v in verdicts if v.label == label and v.precision in low)
+                  and any(v.label == label and v.precision in low for v in verdicts)]
+    if everywhere and len(everywhere) < total:
+        said.append(f"Every low precision that was run is as good as {BASELINE} for {_and(everywhere)}.")
+    return " ".join(said)
+
+
+def _list_where(found, kinds):
+    return " and ".join(f"{'is ' if kind == 'worse' else ''}{kind} for {_and([v.label for v in chosen])}"
+                        for kind in kinds if (chosen := [v for v in found if v.verdict == kind]))
+
+
+def _of_precision(name, found):
+    """One precision over all the models: the counts, then what was found against it."""
+    total = len(found)
+    parts = []
+    for kind in ("equal", "better", "worse", "undecided", "fails"):
+        chosen = [v for v in found if v.verdict == kind]
+        if not chosen:
+            continue
+        about = [_short(v) for v in chosen]
+        verb = "fails" if kind == "fails" else kind
+        parts.append(f"{verb} in {len(chosen)} of {total} ({'; '.join(about)})")
+    return f"{name}: " + ", ".join(parts) + "."
+
+
+def _short(v):
+    """A model with what its verdict rests on, for a list."""
+    flag = f", flagged: {v.flagged}" if v.flagged else ""
+    if v.verdict == "fails":
+        return f"{v.label}: {v.reason.removeprefix('fails, because ')}"
+    if v.verdict in ("worse", "better"):
+        return f"{v.label} by {size(v.interval.value)}{flag}"
+    if v.verdict == "undecided" and v.interval is not None and not math.isnan(v.interval.low):
+        return f"{v.label}, between {signed(v.interval.low)} and {signed(v.interval.high)}{flag}"
+    if v.verdict == "undecided":
+        return f"{v.label}, {v.reason.removeprefix('undecided: ')}{flag}"
+    return v.label + flag
+
+
+def _gains(models, verdicts):
+    """How much faster the precisions that are as good are."""
+    lines = []
+    for v in verdicts:
+        gain = v.safe and models[v.label][v.precision].speed_up(models[v.label].get(BASELINE))
+        if gain:
+            lines.append(f"{v.label} in {v.precision} {times_as_fast(gain)}")
+    return f"Speed, where as good, as a multiple of {BASELINE}'s: {'; '.join(lines)}." if lines else ""
+
+
+def _scope(models, environment):
+    """What was measured, and what was not."""
+    from numprec.harness.cases import MODELS
+    outcomes = [outcome for precisions in models.values() for outcome in precisions.values() if outcome.run]
+    seeds = sorted({len(outcome.run) for outcome in outcomes})
+    margins = _and(sorted({f"{outcome.margin:g} of {outcome.metric}" for outcome in outcomes if outcome.metric}))
+    text = [f"Measured: {_and(list(models))}; {'-'.join(map(str, {seeds[0]: 0, seeds[-1]: 0}))} seeds; as good means "
+            f"within {margins}, or better.", "Hyper-parameters were the same in every precision, so a failure is one "
+            "at these hyper-parameters."]
+    missing = [m.name for m in MODELS if not any(label.startswith(m.name) for label in models)]
+    if missing:
+        text.append(f"Not measured: {_and(missing)}.")
+    standing_in = sorted({row["stand_in"] for outcome in outcomes for row in outcome.run if row["stand_in"]})
+    if standing_in:
+        text.append(f"Other data stood in for {_and(standing_in)}: nothing here is about {_and(standing_in)}.")
+    absent = sorted({o.precision for precisions in models.values() for o in precisions.values() if not o.run})
+    if absent:
+        text.append(f"Not available on {environment['device']}: {_and(absent)}.")
+    if environment["is_emulator"]:
+        text.append("The arithmetic is a GPU's, emulated on a CPU; whether low precision is faster was not measured.")
+    return " ".join(text)
+
+
+def _is_low(models, name):
+    rows = [row for precisions in models.values() if name in precisions for row in precisions[name].rows]
+    return 0 < storage_bytes(rows[0])[0] < SINGLE
+
+
+def times_as_fast(interval):
+    """A speed-up with its interval."""
+    if math.isnan(interval.low):
+        return f"{interval.value:.2f} times"
+    return f"{interval.value:.2f} [{interval.low:.2f}, {interval.high:.2f}] times"
+
+
+def _and(names):
+    return _joined(names, "and")
+
+
+def _or(names):
+    return _joined(names, "or")
+
+
+def _joined(names, word):
+    names = list(names)
+    return names[0] if len(names) == 1 else ", ".join(names[:-1]) + f" {word} " + names[-1] if names else "nothing"

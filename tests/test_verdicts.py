@@ -1,0 +1,288 @@
+"""Verdicts, recommendations and the answer: each can be reached, and none says more than the rows do."""
+import math
+
+import numpy as np
+import pytest
+from rows import environment, kernel_row, network_row, runs
+
+from numprec.harness import outcomes, verdicts
+
+GPU, EMULATOR = environment(), environment(emulator=True)
+BASE = np.array([0.50, 0.45, 0.55, 0.48, 0.52, 0.51, 0.47, 0.53])
+SMALL = 1e-3 * np.array([1, -1, 2, -2, 1, -1, 0, 0])
+IRIS = dict(model="SVC", data="iris", metric="accuracy", n_test=30)
+
+
+def judged(*rows):
+    return {v.precision: v for v in verdicts.judge([row for each in rows for row in each])}
+
+
+def only(*rows):
+    found, = judged(*rows).values()
+    return found
+
+
+# ---- verdicts
+
+@pytest.mark.parametrize("shift, verdict, says", [
+    (SMALL, "equal", "equal to fp64 within 0.01 of R2: difference 0, 90 % interval"),
+    (-0.03 + SMALL, "worse", "worse than fp64 by 0.0300 of R2: "
+     "difference -0.0300, 95 % interval [-0.0319, -0.0281], 8 seeds"),    # 2.3646 * 1.309e-3 * sqrt(1 / 8 + 0.25)
+    (0.03 + SMALL, "better", "better than fp64 by 0.0300 of R2"),
+    (40 * SMALL, "undecided", "would not decide"),
+])
+def test_every_verdict_on_scores(shift, verdict, says):
+    found = only(runs("fp64", BASE), runs("fp16", BASE + shift))
+    assert found.verdict == verdict and says in found.sentence
+    assert found.sentence.startswith("LinearRegression on diabetes, fp16: ")
+    assert (found.model, found.data, found.precision) == ("LinearRegression", "diabetes", "fp16")
+    assert found.margin == 0.01 and found.interval.n == 8
+    assert found.safe == (verdict in ("equal", "better"))
+
+
+def test_undecided_says_how_many_seeds_would_decide():
+    found = only(*(runs(name, 0.9 + shift, build=network_row, test_to_train=0.0)
+                   for name, shift in (("fp64", 0 * SMALL), ("fp16", 15 * SMALL))))
+    assert found.verdict == "undecided" and found.needed_seeds > 8
+    assert f"at least {found.needed_seeds} seeds would decide" in found.sentence
+    assert found.brief == f"undecided, >= {found.needed_seeds} seeds"
+
+
+def test_fits_that_stalled_fail_although_accuracy_looks_fine():
+    """The scores are those of fp64 to the last digit."""
+    found = only(runs("fp64", BASE, **IRIS),
+                 runs("mixed_bf16", BASE, **IRIS, stop_reason=["converged", "stalled", "converged"],
+                      finished=lambda seed: seed > 1))
+    assert found.verdict == "fails" and not found.safe
+    assert "because 2 of 8 fits stalled, which its accuracy does not show: 0.5012, where fp64 has 0.5012" \
+        in found.sentence
+
+
+def test_what_fails_outright_shows_its_score():
+    found = only(runs("fp64", BASE), runs("fp16", BASE - 0.3, stop_reason="overflow", finished=False))
+    assert "because 8 of 8 fits overflowed; R2 0.2013, where fp64 has 0.5012" in found.sentence
+
+
+def test_one_fit_that_did_not_finish_is_flagged():
+    found = only(runs("fp64", BASE), runs("fp32", BASE + SMALL, finished=lambda seed: seed != 3,
+                                          stop_reason=lambda seed: "converged" if seed != 3 else "breakdown"))
+    assert found.verdict == "equal" and found.brief == "equal (flagged)" and not found.safe
+    assert found.sentence.endswith("; flagged: 1 of 8 fits broke down")
+
+
+def test_the_only_fit_that_did_not_finish_fails():
+    assert only(runs("fp64", [0.5]), runs("fp16", [0.5], finished=False, stop_reason="max_iter")).verdict == "fails"
+
+
+def test_exceptions_fail_with_their_text():
+    found = only(runs("fp64", BASE), runs("fp16", BASE, status=lambda seed: "FAIL" if seed < 3 else "ok",
+                                          reason="MemoryError: too large"))
+    assert found.verdict == "fails" and 'because 3 of 8 fits failed with "MemoryError: too large"' in found.sentence
+
+
+def test_predictions_that_are_not_finite_fail():
+    found = only(runs("fp64", BASE), runs("fp16", [math.nan] * 8))
+    assert found.verdict == "fails" and "predictions that are not finite" in found.sentence
+
+
+def test_a_baseline_that_fails_leaves_nothing_to_compare_with():
+    found = judged(runs("fp64", BASE, finished=False, stop_reason="max_iter"), runs("fp32", BASE))
+    assert found["fp64"].verdict == "fails" and found["fp32"].verdict == "undecided"
+    assert "fp64, to compare with, fails itself" in found["fp32"].sentence
+
+
+def test_a_baseline_that_is_flagged_flags_the_rest():
+    found = only(runs("fp64", BASE, finished=lambda seed: seed != 0, stop_reason="max_iter"), runs("fp32", BASE))
+    assert found.flagged == "of fp64, to compare with, 1 of 8 fits ran out of iterations"
+
+
+def test_without_a_baseline_nothing_is_decided():
+    found = only(runs("fp32", BASE))
+    assert found.verdict == "undecided" and "fp64 was not run" in found.sentence
+
+
+def test_one_seed_decides_nothing():
+    found = only(runs("fp64", [0.5]), runs("fp32", [0.5]))
+    assert found.verdict == "undecided" and "one seed" in found.sentence and found.brief == "undecided"
+
+
+def test_what_the_device_lacks_gets_no_verdict():
+    assert not judged(runs("fp64", BASE), runs("fp16", BASE, status="SKIP", reason="needs sm_80"))
+
+
+def test_equal_scores_rest_on_the_number_of_labels():
+    few = only(runs("fp64", [0.9] * 5, **IRIS), runs("fp16", [0.9] * 5, **IRIS))
+    assert few.verdict == "undecided" and few.needed_seeds == 10
+    assert "no prediction of 150 differs, which still leaves room for 0.0198 of accuracy" in few.sentence
+    enough = only(runs("fp64", [0.9] * 10, **IRIS), runs("fp16", [0.9] * 10, **IRIS))
+    assert enough.verdict == "equal" and "no prediction of 300 differs" in enough.sentence
+
+
+def test_other_data_are_named():
+    found = only(runs("fp64", BASE, build=network_row, stand_in="fashion_mnist"),
+                 runs("fp16", BASE, build=network_row, stand_in="fashion_mnist"))
+    assert found.sentence.startswith("MLPClassifier on digits (in place of fashion_mnist), fp16")
+    found = only(runs("fp64", BASE, grow=8), runs("fp16", BASE, grow=8))
+    assert "diabetes (enlarged 8 times by synthetic samples)" in found.sentence
+
+
+def test_a_worker_that_died_is_counted_with_its_model():
+    """Its row may know nothing but the cell."""
+    dead = runs("fp16", BASE[:2], status="FAIL", reason="the worker process died (signal 11)")
+    for row in dead:
+        row.update(model=None, data=None, stand_in=None, metric=None, test_to_train=None)
+    found = only(runs("fp64", BASE), dead, [row for row in runs("fp16", BASE) if row["seed"] > 1])
+    assert '2 of 8 fits failed with "the worker process died (signal 11)"' in found.sentence
+
+
+# ---- speed
+
+def timed(precision, factor, scores=BASE, **values):
+    """Fits that take 1, 2, 3, ... times `factor` seconds, seed by seed."""
+    return runs(precision, scores, samples_s=lambda seed: [factor * (seed + 1) * t for t in (0.99, 1.0, 1.02)],
+                **values)
+
+
+def test_speed_is_the_ratio_of_paired_medians():
+    rows = timed("fp64", 1.0) + timed("fp32", 0.5)
+    found = verdicts.speed(rows, GPU)["LinearRegression on diabetes"]
+    assert found["fp32"]["fp64"].value == pytest.approx(2) and found["fp64"]["fp32"].value == pytest.approx(0.5)
+    assert found["fp32"]["fp32"] is None and found["fp32"]["fp64"].low == pytest.approx(2)
+
+
+def test_speed_is_withheld_on_the_emulator():
+    rows = timed("fp64", 1.0) + timed("fp32", 0.5)
+    assert verdicts.speed(rows, EMULATOR) == {}
+    for text in (*verdicts.recommend(rows, EMULATOR), verdicts.answer(rows, EMULATOR)):
+        assert "times as fast" not in text
+
+
+def test_a_fit_that_gave_up_is_not_fast():
+    rows = timed("fp64", 1.0) + timed("fp16", 0.1, finished=lambda seed: seed > 1, stop_reason="stalled")
+    assert verdicts.speed(rows, GPU)["LinearRegression on diabetes"]["fp16"]["fp64"] is None
+
+
+# ---- recommendations
+
+def test_the_fastest_precision_that_is_as_good_is_recommended():
+    rows = timed("fp64", 1.0) + timed("fp32", 0.5, BASE + SMALL) + timed("fp16", 0.1, BASE - 0.1 + SMALL)
+    line, = verdicts.recommend(rows, GPU)
+    assert line == ("LinearRegression on diabetes: fp32, 2.00 [2.00, 2.00] times as fast as fp64 and as good "
+                    "[fp16 worse].")
+
+
+def test_what_is_not_faster_is_not_recommended():
+    rows = timed("fp64", 1.0)
+    rows += runs("fp32", BASE + SMALL, samples_s=lambda seed: [(seed + 1) * (0.8 + 0.4 * (seed % 2))])
+    assert "stay with fp64: the fastest that is as good, fp32, is not shown to be faster" in \
+        verdicts.recommend(rows, GPU)[0]
+    rows = timed("fp64", 1.0) + timed("fp32", 0.5, BASE + SMALL, availability="emulated")
+    assert "stay with fp64" in verdicts.recommend(rows, GPU)[0]
+
+
+@pytest.mark.parametrize("launches, says", [
+    (100_000, "by more than 2.5 times"),    # 0.4 of 0.675 seconds
+    (1_000_000, "at all"),
+    (100, "fp32, 2.00"),
+])
+def test_where_launches_take_the_time_precision_cannot_matter(launches, says):
+    rows = timed("fp64", 0.15, launches=launches) + timed("fp32", 0.075, BASE + SMALL, launches=launches)
+    line, = verdicts.recommend(rows, GPU)
+    assert says in line and ("bound by launches" in line) == (launches > 100)
+
+
+def test_the_emulator_recommends_by_bytes():
+    rows = runs("fp64", BASE)
+    for name in ("fp32", "mixed_fp16", "fp16"):
+        rows += runs(name, BASE + SMALL)
+    line, = verdicts.recommend(rows, EMULATOR)
+    assert line.startswith("LinearRegression on diabetes: fp16, the smallest precision as good as fp64: 2 bytes")
+    assert "speed is not judged under CPU emulation" in line
+    line, = verdicts.recommend(rows[:8] + runs("fp16", BASE - 0.1 + SMALL), EMULATOR)
+    assert "stay with fp64" in line and "[fp16 worse]" in line
+
+
+def test_without_a_sound_baseline_there_is_no_recommendation():
+    assert "fp64 was not run" in verdicts.recommend(runs("fp32", BASE), GPU)[0]
+    rows = runs("fp64", BASE, finished=False, stop_reason="overflow") + runs("fp32", BASE)
+    assert "fp64 itself fails (8 of 8 fits overflowed)" in verdicts.recommend(rows, GPU)[0]
+
+
+# ---- the answer
+
+def of_two_models(**shifts):
+    """fp64 and other precisions, each (shift in LinearRegression, shift in SVC)."""
+    rows = runs("fp64", BASE) + runs("fp64", BASE, **IRIS)
+    for name, (first, second) in shifts.items():
+        rows += runs(name, BASE + first) + runs(name, BASE + second, **IRIS)
+    return rows
+
+
+def first_line(rows, facts=EMULATOR):
+    return verdicts.answer(rows, facts).splitlines()[0].removeprefix(
+        "Is low precision training a general-purpose method? ")
+
+
+def test_no_training_gives_no_answer():
+    assert verdicts.answer([kernel_row()], GPU) == "" and verdicts.recommend([kernel_row()], GPU) == []
+
+
+def test_an_answer_in_favour():
+    said = first_line(of_two_models(fp16=(SMALL, SMALL), fp32=(SMALL, SMALL)))
+    assert said == ("In fp16 training was as good as in fp64 for each of the 2 models measured here: as far as this "
+                    "run reaches, yes, in that precision.")
+
+
+def test_an_answer_against():
+    said = first_line(of_two_models(fp16=(-0.1 + SMALL, SMALL)))
+    assert said.startswith("Not as it stands") and "fp16 is worse for LinearRegression on diabetes." in said
+    assert "Every low precision that was run is as good as fp64 for SVC on iris." in said
+
+
+def test_an_answer_that_depends_on_the_precision():
+    said = first_line(of_two_models(fp16=(-0.1 + SMALL, SMALL), mixed_fp16=(SMALL, SMALL)))
+    assert said.startswith("In mixed_fp16 training was as good") and "Against it: fp16 is worse" in said
+
+
+def test_an_answer_that_stays_open():
+    assert first_line(of_two_models(fp16=(40 * SMALL, SMALL))).startswith("Not shown, and not refuted. Open for fp16")
+    assert "nothing is decided about fp16" in first_line(of_two_models(fp16=(40 * SMALL, 40 * SMALL)))
+    assert "no precision below 32 bits was run" in first_line(of_two_models(fp32=(SMALL, SMALL)))
+
+
+def test_one_model_says_little():
+    assert first_line(runs("fp64", BASE) + runs("fp16", BASE + SMALL)).endswith("but one model says little.")
+
+
+def test_the_answer_tells_why_each_precision_fails_and_what_was_not_measured():
+    rows = of_two_models(fp32=(SMALL, SMALL)) + runs("fp16", BASE, finished=False, stop_reason="stalled", **IRIS)
+    rows += runs("mixed_bf16", BASE, status="SKIP", reason="needs sm_80")
+    text = verdicts.answer(rows, EMULATOR)
+    assert "fp16: fails in 1 of 1 (SVC on iris: 8 of 8 fits stalled" in text
+    assert "fp32: equal in 2 of 2 (LinearRegression on diabetes; SVC on iris)." in text
+    assert "Not measured: DecisionTreeClassifier, MLPClassifier and CNNClassifier." in text
+    assert "whether low precision is faster was not measured" in text
+    assert "Not available on CPU emulator: mixed_bf16." in text
+    assert "8 seeds; as good means within 0.01 of R2 and 0.01 of accuracy, or better" in text
+    assert verdicts.answer(rows, EMULATOR) == text
+
+
+def test_gains_are_told_of_what_is_as_good_only():
+    rows = timed("fp64", 1.0) + timed("fp32", 0.5, BASE + SMALL) + timed("fp16", 0.1, BASE - 0.1 + SMALL)
+    text = verdicts.answer(rows, GPU)
+    assert "LinearRegression on diabetes in fp32 2.00 [2.00, 2.00] times." in text and "10.0" not in text
+
+
+# ---- what the rows say together
+
+def test_rows_of_a_model_come_together_by_precision():
+    found = outcomes.by_model(of_two_models(fp16=(SMALL, SMALL)))
+    assert {key: list(each) for key, each in found.items()} == {
+        "LinearRegression on diabetes": ["fp64", "fp16"], "SVC on iris": ["fp64", "fp16"]}
+    assert found["SVC on iris"]["fp16"].labels == (0, 240)
+    assert found["SVC on iris"]["fp64"].ends == "converged 8"
+
+
+def test_bytes_by_role():
+    rows = [runs(name, [0.5])[0] for name in ("fp64", "fp16", "mixed_fp16")]
+    assert [outcomes.storage_bytes(row) for row in rows] == [(8, 0, 8), (2, 0, 2), (2, 4, 4)]
