@@ -151,6 +151,11 @@ class Emulator(Device):
                         compute_capability=self.compute_capability)
 
     def _instantiate(self, launches):
+        """Compiles the launches' kernels, so that a replay does nothing else than run them."""
+        from numprec.emulator.launch import prepare
+        for kernel, _, _, args, _ in launches:
+            prepare(kernel, args, self.compute_capability)
+
         def run():
             for launch in launches:
                 self._launch(*launch)

@@ -16,6 +16,9 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from numprec import PRECISIONS, MLPClassifier
+from numprec.device import Emulator, Graph
+from numprec.models import training
+from numprec.models.network import Network
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 PURE_BF16 = "storage=bfloat16,compute=bfloat16,accum=float32"
@@ -75,7 +78,8 @@ def test_pipeline_and_search_over_precisions(digits):
 @pytest.mark.parametrize("rate, epochs, pure, gap", [(1e-3, 10, PURE_BF16, 0.15), (2e-4, 15, "fp16", 0.08)])
 def test_stagnation_at_a_low_learning_rate(digits, rate, epochs, pure, gap):
     """Updates fall below half the last bit of the weights: in pure low precision most are lost and learning stalls,
-    while the same formats with master weights keep up with fp64."""
+    while the same formats with master weights keep up with fp64. float16 has three bits more than bfloat16, so that
+    it takes a lower rate to stall it."""
     X, X_test, y, y_test = digits
     options = dict(hidden_layer_sizes=(128,), solver="sgd", learning_rate_init=rate, max_iter=epochs, alpha=0)
     models = {name: mlp(name, **options).fit(X, y) for name in ("fp64", "mixed_fp16", "mixed_bf16", pure)}
@@ -139,6 +143,73 @@ def test_callback(small):
     assert {"loss", "accuracy", "seconds", "loss_scale", "skipped", "gradient_range"} <= set(rows[0])
     model = mlp().fit(*small, callback=lambda row: row["epoch"] == 2)
     assert model.stop_reason_ == "interrupted" and model.n_iter_ == 2
+
+
+class Clock:
+    """Stands still until it is told to go on."""
+
+    now = 0.0
+
+    def perf_counter(self):
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(training, "time", clock)
+    return clock
+
+
+def test_a_callback_sees_the_estimator_as_the_epoch_left_it(small, clock):
+    """It predicts with the weights of that moment; what it takes is in no row's seconds."""
+    X, y = small
+    predicted, weights, model = [], [], mlp("mixed_fp16", max_iter=3)
+
+    def look(row):
+        assert row["epoch"] == model.n_iter_ == len(predicted) + 1
+        predicted.append(model.predict_proba(X))
+        weights.append([a.copy() for a in model.coefs_])
+        clock.now += 1
+    model.fit(X, y, callback=look)
+    for epochs in 1, 2, 3:
+        alone = mlp("mixed_fp16", max_iter=epochs).fit(X, y)
+        np.testing.assert_array_equal(predicted[epochs - 1], alone.predict_proba(X))
+        assert all(np.array_equal(a, b) for a, b in zip(weights[epochs - 1], alone.coefs_))
+    assert [row["seconds"] for row in model.history_] == [0, 0, 0] and clock.now == 3
+    wanted = {"epoch", "loss", "accuracy", "seconds", "loss_scale", "skipped", "overflow", "underflow", "lost",
+              "gradient_range"}
+    assert wanted <= set(model.history_[0])
+
+
+def test_seconds_are_those_of_the_steps(small, clock, monkeypatch):
+    """Of an epoch's five batches, but not of the capture, which compiles the kernels, nor of an evaluation."""
+    def taking(seconds, function):
+        def slow(*args, **options):
+            clock.now += seconds
+            return function(*args, **options)
+        return slow
+    monkeypatch.setattr(Emulator, "_instantiate", taking(1000, Emulator._instantiate))
+    monkeypatch.setattr(Network, "evaluate", taking(100, Network.evaluate))
+    monkeypatch.setattr(Graph, "replay", taking(10, Graph.replay))
+    model = mlp(device="emulator", max_iter=2, early_stopping=True).fit(*small)
+    assert [row["seconds"] for row in model.history_] == [10, 10] and clock.now == 1220
+
+
+@pytest.mark.parametrize("name", ["fp32", "mixed_fp16"])
+def test_gradient_exponents(small, tmp_path, name):
+    """Of the last batch, without the loss scale: they are those that fp64 has, but for rounding, and the ends of the
+    range are the history's."""
+    X, y = small
+    options = dict(max_iter=1, batch_size=150, activation="tanh")
+    model, exact = mlp(name, **options).fit(X, y), mlp("fp64", **options).fit(X, y)
+    counts = model.gradient_exponents_
+    assert sum(counts.values()) + model.gradient_zeros_ == sum(a.size for a in model.coefs_ + model.intercepts_)
+    assert (min(counts), max(counts)) == tuple(np.frexp(model.history_[-1]["gradient_range"])[1] - 1)
+    differing = sum(abs(counts.get(e, 0) - n) for e, n in exact.gradient_exponents_.items())
+    assert differing < 0.05 * sum(counts.values())
+    model.save(tmp_path / "model.npz")
+    assert MLPClassifier.load(tmp_path / "model.npz").gradient_exponents_ == counts
 
 
 def test_schedules_end_at_max_iter_without_a_warning(small, recwarn):

@@ -80,7 +80,9 @@ class NetworkClassifier(ClassifierMixin, Estimator):
         """Trains on X (n_samples, n_features) and the labels y (n_samples,). Returns self.
 
         `callback(row)` is called after each epoch with a dictionary: epoch, loss, accuracy, seconds, loss_scale,
-        skipped, gradient_range, ... (`numprec.models.training.Training.epoch`). Where it returns True, training ends.
+        skipped, overflow, underflow, lost, gradient_range, ... (`numprec.models.training.Training.epoch`). Where it
+        returns True, training ends. Meanwhile the estimator is as the epoch left it: the callback may let it predict,
+        score or save. What that takes is not in the seconds of any row.
         """
         again = self.warm_start and hasattr(self, "_checkpoint")
         X, codes, classes = self._checked_data(X, y, reset=True)
@@ -203,6 +205,8 @@ class NetworkClassifier(ClassifierMixin, Estimator):
                 reason = reason or "interrupted"
             if reason:
                 break
+        if epochs > 0:
+            self._count_gradients(run)
         self._report(reason or "max_iter", run, partial)
         return self
 
@@ -231,6 +235,15 @@ class NetworkClassifier(ClassifierMixin, Estimator):
         if partial or held_out is None and self.learning_rate != "constant":
             return None
         return "converged" if self._waited > self.n_iter_no_change else None
+
+    def _count_gradients(self, run):
+        """By binary exponent: the finite ones of the last batch."""
+        with np.errstate(invalid="ignore"):
+            values = np.concatenate([g.ravel() for g in run.network.gradient_values().values()]) / self.loss_scale_
+        some = values[np.isfinite(values) & (values != 0)]
+        exponents, counts = np.unique(np.frexp(some)[1] - 1, return_counts=True)
+        self.gradient_exponents_ = dict(zip(exponents.tolist(), counts.tolist()))
+        self.gradient_zeros_ = int(np.sum(values == 0))
 
     def _keep(self, run):
         """The checkpoint, and what predictions are made from."""
@@ -279,7 +292,7 @@ class NetworkClassifier(ClassifierMixin, Estimator):
 
     _SAVED = ("n_iter_", "t_", "n_outputs_", "n_features_in_", "loss_", "loss_scale_", "loss_curve_", "history_",
               "best_loss_", "validation_scores_", "best_validation_score_", "skipped_steps_", "overflow_count_",
-              "stop_reason_", "precision_", "_seed", "_waited")
+              "gradient_exponents_", "gradient_zeros_", "stop_reason_", "precision_", "_seed", "_waited")
 
     def save(self, path):
         """Writes the estimator and the state of its training to a file (npz and JSON, nothing pickled)."""
@@ -307,6 +320,8 @@ class NetworkClassifier(ClassifierMixin, Estimator):
         self = cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in about["parameters"].items()})
         for name, value in about["attributes"].items():
             setattr(self, name, value)
+        if hasattr(self, "gradient_exponents_"):    # in JSON, keys are text
+            self.gradient_exponents_ = {int(e): n for e, n in self.gradient_exponents_.items()}
         for name in "classes_", "feature_names_in_":
             if name in arrays:
                 value = arrays.pop(name)

@@ -57,7 +57,8 @@ class CNNClassifier(NetworkClassifier):
         the masters if it has some. Filters are (height, width, channels below, filters).
     image_shape_ : tuple
     classes_, n_outputs_, n_features_in_, n_iter_, t_, loss_, best_loss_, loss_curve_, validation_scores_,
-    best_validation_score_, history_, skipped_steps_, overflow_count_, loss_scale_, stop_reason_
+    best_validation_score_, history_, skipped_steps_, overflow_count_, loss_scale_, gradient_exponents_,
+    gradient_zeros_, stop_reason_
         As in MLPClassifier.
 
     Predictions are NumPy's, in float64, so that scores tell apart how models were trained and nothing else.

@@ -66,6 +66,11 @@ class MLPClassifier(NetworkClassifier):
         A row per epoch, as a callback gets it.
     skipped_steps_, overflow_count_, loss_scale_ : int, int, float
         Steps that a dynamic loss scale skipped, gradients that were not finite, and the last loss scale.
+    gradient_exponents_ : dict of {int: int}
+        Of the last batch: how many gradients have a magnitude in [2^e, 2^(e+1)), the loss scale taken out, for each e
+        that occurs.
+    gradient_zeros_ : int
+        How many of them are 0. Those that are not finite are in neither.
     stop_reason_ : str
         "converged"; "max_iter"; "overflow": the weights are the last finite ones; "stalled": an epoch changed no
         weight at all; "interrupted" by a callback.

@@ -151,9 +151,7 @@ class Training:
 
     def run(self, steps):
         """So many steps; an epoch may begin or end on the way."""
-        if self._graph is None:
-            with self.device.capture() as self._graph:
-                self._step()
+        self._prepare()
         while steps:
             if self._position == 0:
                 self._begin_epoch()
@@ -161,6 +159,12 @@ class Training:
             self._graph.replay(some)
             self._position = (self._position + some) % self.batches
             steps -= some
+
+    def _prepare(self):
+        """Captures the step, which compiles its kernels, once."""
+        if self._graph is None:
+            with self.device.capture() as self._graph:
+                self._step()
 
     def _begin_epoch(self):
         state = self.device.to_host(self.state)
@@ -170,7 +174,9 @@ class Training:
         self.device.assign(self.rates, rates, self.precision.accum)
 
     def epoch(self):
-        """To the end of the epoch. Returns its row of the history."""
+        """To the end of the epoch. Returns its row of the history, whose seconds are those of its steps: kernels are
+        compiled before, and nothing is evaluated."""
+        self._prepare()
         start = time.perf_counter()
         self.run(self.batches - self._position)
         row = self._row()
@@ -181,6 +187,7 @@ class Training:
 
         `gradient_range` leaves out zeros and the loss scale; `overflow` counts gradients that were not finite,
         `underflow` is the share of subnormal ones, and `lost` that of updates which left their weight as it was.
+        `loss_scale` is that of the last batch.
         """
         numbers, counts = (self.device.to_host(a).astype(np.float64) for a in (self.numbers, self.counts))
         state = self.device.to_host(self.state)
