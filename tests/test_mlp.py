@@ -344,7 +344,11 @@ def test_files(small, tmp_path):
 @pytest.mark.parametrize("options, says", [
     ({"solver": "adma"}, "Did you mean 'adam'"),
     ({"activation": "Relu"}, "Did you mean 'relu'"),
-    ({"learning_rate": "invscaling"}, "unknown learning_rate 'invscaling'"),
+    ({"learning_rate": "invscaling"}, "'invscaling' is scikit-learn's and not implemented here; there are 'constant', "
+                                      "'cosine', 'one_cycle'"),
+    ({"learning_rate": "adaptive"}, "learning_rate='adaptive' is scikit-learn's"),
+    ({"learning_rate": "cosin"}, "Did you mean 'cosine'"),
+    ({"solver": "lbfgs"}, "solver='lbfgs' is scikit-learn's and not implemented here; there are 'sgd', 'adam'"),
     ({"learning_rate_init": 0}, "learning_rate_init is a number above 0, not 0"),
     ({"batch_size": 0}, "batch_size is 'auto' or a whole number"),
     ({"hidden_layer_sizes": (16, 0)}, "hidden_layer_sizes are whole numbers"),

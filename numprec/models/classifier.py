@@ -40,6 +40,8 @@ RULES = {
     "loss_scale": ("None, 'dynamic' or a number above 0", lambda x: x is None or x == "dynamic" or _real(x) and x > 0),
 }
 
+SCIKIT_LEARNS = {"solver": ("lbfgs",), "learning_rate": ("invscaling", "adaptive")}    # and not numprec's
+
 
 def _whole(x):
     return isinstance(x, numbers.Integral) and not isinstance(x, bool)
@@ -150,8 +152,12 @@ class NetworkClassifier(ClassifierMixin, Estimator):
             if not allowed(getattr(self, name)):
                 raise ValueError(f"{name} is {words}, not {getattr(self, name)!r}")
         for name, known in ("solver", SOLVERS), ("learning_rate", SCHEDULES):
-            if getattr(self, name) not in known:
-                raise unknown(name, str(getattr(self, name)), list(known))
+            value = str(getattr(self, name))
+            if value in SCIKIT_LEARNS[name]:
+                raise ValueError(f"{name}={value!r} is scikit-learn's and not implemented here; there are "
+                                 f"{', '.join(map(repr, known))}")
+            if value not in known:
+                raise unknown(name, value, list(known))
 
     def _start(self, classes):
         """What a first fit sets."""
