@@ -1,0 +1,257 @@
+"""The tables of training: what came out, what it cost, how much faster it was, and what other libraries do."""
+from collections import Counter
+
+import numpy as np
+
+from numprec.harness import statistics, verdicts
+from numprec.harness.outcomes import BASELINE, by_model
+from numprec.harness.tables.layout import NOTHING, Table, between, number, plus_minus, reasons, title
+
+OUTCOME = """\
+held out: the metric, computed in float64 on data that were not trained on, the same splits and seeds in every
+precision; mean over the seeds with a 95 % interval of Student's t, which where splits overlap is the wider one of
+Nadeau and Bengio 2003. minus fp64: difference seed by seed, mean and 95 % interval, likewise; where it is the same on
+every seed, the interval of what may have been missed, by the number of predictions (Clopper and Pearson). p: of the two
+one-sided tests (Schuirmann 1987) that the difference lies beyond a margin that was fixed before any run, {margins};
+below 0.05 the verdict is equal. better, worse: the 95 % interval leaves out 0. No test is corrected for the number of
+tests. fails: more than one fit did not finish; flagged: one. labels: predictions unlike those of fp64, of all. stop:
+how the fits ended, each binary problem by itself where there are several. iterations: median over the fits; epochs
+where there are epochs. counts: events in all fits together."""
+COST = """\
+ms: one fit, host to host, transfers included, compiling not; median over the seeds of each seed's median, with the 10th
+and 90th percentile over the seeds; "-" unless every fit finished. s/epoch: median. first s: the first fit, which
+compiles; JIT s: what of it was compiling. transfer ms: the training data to the device. predict ms: the held-out set.
+to target s: training until the held-out score first reached the target, median of those that did, and how many did.
+launches: of one fit. model kB, peak MB: the fitted model, and the most device memory of a fit (1 kB is 1000 bytes). J:
+energy of one fit, where the device tells. Medians over the seeds. "-": not measured."""
+SPEED = """\
+Ratio of median times, with its 95 % interval by a bootstrap of the seeds, each fit paired with that of the same seed;
+above 1 is faster. launches: the cost of that many empty launches, as a share of the time."""
+PEERS = """\
+Other libraries on the same splits, in the same run, each with its own algorithm and defaults but for the parameters
+that the models share; they run where they can, be it on a CPU. numprec's own fits stand beside them."""
+
+
+def tables(rows, environment):
+    """[Table], those that the rows allow."""
+    models = by_model(rows)
+    models = {label: precisions for label, precisions in models.items() if precisions}
+    if not models:
+        return []
+    found = [_outcome(models, rows, environment), _cost(models, environment)]
+    if not environment["is_emulator"]:
+        found.append(_speed(models, rows, environment))
+    peers = by_model(rows, "peer")
+    if peers:
+        found.append(_peers(models, peers, environment))
+    return found
+
+
+# ---- what came out
+
+def _outcome(models, rows, environment):
+    judged = {(v.label, v.precision): v for v in verdicts.judge(rows)}
+    blocks = []
+    for label, precisions in models.items():
+        lines = []
+        for name, outcome in precisions.items():
+            equivalence = None if name == BASELINE else outcome.against(precisions.get(BASELINE))
+            verdict = judged.get((label, name))
+            lines.append((name, plus_minus(outcome.score), _difference(equivalence),
+                          number(equivalence.p) if equivalence and np.isfinite(equivalence.p) else NOTHING,
+                          verdict.brief if verdict else NOTHING, _labels(outcome), outcome.ends or _statuses(outcome),
+                          number(_median(_iterations(outcome))), _counts(outcome)))
+        blocks.append((_heading(label, precisions), lines))
+    margins = " and ".join(sorted({f"{o.margin:g} of {o.metric}" for each in models.values() for o in each.values()
+                                   if o.metric}))
+    own = [row for row in rows if row["kind"] == "training"]
+    columns = ("precision", "held out", f"minus {BASELINE} [95 %]", "p", "verdict", "labels", "stop", "iterations",
+               "counts")
+    name = "Training: outcome"
+    if environment["is_emulator"]:
+        name += " (a GPU's arithmetic, emulated on a CPU)"
+    return Table(name, columns, "lllrlrlrl", blocks, OUTCOME.format(margins=margins),
+                 reasons(own, lambda row: f"{row['model']} {row['precision']}"))
+
+
+def _heading(label, precisions):
+    """The model with its metric, seeds and sizes."""
+    row = next((row for o in precisions.values() for row in o.run if row["metric"]), None)
+    if row is None:
+        return label
+    seeds = sorted({len(outcome.run) for outcome in precisions.values() if outcome.run})
+    seeds = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+    target = f", target {row['target']:g}" if row["target"] is not None else ""
+    return f"{label}: {row['metric']}{target}, seeds {seeds}, trained on {row['n_train']}, held out {row['n_test']}"
+
+
+def _difference(equivalence):
+    if equivalence is None:
+        return NOTHING
+    d = equivalence.difference
+    return verdicts.signed(d.value) + (f" {verdicts.span(d)}" if np.isfinite(d.low) else "")
+
+
+def _labels(outcome):
+    return "{} of {}".format(*outcome.labels) if outcome.labels else NOTHING
+
+
+def _iterations(outcome):
+    return [float(np.sum(n)) for n in outcome.values("n_iter")]
+
+
+def _counts(outcome):
+    """Events by name, those that did not happen left out."""
+    counted = outcome.values("counts")
+    if not counted:
+        return NOTHING
+    total = Counter()
+    for counts in counted:
+        total.update({name: n for name, n in counts.items() if n})
+    return ", ".join(f"{name} {n}" for name, n in total.items()) or "none"
+
+
+# ---- what it cost
+
+def _cost(models, environment):
+    blocks = []
+    for label, precisions in models.items():
+        lines = []
+        for name, outcome in precisions.items():
+            cost = costs(outcome)
+            time = [number(1e3 * cost["train_s"]), between(cost["train_p10_s"], cost["train_p90_s"], 1e3)] \
+                if cost["train_s"] is not None else [NOTHING] * 2
+            lines.append((name, *time, number(cost["epoch_s"]), number(cost["first_fit_s"]), number(cost["compile_s"]),
+                          _scaled(cost["transfer_s"], 1e3), _scaled(cost["predict_s"], 1e3), _to_target(cost),
+                          "/".join(str(n) for n in sorted(set(outcome.values("launches")))[:2]) or NOTHING,
+                          _scaled(cost["model_bytes"], 1e-3), _scaled(cost["peak_bytes"], 1e-6),
+                          number(cost["energy_j"]), _status(outcome, environment)))
+        blocks.append((_heading(label, precisions), lines))
+    columns = ("precision", "ms", "p10 - p90", "s/epoch", "first s", "JIT s", "transfer ms", "predict ms",
+               "to target s", "launches", "model kB", "peak MB", "J", "status")
+    return Table(title("Training: cost", environment), columns, "lrrrrrrrrrrrrl", blocks, COST)
+
+
+def costs(outcome):
+    """Medians over the seeds, None where not measured; no time of a fit unless every fit finished."""
+    medians = list(outcome.medians.values())
+    low, middle, high = statistics.spread(medians) if medians else (None, None, None)
+    epochs = [e["seconds"] for history in outcome.values("history") for e in history if e.get("seconds") is not None]
+    aimed = [row for row in outcome.run if row["target"] is not None]
+    arrived = [row["target_s"] for row in aimed if row["target_s"] is not None]
+    return {"train_s": middle, "train_p10_s": low, "train_p90_s": high,
+            "epoch_s": _median(epochs) if medians else None,
+            **{name: _median(outcome.values(name)) for name in ("first_fit_s", "compile_s", "transfer_s", "predict_s",
+                                                                "model_bytes", "peak_bytes", "energy_j")},
+            "target_s": None if outcome.fails else _median(arrived), "arrived": len(arrived), "aimed": len(aimed)}
+
+
+def _to_target(cost):
+    if not cost["aimed"]:
+        return NOTHING
+    return f"{number(cost['target_s'])} ({cost['arrived']}/{cost['aimed']})"
+
+
+def _status(outcome, environment):
+    told = _statuses(outcome)
+    if told == "ok" and outcome.unfinished:
+        told = f"{len(outcome.unfinished)} unfinished"
+    if not environment["is_emulator"]:
+        available = {row["availability"] for row in outcome.run} - {"native"}
+        told += "".join(f", {each}" for each in sorted(available))
+    throttled = any((row.get("clocks") or {}).get("throttled") for row in outcome.run)
+    return told + (", throttled" if throttled else "")
+
+
+def _statuses(outcome):
+    """"ok" where every seed is, else how many are what."""
+    counted = Counter(row["status"] for row in outcome.rows)
+    if len(counted) == 1:
+        return next(iter(counted))
+    return ", ".join(f"{status} {n}" for status, n in sorted(counted.items()))
+
+
+# ---- how much faster
+
+def _speed(models, rows, environment):
+    speeds, launch_s = verdicts.speed(rows, environment), (environment.get("peaks") or {}).get("launch_s")
+    blocks = []
+    for label, precisions in models.items():
+        lines = []
+        for name, outcome in precisions.items():
+            seconds, launches = _median(list(outcome.medians.values())), _median(outcome.values("launches"))
+            share = f"{100 * launches * launch_s / seconds:.0f} %" if seconds and launches and launch_s else NOTHING
+            lines.append((name, _scaled(seconds, 1e3), _ratio(speeds[label][name][BASELINE]),
+                          _ratio(speeds[label][name]["fp32"]), share))
+        blocks.append((_heading(label, precisions), lines))
+    return Table("Training: speed", ("precision", "ms", f"vs {BASELINE} [95 %]", "vs fp32 [95 %]", "launches"),
+                 "lrrrr", blocks, SPEED)
+
+
+def _ratio(interval):
+    if interval is None:
+        return NOTHING
+    return number(interval.value) + ("" if np.isnan(interval.low) else
+                                     f" [{number(interval.low)}, {number(interval.high)}]")
+
+
+# ---- other libraries
+
+def _peers(models, peers, environment):
+    blocks, failures = [], []
+    for label, libraries in peers.items():
+        lines = []
+        for name, outcome in [*((f"numprec {p}", o) for p, o in models.get(label, {}).items()), *libraries.items()]:
+            cost = costs(outcome)
+            lines.append((name, _scaled(cost["train_s"], 1e3), plus_minus(outcome.score),
+                          _scaled(cost["predict_s"], 1e3), outcome.ends or NOTHING, _status(outcome, environment)))
+            failures += outcome.rows if name in libraries else ()
+        blocks.append((_heading(label, libraries), lines))
+    return Table(title("Other libraries", environment), ("library", "ms", "held out", "predict ms", "stop", "status"),
+                 "lrlrll", blocks, PEERS, reasons(failures, lambda row: f"{row['library']} {row['model']}"))
+
+
+# ---- for the CSV file
+
+def records(rows, environment):
+    """A dictionary of plain, unrounded values for each model and precision, and for each library beside it."""
+    judged, models = {(v.label, v.precision): v for v in verdicts.judge(rows)}, by_model(rows)
+    found = []
+    for kind, groups in ("training", models), ("peer", by_model(rows, "peer")):
+        for label, precisions in groups.items():
+            for name, outcome in precisions.items():
+                row = next((row for row in outcome.run), outcome.rows[0])
+                record = {"label": label, "library": row.get("library", "numprec"), "times": environment["times"],
+                          **{column: row[column] for column in ("model", "data", "stand_in", "grow", "precision",
+                                                                "metric", "availability", "target")},
+                          "seeds": len(outcome.run), "status": _statuses(outcome), "stop": outcome.ends,
+                          "unfinished": len(outcome.unfinished), "counts": _counts(outcome),
+                          "iterations": _median(_iterations(outcome)),
+                          "launches": _median(outcome.values("launches")), **costs(outcome)}
+                if outcome.score:
+                    record.update(score=outcome.score.value, score_low=outcome.score.low,
+                                  score_high=outcome.score.high)
+                if outcome.labels:
+                    record.update(zip(("labels_differ", "labels"), outcome.labels))
+                if kind == "training":
+                    record.update(_verdict(judged.get((label, name)), outcome, precisions.get(BASELINE)))
+                found.append(record)
+    return found
+
+
+def _verdict(verdict, outcome, baseline):
+    record = {"verdict": verdict and verdict.verdict, "sentence": verdict and verdict.sentence}
+    e = outcome.against(baseline) if outcome is not baseline else None
+    if e:
+        record.update(difference=e.difference.value, difference_low=e.difference.low, difference_high=e.difference.high,
+                      narrow_low=e.narrow.low, narrow_high=e.narrow.high, margin=e.margin, p=e.p,
+                      seeds_needed=verdict and verdict.needed_seeds)
+    return record
+
+
+def _median(values):
+    return float(np.median(values)) if values else None
+
+
+def _scaled(value, factor):
+    return number(None if value is None else factor * value)
