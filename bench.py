@@ -1,40 +1,93 @@
 """Benchmark of numprec: `python bench.py --precision all`."""
 import argparse
+import difflib
+import re
 import shlex
 import sys
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parent
+RUNS = ROOT / "runs"
+
 EPILOG = """\
+commands
+  python bench.py plot RUN           draw the figures of a run again
+  python bench.py report RUN         write a run as one HTML page, tables and figures in it
+  python bench.py compare A B        has B become faster or slower than A?
+  python bench.py publish            bring the README's tables and figures up to data/results/
+
 examples
   python bench.py --precision all                    everything; the results go to a new folder under runs/
   python bench.py --scale smoke                      a first look, in under a minute without a GPU
   python bench.py --operation matmul --precision core
   python bench.py --model LinearRegression --seeds 20
+  python bench.py --budget 600 --dry-run             what would be run in ten minutes
+  python bench.py --resume                           goes on with the latest run that was not finished
   python bench.py --emulator                         how fast the CPU emulation of the kernels is, by itself
 
 Without a GPU the same kernels run on the CPU; their times are marked, and say nothing about a GPU.
-exit codes: 0 all passed; 1 a result was wrong or failed; 2 usage; 3 --device gpu and there is none; 130 Ctrl-C"""
+exit codes: 0 all passed; 1 a result was wrong, failed or cannot be written; 2 usage; 3 --device gpu and there is none;
+4 compare found a regression; 5 --strict-data and a data set is missing; 130 Ctrl-C, with what was finished kept"""
+
+
+class Parser(argparse.ArgumentParser):
+    """Names the nearest option, command or choice in its errors."""
+
+    def error(self, message):
+        guess = None
+        if found := re.match(r"unrecognized arguments: ([^\s=]+)", message):
+            known = [option for action in self._actions for option in action.option_strings] + list(COMMANDS)
+            guess = difflib.get_close_matches(found[1], known, n=1)
+        elif found := re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message):
+            guess = difflib.get_close_matches(found[1], re.findall(r"\w+", found[2]), n=1)
+        super().error(message + (f". Did you mean {guess[0]!r}?" if guess else ""))
 
 
 def parser():
-    p = argparse.ArgumentParser(prog="bench.py", epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter,
-                                description="Time, error and held-out accuracy of every kernel and model, "
-                                            "precision by precision.")
-    p.add_argument("--precision", default="all", metavar="LIST",
-                   help="names (fp16,mixed_fp16), groups (all, core, mixed, native), or one long form "
-                        "storage=...,compute=...,accum=...; default all")
-    p.add_argument("--model", metavar="LIST", help="train only these models")
-    p.add_argument("--operation", "--kernels", metavar="LIST",
-                   help="run only these operations, chapters or rungs (matmul, solve, matmul/tiled)")
-    p.add_argument("--scale", choices=("smoke", "quick", "full"),
-                   help="size and effort; default full on a GPU, quick without one")
-    p.add_argument("--seeds", type=_positive, metavar="N", help="number of data splits per model")
-    p.add_argument("--out", metavar="DIR", help="folder of the results; default a new one under runs/")
-    p.add_argument("--device", choices=("gpu", "emulator"), help="default: the GPU where there is one")
-    p.add_argument("--no-plots", dest="plots", action="store_false", help="tables and raw results only")
-    p.add_argument("--list", action="store_true", help="show precisions, models and operations, and stop")
-    p.add_argument("--emulator", action="store_true", help="measure the emulator itself, and stop")
-    p.add_argument("--clear-cache", action="store_true", help="empty the emulator's cache of kernels, and stop")
+    p = Parser(prog="bench.py", epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter,
+               description="Time, error and held-out accuracy of every kernel and model, precision by precision.")
+    what = p.add_argument_group("what is run")
+    what.add_argument("--precision", default="all", metavar="LIST",
+                      help="names (fp16,mixed_fp16), groups (all, core, mixed, native), or one long form "
+                           "storage=...,compute=...,accum=...; default all")
+    what.add_argument("--model", "--models", metavar="LIST", help="train only these models")
+    what.add_argument("--operation", "--operations", "--kernels", metavar="LIST",
+                      help="run only these operations, chapters or rungs (matmul, solve, matmul/tiled)")
+    what.add_argument("--scale", choices=("smoke", "quick", "full"),
+                      help="size and effort; default full on a GPU, quick without one")
+    what.add_argument("--grow", type=_factors, default=(1,), metavar="LIST",
+                      help="enlarge the training data so many times, synthetically (1,10,100); default 1")
+    what.add_argument("--seeds", type=_positive, metavar="N", help="number of data splits per model")
+    what.add_argument("--compare", action="store_true",
+                      help="train the same with other libraries too: scikit-learn, and those that are installed")
+    what.add_argument("--strict-data", action="store_true",
+                      help="stop with 5 where a data set cannot be had; else digits stand in for it, and are named")
+    how = p.add_argument_group("how")
+    how.add_argument("--budget", type=_seconds, metavar="SECONDS",
+                     help="plan for so long, with fewer seeds and then fewer precisions, and start nothing after it")
+    how.add_argument("--device", choices=("gpu", "emulator"), help="default: the GPU where there is one")
+    how.add_argument("--scheduler", metavar="ADDRESS",
+                     help='spread the cells over the workers of a dask.distributed scheduler (tcp://host:8786), or '
+                          '"local": one worker for each GPU of this machine')
+    how.add_argument("--workers", type=_positive, metavar="N",
+                     help="with --scheduler local: so many workers (default one per GPU; two without a GPU)")
+    how.add_argument("--resume", action="store_true",
+                     help="go on with the run in --out, or with the latest unfinished one, as it was asked for")
+    how.add_argument("--fresh", action="store_true", help="discard the run that --out names, and start anew")
+    out = p.add_argument_group("what comes out")
+    out.add_argument("--out", metavar="DIR",
+                     help="folder of the results; a run of the same kind that is there is gone on with; default a new "
+                          "one under runs/")
+    out.add_argument("--no-plots", dest="plots", action="store_false", help="tables and raw results only")
+    out.add_argument("-q", "--quiet", dest="verbosity", action="store_const", const=-1, default=0,
+                     help="no progress; failures are told all the same")
+    out.add_argument("-v", "--verbose", dest="verbosity", action="store_const", const=1, help="tell of each result")
+    other = p.add_argument_group("instead of a run")
+    other.add_argument("--dry-run", action="store_true", help="show the plan with its time and memory, and stop")
+    other.add_argument("--list", action="store_true", help="show precisions, models and operations, and stop")
+    other.add_argument("--emulator", action="store_true", help="measure the emulator itself, and stop")
+    other.add_argument("--clear-cache", action="store_true", help="empty the emulator's cache of kernels, and stop")
+    p.set_defaults(arguments=())    # the command line, by which a run can be resumed
     return p
 
 
@@ -44,13 +97,72 @@ def _positive(text):
     return int(text)
 
 
+def _factors(text):
+    return tuple(dict.fromkeys(_positive(part.strip()) for part in text.split(",")))
+
+
+def _seconds(text):
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number of seconds")
+    return seconds
+
+
+# ---- commands
+
+def _plot(arguments):
+    p = Parser(prog="bench.py plot", description="Draws the figures of a run again; needs no GPU.")
+    p.add_argument("run", help="its folder")
+    folder = p.parse_args(arguments).run
+    from numprec.harness import figures, run, store
+    return run.about(lambda: figures.draw(*reversed(store.read(folder)), folder))
+
+
+def _report(arguments):
+    p = Parser(prog="bench.py report", description="Writes a run as one HTML page, tables and figures in it.")
+    p.add_argument("run", help="its folder")
+    folder = p.parse_args(arguments).run
+    from numprec.harness import report, run
+    return run.about(lambda: [report.write(folder)])
+
+
+def _compare(arguments):
+    p = Parser(prog="bench.py compare", description="Compares two runs, result by result, by a rank test of their "
+                                                    "samples: same, faster, slower or ambiguous.",
+               epilog="exit codes: 0 no regression; 4 something in B is slower or has become wrong")
+    p.add_argument("before", metavar="A", help="folder of the run before")
+    p.add_argument("after", metavar="B", help="folder of the run after")
+    options = p.parse_args(arguments)
+    from numprec.harness import compare, run
+    return run.about(lambda: compare.runs(options.before, options.after))
+
+
+def _publish(arguments):
+    p = Parser(prog="bench.py publish", description="Brings the tables and figures in README.md up to data/results/.")
+    p.add_argument("--check", action="store_true", help="change nothing; exit 1 where they have drifted")
+    options = p.parse_args(arguments)
+    from numprec.harness import published, run
+    if options.check:
+        return run.about(lambda: ("\n".join(stale), 1) if (stale := published.stale(ROOT)) else ("", 0))
+    return run.about(lambda: published.update(ROOT))
+
+
+COMMANDS = {"plot": _plot, "report": _report, "compare": _compare, "publish": _publish}
+
+
 def main(arguments=None):
     arguments = sys.argv[1:] if arguments is None else arguments
-    options = parser().parse_args(arguments)
+    command = COMMANDS.get(arguments[0]) if arguments else None
+    options = None if command else parser().parse_args(arguments)
     try:
         import numprec    # noqa: F401
     except ImportError as unusable:      # one sentence: macOS, or Numba's simulator
         sys.exit(f"bench.py: {unusable}")
+    if command:
+        return command(arguments[1:])
     if options.emulator:
         from numprec.harness import emulation
         return emulation.benchmark()
@@ -59,8 +171,16 @@ def main(arguments=None):
         return run.clear_cache()
     if options.list:
         return run.show_list()
-    command = shlex.join(["python", "bench.py", *arguments])
-    return run.benchmark(options, command, root=Path(__file__).resolve().parent / "runs")
+    options.arguments = list(arguments)
+    if options.resume:
+        try:
+            folder, before = run.to_resume(options, RUNS)
+        except run.Refused as refused:
+            print(f"bench.py: {refused}", file=sys.stderr)
+            return refused.code
+        options = parser().parse_args([*before, *arguments])
+        options.out, options.arguments = str(folder), before
+    return run.benchmark(options, shlex.join(["python", "bench.py", *arguments]), root=RUNS)
 
 
 if __name__ == "__main__":

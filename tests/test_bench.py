@@ -1,7 +1,6 @@
 """bench.py from end to end, and the rules that keep its numbers honest."""
 import importlib.util
 import json
-import math
 import re
 import subprocess
 import sys
@@ -9,17 +8,14 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 from numba import cuda
-from rows import kernel_row
 
-from numprec.harness import cases, run, store, sweep, tables
+from numprec.harness import cases, executors, outcomes, run, store
 from numprec.kernels import registry
 from numprec.precision import PRECISIONS, precision_named
 
 ROOT = Path(__file__).resolve().parents[1]
-FP32 = precision_named("fp32")
 
 spec = importlib.util.spec_from_file_location("bench", ROOT / "bench.py")
 bench = importlib.util.module_from_spec(spec)
@@ -79,10 +75,9 @@ def test_rows_are_complete(smoke):
 
 def test_linear_regression_is_accurate(smoke):
     rows = [row for row in store.read(smoke.folder)[1] if row.get("model") == "LinearRegression"]
-    summaries = {name: tables.summarize(found, precisions.get("fp64"))
-                 for precisions in tables.by_model(rows).values() for name, found in precisions.items()}
-    assert 0.2 < summaries["fp64"]["score"].value < 0.7    # the mean over 5 splits of what scikit-learn finds too
-    assert abs(summaries["fp32"]["difference"].value) < 1e-5
+    precisions = outcomes.by_model(rows)["LinearRegression on diabetes"]
+    assert 0.2 < precisions["fp64"].score.value < 0.7    # the mean over 5 splits of what scikit-learn finds too
+    assert abs(precisions["fp32"].against(precisions["fp64"]).difference.value) < 1e-5
 
 
 def test_figures_are_drawn(smoke):
@@ -117,11 +112,6 @@ def test_an_unwritable_folder_is_refused_before_the_first_cell(tmp_path):
     assert done.returncode == 2 and "cannot write results" in done.stderr and not done.stdout
 
 
-def test_a_run_is_not_written_into_another(smoke):
-    done = command_line("--device", "emulator", "--out", smoke.folder)
-    assert done.returncode == 2 and "already holds a run" in done.stderr
-
-
 def test_a_gpu_asked_for_and_absent():
     if cuda.is_available():
         pytest.skip("this machine has a GPU")
@@ -147,19 +137,10 @@ def in_process(monkeypatch):
     """bench.py in this process, where its parts can be replaced; returns its exit code."""
     monkeypatch.setenv("NUMPREC_DEVICE", "emulator")
 
-    def main(*arguments):
-        return run.benchmark(bench.parser().parse_args(["--scale", "smoke", *arguments]), "command", ROOT)
+    def main(*arguments, executor=executors.InProcess):
+        options = bench.parser().parse_args(["--scale", "smoke", *map(str, arguments)])
+        return run.benchmark(options, "command", ROOT, executor)
     return main
-
-
-def test_an_interrupted_run_keeps_what_it_has(in_process, monkeypatch, tmp_path, capsys):
-    def interrupt(cells, device, results, *_):
-        results.append(kernel_row())
-        raise KeyboardInterrupt
-    monkeypatch.setattr(sweep, "run", interrupt)
-    code = in_process("--no-plots", "--out", str(tmp_path / "out"))
-    assert code == 130 and "interrupted: 1 results" in capsys.readouterr().out
-    assert len(store.read(tmp_path / "out")[1]) == 1
 
 
 # ---- no time without a right result
@@ -202,23 +183,3 @@ def test_a_wrong_result_fails_and_has_no_time(factory, reason, in_process, monke
     for line in printed.splitlines():
         if line.endswith("FAIL"):
             assert not re.search(r"\d - \d", line)                 # no quartiles
-
-
-# ---- the store
-
-def test_the_store_keeps_what_json_cannot_say(tmp_path):
-    with store.Store(tmp_path) as results:
-        results.write_environment({"device": "none"})
-        results.append({"a": np.float32(0.5), "b": math.inf, "c": (1, np.int64(2)), "d": math.nan, "e": None})
-    environment, (row,) = store.read(tmp_path)
-    assert environment["device"] == "none" and math.isnan(row.pop("d"))
-    assert row == {"schema_version": store.SCHEMA_VERSION, "a": 0.5, "b": math.inf, "c": [1, 2], "e": None}
-
-
-def test_a_line_cut_off_is_not_read(tmp_path):
-    with store.Store(tmp_path) as results:
-        results.write_environment({})
-        results.append({"a": 1})
-    with open(tmp_path / store.RESULTS, "a", encoding="utf-8") as file:
-        file.write('{"a": 2, "b"')
-    assert [row["a"] for row in store.read(tmp_path)[1]] == [1]

@@ -1,0 +1,172 @@
+"""A process that runs one cell after another, and is replaced when it dies.
+
+Imports and compiled kernels stay warm from cell to cell, and a crash costs one cell: its rows say what happened to
+the process, and the next cell gets a new one. An error of the CUDA driver can leave every later call failing, so a
+process that has met one answers and then ends by itself.
+
+`python -m numprec.harness.worker DEVICE` is the process. Requests and replies are pickles, each after its length in
+eight bytes, on its stdin and stdout; what it prints goes to stderr. When its stdin ends it ends at once, in the middle
+of a cell if need be, so that it never outlives whoever started it.
+"""
+import os
+import pickle
+import queue
+import signal
+import struct
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+from numprec.harness import rows
+
+LENGTH = struct.Struct("<Q")
+CUDA_ERRORS = ("CudaAPIError", "CudaDriverError", "CUDAError", "NvrtcError")    # of numba.cuda and cuda.core
+
+
+def send(stream, value):
+    frame = pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+    stream.write(LENGTH.pack(len(frame)) + frame)
+    stream.flush()
+
+
+def receive(stream):
+    """The next value; EOFError where the stream ends, even inside a frame."""
+    return pickle.loads(_exactly(stream, LENGTH.unpack(_exactly(stream, LENGTH.size))[0]))
+
+
+def _exactly(stream, count):
+    data = stream.read(count)
+    if len(data) < count:
+        raise EOFError
+    return data
+
+
+class Died(Exception):
+    """The process ended before it answered."""
+
+
+class Worker:
+    """Runs cells in a process of its own; `device` is "gpu" or "emulator", `environment` what it has besides the
+    variables of this process. The process starts at once, and imports while its owner prepares."""
+
+    def __init__(self, device, environment=None):
+        self._device, self._environment, self._process = device, environment or {}, None
+        self._start()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    @property
+    def pid(self):
+        return self._process.pid
+
+    def run(self, cell):
+        """The rows of a cell. Where the process dies they are failures; this method raises nothing but what
+        interrupts it, and then no process is left."""
+        from numprec.harness import sweep
+        try:
+            return self.call(sweep.execute, cell=cell)
+        except Died as death:
+            return [rows.failed(cell, p, str(death)) for p in cell.precisions]
+
+    def call(self, function, **arguments):
+        """`function(**arguments, device=...)` in the process; all of it has to be picklable. Raises what it does."""
+        if self._process.poll() is not None:
+            self._start()
+        try:
+            send(self._process.stdin, (function, arguments))
+            value, error = receive(self._process.stdout)
+        except (EOFError, OSError):
+            raise Died(_cause_of_death(self._process)) from None
+        except BaseException:     # a signal: the answer would come too late
+            self.close()
+            raise
+        if error is not None:
+            raise error
+        return value
+
+    def close(self):
+        """Ends the process, whatever it is doing."""
+        self._process.kill()
+        for stream in self._process.stdin, self._process.stdout:
+            try:
+                stream.close()
+            except OSError:       # a request that had not gone out
+                pass
+        self._process.wait()
+
+    def _start(self):
+        if self._process is not None:
+            self.close()
+        root = str(Path(__file__).resolve().parents[2])
+        paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+        apart = ({"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP} if sys.platform == "win32"
+                 else {"process_group": 0})    # Ctrl-C is for the parent, which then ends this process
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", __name__, self._device], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **self._environment}, **apart)
+
+
+def _cause_of_death(process):
+    code = process.wait()
+    if code >= 0:
+        return f"the worker process ended with exit code {code}"
+    try:
+        name = f", {signal.Signals(-code).name}"
+    except ValueError:
+        name = ""
+    return f"the worker process died (signal {-code}{name})"
+
+
+# ---- the process
+
+def main(device_name):
+    requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    with open(os.devnull) as nothing:
+        os.dup2(nothing.fileno(), 0)
+    os.dup2(2, 1)
+    os.environ["NUMPREC_DEVICE"] = device_name    # the estimators ask for themselves
+    from numprec import device as devices
+    from numprec.harness import sweep    # noqa: F401    imports everything that a cell needs
+    device = devices.get(device_name)
+    waiting = queue.SimpleQueue()
+    threading.Thread(target=_read, args=(requests, waiting), daemon=True).start()
+    while True:
+        function, arguments = waiting.get()
+        value = error = None
+        try:
+            value = function(**arguments, device=device)
+        except Exception as raised:
+            error = raised
+        send(replies, (value, error))
+        if not _healthy(device, value):
+            os._exit(0)    # an orderly exit would wait for the GPU
+
+
+def _read(requests, waiting):
+    """Passes requests on until there are no more; it notices in the middle of a cell too."""
+    try:
+        while True:
+            waiting.put(receive(requests))
+    except (EOFError, OSError):
+        os._exit(0)
+
+
+def _healthy(device, value):
+    """Whether the next cell can run here: no row tells of an error of CUDA, and the device still answers."""
+    found = value if isinstance(value, list) else ()
+    if any(row["status"] == "FAIL" and row["reason"].startswith(CUDA_ERRORS) for row in found):
+        return False
+    try:
+        device.synchronize()
+    except Exception:
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,360 @@
+"""Running: cells survive crashes, runs survive kills, and what was finished is neither lost nor done twice."""
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from numprec.harness import cases, executors, kills, planning, progress, run, store
+from numprec.harness.timing import Effort
+from numprec.harness.worker import Worker
+from numprec.precision import precision_named
+
+ROOT = Path(__file__).resolve().parents[1]
+CORE = tuple(map(precision_named, ("fp64", "fp32", "fp16")))
+POSIX = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals to send")
+
+
+# ---- the worker process
+
+def die(signal_number):
+    os.kill(os.getpid(), signal_number)
+
+
+def lethal(function, argument):
+    """A cell that ends the process it arrives in."""
+    kind = type("Lethal", (cases.TrainingCell,), {"__reduce__": lambda self: (function, (argument,))})
+    return kind(**vars(cell(seed=4)))
+
+
+def talk(device):
+    print("printed by a cell")
+    sys.stdin.read()
+    return os.getpid(), device.kind, os.environ["NUMPREC_DEVICE"]
+
+
+def refuse(device):
+    raise ValueError("not this one")
+
+
+def sleep(device, mark):
+    Path(mark).touch()
+    time.sleep(600)
+
+
+@pytest.fixture(scope="module")
+def worker():
+    with Worker("emulator", {"PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests")))}) as process:
+        yield process
+
+
+def cell(seed=0, precisions=CORE):
+    return cases.TrainingCell(cases.MODELS[1], seed, precisions, Effort(budget=0.0, warm_up=0.0, least=1))
+
+
+def test_a_cell_runs_in_another_process(worker):
+    rows = worker.run(cell())
+    assert [row["precision"] for row in rows] == ["fp64", "fp32", "fp16"]
+    assert all(row["status"] == "ok" and row["cell"] == cell().key for row in rows)
+
+
+def test_it_stays_and_what_it_prints_does_no_harm(worker):
+    pid, kind, variable = worker.call(talk)
+    assert pid == worker.pid != os.getpid() and kind == variable == "emulator"
+    assert worker.call(talk)[0] == pid
+
+
+def test_what_is_raised_there_is_raised_here(worker):
+    with pytest.raises(ValueError, match="not this one"):
+        worker.call(refuse)
+    assert worker.call(talk)[0] == worker.pid
+
+
+@pytest.mark.parametrize("function, argument, reason", [
+    (os._exit, 3, "the worker process ended with exit code 3"),
+    pytest.param(die, 11, "the worker process died (signal 11, SIGSEGV)", marks=POSIX),
+    pytest.param(die, 9, "the worker process died (signal 9, SIGKILL)", marks=POSIX),
+])
+def test_a_crash_costs_one_cell(worker, function, argument, reason):
+    before = worker.call(talk)[0]
+    rows = worker.run(lethal(function, argument))
+    assert [(row["status"], row["precision"], row["seed"]) for row in rows] == [("FAIL", p.name, 4) for p in CORE]
+    for row in rows:
+        assert row["reason"] == reason and row["cell"] == cell(seed=4).key and row["samples_s"] is None
+        assert set(store.COLUMNS["row"] + store.COLUMNS["training"]) <= set(row)
+    assert worker.call(talk)[0] == worker.pid != before
+
+
+def poisoned(cell, device):
+    return [{"status": "FAIL", "reason": "CudaAPIError: [700] Call to cuMemcpyDtoH results in ILLEGAL_ADDRESS"}]
+
+
+def test_after_an_error_of_cuda_the_next_cell_gets_a_new_process(worker):
+    before = worker.call(talk)[0]
+    assert worker.call(poisoned, cell=None)[0]["status"] == "FAIL"    # it does answer
+    worker._process.wait(timeout=30)
+    assert worker.call(talk)[0] != before
+
+
+@POSIX
+def test_an_orphan_ends_in_the_middle_of_a_cell(tmp_path):
+    mark = tmp_path / "started"
+    script = ("import sys; sys.path[:0] = sys.argv[1:3]\nimport test_running as t\n"
+              "w = t.Worker('emulator', {'PYTHONPATH': ':'.join(sys.argv[1:3])})\nprint(w.pid, flush=True)\n"
+              "w.call(t.sleep, mark=sys.argv[3])")
+    parent = subprocess.Popen([sys.executable, "-c", script, str(ROOT), str(ROOT / "tests"), str(mark)],
+                              stdout=subprocess.PIPE, text=True)
+    orphan = int(parent.stdout.readline())
+    kills.wait_for(mark.exists, 60)
+    parent.kill()
+    parent.wait()
+    kills.wait_for(lambda: not kills.alive(orphan), 30)
+    parent.stdout.close()
+
+
+# ---- a run that is killed, and gone on with
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The run of `kills`, uninterrupted."""
+    return kills.uninterrupted(tmp_path_factory.mktemp("whole") / "out")
+
+
+@POSIX
+def test_a_run_killed_three_times_is_as_one_that_was_not(whole, tmp_path):
+    trial = kills.trial(tmp_path / "out", whole, times=3, seed=2024)
+    assert trial["kills"] == 3 and trial["lost"] == trial["doubled"] == trial["different"] == 0
+    assert trial["orphans"] == 0
+
+
+# ---- through bench.py
+
+def bench(*arguments, **options):
+    return subprocess.run([sys.executable, "bench.py", *map(str, arguments)], cwd=ROOT, text=True,
+                          capture_output=True, **options)
+
+
+def keys(folder):
+    return [(row["cell"], row["precision"]) for row in store.read(folder)[1]]
+
+
+def test_a_finished_run_is_gone_on_with_and_has_nothing_to_do(whole):
+    before = (whole.folder / store.RESULTS).read_bytes()
+    done = bench(*kills.ARGUMENTS, "--out", whole.folder)
+    assert done.returncode == 0, done.stderr
+    assert "results are there already" in done.stderr and "0 of them in these" in done.stdout
+    assert (whole.folder / store.RESULTS).read_bytes() == before
+    assert len(store.read(whole.folder)[0]["resumed"]) == 1
+
+
+def test_more_of_a_run_is_added_to_it(whole, tmp_path):
+    out = tmp_path / "out"
+    done = bench(*kills.ARGUMENTS, "--precision", "fp32", "--out", out, "-q")
+    assert done.returncode == 0 and done.stderr == ""
+    done = bench("--resume", "--out", out, "--precision", "fp64,fp32", "-v")
+    assert done.returncode == 0 and sorted(keys(out)) == sorted(keys(whole.folder))
+    assert len([line for line in done.stderr.splitlines() if line.startswith("    ok ")]) == len(keys(out)) // 2
+
+
+@pytest.mark.parametrize("arguments, says", [
+    (("--scale", "quick"), "a run with scale smoke, and this one has scale quick"),
+    (("--grow", "1,10"), "a run with grow [1], and this one has grow [1, 10]"),
+])
+def test_another_run_is_not_mixed_in(whole, arguments, says):
+    done = bench(*kills.ARGUMENTS, *arguments, "--out", whole.folder)
+    assert done.returncode == 2 and says in done.stderr and "--fresh" in done.stderr
+
+
+@POSIX
+def test_ctrl_c_keeps_what_is_finished(tmp_path):
+    out = tmp_path / "out"
+    process = subprocess.Popen([sys.executable, "bench.py", *kills.ARGUMENTS, "--seeds", "1000", "--out", str(out)],
+                               cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    kills.wait_for(lambda: kills.results_in(out) > 2, 120)
+    process.send_signal(signal.SIGINT)
+    printed, said = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in said
+    assert f"interrupted: {kills.results_in(out)} results" in printed and "--resume --out" in printed
+    assert len(keys(out)) == len(set(keys(out)))
+
+
+@pytest.fixture
+def in_process(monkeypatch, tmp_path):
+    """A run of fabricated cells in this process; returns its exit code."""
+    monkeypatch.setenv("NUMPREC_DEVICE", "emulator")
+    sys.path.insert(0, str(ROOT))
+    import bench as command_line
+    sys.path.remove(str(ROOT))
+
+    def main(*arguments, executor=Fabricating):
+        options = command_line.parser().parse_args(["--scale", "smoke", "--no-plots", "--out", str(tmp_path / "out"),
+                                                    *arguments])
+        return run.benchmark(options, "command", tmp_path / "runs", executor)
+    return main
+
+
+class Fabricating(executors.InProcess):
+    """Makes up the rows of cells."""
+
+    def results(self, cells):
+        from numprec.harness import rows
+        for each in cells:
+            yield each, [rows.failed(each, p, "made up") for p in each.precisions], 0.5
+
+
+MODEL = ("--model", "LinearRegression")
+
+
+def test_a_disk_that_fills_up_ends_the_run_with_a_sentence(in_process, tmp_path, monkeypatch, capsys):
+    append, count = store.Store.append, []
+
+    def full(self, rows):
+        if len(count) == 2:
+            raise OSError(28, "No space left on device")
+        count.append(rows)
+        append(self, rows)
+    monkeypatch.setattr(store.Store, "append", full)
+    assert in_process(*MODEL) == 1
+    printed = capsys.readouterr()
+    assert "cannot write results: [Errno 28] No space left on device; those so far are kept" in printed.err
+    assert "stopped: 10 results" in printed.out and len(keys(tmp_path / "out")) == 10
+
+
+def test_an_interruption_leaves_finished_cells(in_process, tmp_path, capsys):
+    class Interrupted(Fabricating):
+        def results(self, cells):
+            yield next(super().results(cells))
+            raise KeyboardInterrupt
+    assert in_process(*MODEL, executor=Interrupted) == 130
+    assert "interrupted: 5 results" in capsys.readouterr().out and len(keys(tmp_path / "out")) == 5
+
+
+def test_the_latest_unfinished_run_is_the_one_to_resume(in_process, tmp_path):
+    runs = tmp_path / "runs"
+    options = SimpleNamespace(fresh=False, out=None)
+    with pytest.raises(run.Refused, match="no unfinished run"):
+        run.to_resume(options, runs)
+    for name, results in (("1", 6), ("2", 7), ("3", 5)):
+        with store.Store(runs / name) as results_of:
+            results_of.write_environment({"results": results, "options": {"arguments": ["--scale", name]}})
+            results_of.append([{"cell": str(i), "precision": "fp64"} for i in range(5)])
+    assert run.to_resume(options, runs) == (runs / "2", ["--scale", "2"])
+    with pytest.raises(run.Refused, match="choose one"):
+        run.to_resume(SimpleNamespace(fresh=True, out=None), runs)
+    with pytest.raises(run.Refused, match="holds no run"):
+        run.to_resume(SimpleNamespace(fresh=False, out=str(tmp_path)), runs)
+
+
+def test_a_fresh_run_replaces_the_one_there(in_process, tmp_path):
+    out = tmp_path / "out"
+    assert in_process(*MODEL, "--seeds", "2") == 1
+    assert in_process(*MODEL, "--seeds", "3") == 1 and len(keys(out)) == 15
+    assert in_process(*MODEL, "--seeds", "1", "--fresh") == 1 and len(keys(out)) == 5
+
+
+def test_another_commit_is_warned_of(in_process, tmp_path, capsys):
+    in_process(*MODEL, "--seeds", "1")
+    path = tmp_path / "out" / store.ENVIRONMENT
+    facts = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**facts, "git_commit": "f" * 40}), encoding="utf-8")
+    in_process(*MODEL, "--seeds", "2")
+    assert "warning: the results so far are of commit ffffffffffff" in capsys.readouterr().err
+
+
+def test_a_data_set_that_is_required_and_absent(in_process, monkeypatch, capsys):
+    from numprec import datasets
+
+    def absent(name, **options):
+        raise datasets.DataUnavailable(f"{name} cannot be had")
+    monkeypatch.setattr(datasets, "load", absent)
+    assert in_process(*MODEL, "--strict-data") == 5
+    assert "diabetes cannot be had" in capsys.readouterr().err
+
+
+# ---- the plan
+
+def plan(models=("SVC", "LinearRegression"), operations=("sum",), seeds=4):
+    return planning.ordered(cases.plan(cases.SCALES["smoke"], CORE, list(operations), list(models), seeds))
+
+
+def shown(cells):
+    return [(getattr(cell, "seed", "kernel"), "/".join(map(str, cell.precisions))) for cell in cells]
+
+
+def test_seeds_come_before_models():
+    assert [seed for seed, _ in shown(plan())] == ["kernel"] * 3 + [0, 0, 1, 1, 2, 2, 3, 3]
+
+
+def test_what_is_done_is_left_out():
+    cells = plan(operations=(), seeds=1)
+    done = {(cells[0].key, "fp64"), *((cells[1].key, str(p)) for p in CORE)}
+    assert shown(planning.remaining(cells, done)) == [(0, "fp32/fp16")]
+
+
+def test_a_budget_costs_seeds_before_precisions():
+    cells = plan(operations=())
+
+    def fitted(budget):
+        found = planning.fit(cells, budget, lambda cell: len(cell.precisions))
+        return len(found), {name for _, name in shown(found)}
+    everything = "fp64/fp32/fp16"
+    assert fitted(24) == (8, {everything})
+    assert fitted(23) == (7, {everything})
+    assert fitted(12) == (4, {everything})                # two seeds each
+    assert fitted(11) == (4, {"fp64/fp32"})
+    assert fitted(7) == (3, {"fp64/fp32"})
+    assert fitted(1) == (2, {"fp64/fp32"})                # each model, however short the time
+    kept = planning.fit(cells, 18, lambda cell: len(cell.precisions))
+    assert [seed for seed, _ in shown(kept)] == [0, 0, 1, 1, 2, 2]
+    assert planning.difference(cells, kept).count("4 seeds to 3") == 2
+
+
+def test_kernels_leave_half_of_a_budget_to_the_models():
+    now = [0.0]
+    cells = plan()
+    ran = []
+    for each in planning.until(6, cells, clock=lambda: now[0]):
+        ran.append(getattr(each, "seed", "kernel"))
+        now[0] += 1.5
+    assert ran == ["kernel", "kernel", 0, 0]
+    assert list(planning.until(None, cells)) == cells
+
+
+def test_earlier_runs_say_how_long_cells_take(tmp_path):
+    cells = plan(models=("SVC",))
+    svc = next(cell for cell in cells if cell.kind == "training")
+    with store.Store(tmp_path / "1") as results:
+        results.write_environment({"scale": "smoke", "device": "D", "options": {"grow": [1]}})
+        results.append([{"cell": svc.key, "precision": p, "cell_s": 8.0, "peak_bytes": 5000} for p in ("fp64", "fp32")])
+    expected = planning.Expected(tmp_path, "smoke", (1,), "D")
+    assert expected.runs == 1 and expected.known(svc) and not expected.known(cells[0])
+    assert expected.seconds(svc) == 12.0 and expected.seconds(cells[-1]) == 12.0     # three precisions, any seed
+    assert expected.bytes(svc) == 5000
+    assert expected.seconds(cells[0]) == pytest.approx(3 * 0.02)
+    for other in (("quick", (1,), "D"), ("smoke", (2,), "D"), ("smoke", (1,), "E")):
+        assert planning.Expected(tmp_path, *other).runs == 0
+    text = planning.describe(cells, "", expected, "smoke", "D", budget=100)
+    assert "at least" in text and "48 s" in text and "Budget 2 min" in text
+
+
+def test_a_plan_is_quick_and_runs_nothing(tmp_path):
+    start = time.perf_counter()
+    done = bench("--dry-run", "--device", "emulator", "--out", tmp_path / "out")
+    assert done.returncode == 0 and time.perf_counter() - start < 2
+    assert "CNNClassifier" in done.stdout and not (tmp_path / "out").exists()
+
+
+def test_progress_learns_its_pace(capsys):
+    cells = plan(operations=())
+    bar = progress.Progress(cells, expected=lambda cell: 2.0)
+    bar.begin(cells[0])
+    bar.end(cells[0], [{"status": "FAIL", "precision": "fp16", "reason": "overflow"}], 6.0)
+    assert bar.left() == pytest.approx(7 * 6.0)
+    bar.close()
+    said = capsys.readouterr().err
+    assert "FAIL fp16, 6.0 s; about 42 s left" in said and "overflow" in said
