@@ -7,7 +7,7 @@ from numprec.kernels import augment, conv, cross_entropy, moments, normalize, po
 from numprec.kernels.batch import APPLY, COUNT, SEED, STATE, STEP
 from numprec.kernels.registry import operations
 from numprec.kernels.unfold import Window, window
-from numprec.models.layers import BatchNorm, Conv, Pool
+from numprec.models.layers import BatchNorm, Conv, Pool, parse
 from numprec.models.network import Dense, Network
 from numprec.precision import PRECISIONS
 
@@ -223,6 +223,8 @@ NETWORKS = {
     "norm of an activation": [Conv(2, 3, 1, "tanh"), BatchNorm("logistic")],
     "all": [Conv(3, 3, 1, "identity"), BatchNorm("tanh"), Pool(2), Conv(2, 2, 1, "identity"), BatchNorm("relu"),
             Dense(4, "tanh")],
+    "as the default": parse("conv2-conv2-pool-conv3-conv3-pool-dense4", "tanh", batch_norm=False),
+    "as the default, normalised": parse("conv2-conv2-pool-conv3-conv3-pool-dense4", "tanh", batch_norm=True),
 }
 
 
