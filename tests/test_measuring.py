@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from numprec.harness import cases, sweep, timing
+from numprec.harness import cases, fits, launches, timing
 from numprec.kernels import registry
 from numprec.precision import precision_named
 
@@ -18,7 +18,7 @@ QUICK = timing.Effort(budget=0.0, warm_up=0.0, least=1)
 class FakeDevice:
     """Runs Python functions as kernels on NumPy arrays."""
 
-    is_emulator, compute_capability, launches = True, (7, 5), 0
+    name, is_emulator, compute_capability, launches = "a device", True, (7, 5), 0
 
     def availability(self, precision):
         return SimpleNamespace(status="unavailable" if precision.name == "fp16" else "native", reason="no fp16 here")
@@ -78,7 +78,7 @@ def idle(x, y):
 def rows_of(operation, *precisions, **rung):
     rung = SimpleNamespace(name="only", compute_capability=rung.get("compute_capability", (7, 5)))
     cell = cases.KernelCell(operation, rung, (10,), tuple(map(precision_named, precisions)), QUICK)
-    return sweep.kernel_rows(cell, FakeDevice())
+    return launches.kernel_rows(cell, FakeDevice())
 
 
 def test_a_right_result_is_timed():
@@ -116,7 +116,7 @@ def test_what_a_device_lacks_is_skipped_with_its_reason():
 def test_check(result, oracle, bound, over_bound):
     def arrays(x):
         return tuple(map(np.array, x)) if isinstance(x, tuple) else np.array(x)
-    assert sweep.check(arrays(result), arrays(oracle), arrays(bound)).over_bound == over_bound
+    assert launches.check(arrays(result), arrays(oracle), arrays(bound)).over_bound == over_bound
 
 
 def test_an_infinite_bound_verifies_nothing():
@@ -129,7 +129,7 @@ def test_an_infinite_bound_verifies_nothing():
 
 def test_check_refuses_another_shape():
     with pytest.raises(ValueError, match="shape"):
-        sweep.check(np.zeros(3), np.zeros(4), np.ones(4))
+        launches.check(np.zeros(3), np.zeros(4), np.ones(4))
 
 
 # ---- training
@@ -139,6 +139,9 @@ class Estimator:
 
     def __init__(self, precision):
         self.precision = precision
+
+    def get_params(self, deep):
+        return {"precision": self.precision, "alpha": 1}
 
     def fit(self, X, y):
         if self.precision.name == "fp32":
@@ -152,7 +155,7 @@ class Estimator:
 
 
 class FakeModel:
-    name, label, data, finished, first = "Estimator", "Estimator", "diabetes", ("converged",), None
+    name, label, data, finished, first, target = "Estimator", "Estimator", "diabetes", ("converged",), None, -1
 
     def make(self, precision):
         return Estimator(precision)
@@ -163,7 +166,7 @@ def trained():
     device.availability = lambda precision: SimpleNamespace(status="native", reason="")
     precisions = tuple(map(precision_named, ("fp64", "fp32", "fp16")))
     return [row for seed in range(3)
-            for row in sweep.training_rows(cases.TrainingCell(FakeModel(), seed, precisions, QUICK), device)]
+            for row in fits.training_rows(cases.TrainingCell(FakeModel(), seed, precisions, QUICK), device)]
 
 
 def test_a_fit_that_fails_leaves_a_reason_and_no_time():

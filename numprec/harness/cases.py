@@ -77,8 +77,12 @@ SCALES = {scale.name: scale for scale in (
 )}
 
 
+SEED = 0    # of the inputs of kernels
+
+
 class Cell:
-    """What is run as a whole: all of its precisions in turns. `key` is the same in every run of the same cell."""
+    """What is run as a whole: all of its precisions in turns. `key` is the same in every run of the same cell; `kind`
+    that of its rows; `columns()` what they say before anything has run."""
 
     @property
     def key(self):
@@ -96,6 +100,10 @@ class KernelCell(Cell):
     shape: tuple
     precisions: tuple
     effort: Effort
+    kind = "kernel"
+
+    def columns(self):
+        return {"operation": self.operation.name, "rung": self.rung.name, "shape": self.shape, "seed": SEED}
 
     def __str__(self):
         return f"{self.operation.name}/{self.rung.name} {'x'.join(map(str, self.shape))}"
@@ -116,16 +124,24 @@ class TrainingCell(Cell):
     seed: int
     precisions: tuple
     effort: Effort
+    grow: int = 1    # how many times its training set is made larger; see `numprec.harness.problems`
+    kind = "training"
+
+    def columns(self):
+        return {"model": self.model.label, "data": self.model.data, "seed": self.seed, "grow": self.grow,
+                "target": self.model.target}
 
     def __str__(self):
-        return f"{self.model.label} on {self.model.data}, seed {self.seed}"
+        grown = "" if self.grow == 1 else f" x{self.grow}"
+        return f"{self.model.label} on {self.model.data}{grown}, seed {self.seed}"
 
 
-def plan(scale, precisions, operations=None, models=None, seeds=None):
+def plan(scale, precisions, operations=None, models=None, seeds=None, grow=(1,)):
     """The cells to run, kernels first.
 
     `operations` and `models` are lists of names; None means all of them, an empty list none. An operation is
-    chosen by its name, by its chapter's, or with one rung, "matmul/tiled". Raises ValueError with the nearest name.
+    chosen by its name, by its chapter's, or with one rung, "matmul/tiled". Each model runs with its problem grown by
+    each factor of `grow`; 1 leaves it as it is. Raises ValueError with the nearest name.
     """
     precisions = tuple(precisions)
     cells = [KernelCell(operation, rung, operation.bench_shapes[scale.name], chosen, scale.kernels)
@@ -133,7 +149,8 @@ def plan(scale, precisions, operations=None, models=None, seeds=None):
              if (chosen := tuple(p for p in precisions if rung.supports(p)))]
     for model in (model.at(scale) for model in models_named(models)):
         count = seeds or min(scale.seeds, model.seeds or scale.seeds)
-        cells += [TrainingCell(model, seed, precisions, scale.training) for seed in range(count)]
+        cells += [TrainingCell(model, seed, precisions, scale.training, factor)
+                  for factor in grow for seed in range(count)]
     return cells
 
 

@@ -25,6 +25,10 @@ class Effort:
 
     PATIENCE = 4
 
+    def brief(self):
+        """A fifth of it, for what is measured besides, warm already."""
+        return Effort(self.budget / 5, warm_up=0.0, least=min(5, self.least))
+
     def enough(self, samples, spent):
         """Whether `samples`, which took `spent` seconds, will do."""
         n = len(samples)
@@ -46,12 +50,19 @@ class Samples:
     calls: int
 
 
-def measure(contenders, effort):
-    """{key: run} -> {key: Samples}."""
-    calls = {key: _warm_up(run, effort) for key, run in contenders.items()}
-    samples = {key: [] for key in contenders}
-    spent = dict.fromkeys(contenders, 0.0)
-    waiting = list(contenders)
+def measure(contenders, effort, taken=None, together=True):
+    """{key: run} -> {key: Samples}.
+
+    `taken` are samples that there are already, {key: [seconds]}; a contender in it needs no warming up. `together`
+    allows several calls to a sample where one is short.
+    """
+    taken = taken or {}
+    samples = {key: list(taken.get(key, ())) for key in contenders}
+    calls = {key: 1 if key in taken else _warm_up(run, effort) for key, run in contenders.items()}
+    if not together:
+        calls = dict.fromkeys(calls, 1)
+    spent = {key: sum(seconds) for key, seconds in samples.items()}
+    waiting = [key for key in contenders if not (samples[key] and effort.enough(samples[key], spent[key]))]
     while waiting:
         for key in tuple(waiting):
             seconds = contenders[key](calls[key])

@@ -1,0 +1,47 @@
+"""How a row begins, before anything is measured, and how it fails."""
+from numprec.harness import store
+
+LONGEST = 500    # characters of a reason
+
+
+def blank(cell, p, **values):
+    """The row of one precision of a cell that has not run: nulls, but for what the cell says of itself."""
+    return {**dict.fromkeys(store.COLUMNS["row"] + store.COLUMNS[cell.kind]), "kind": cell.kind, "cell": cell.key,
+            "schema_version": store.SCHEMA_VERSION, "precision": str(p), "roles": getattr(p, "roles", str(p)),
+            **cell.columns(), **values}
+
+
+def begin(cell, p, device, **values):
+    """The row of one precision of a cell. Where the device lacks the precision, it is a SKIP with the reason."""
+    available = device.availability(p)
+    status, reason = ("SKIP", available.reason) if available.status == "unavailable" else ("ok", "")
+    return blank(cell, p, device=device.name, availability=available.status, status=status, reason=reason, **values)
+
+
+def failed(cell, p, reason, device=None):
+    """The row of one precision of a cell that did not live to write its own."""
+    return blank(cell, p, device=getattr(device, "name", None), status="FAIL", reason=reason[:LONGEST])
+
+
+def fail(row, reason):
+    """Makes a row a failure; it then has no time."""
+    row.update(status="FAIL", reason=reason[:LONGEST], samples_s=None, calls_per_sample=None)
+    if "end_to_end_s" in row:
+        row["end_to_end_s"] = None
+
+
+class Blame:
+    """Context manager: an exception inside becomes the failure of these rows."""
+
+    def __init__(self, *rows):
+        self.rows = rows
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, _):
+        if not isinstance(error, Exception):
+            return False
+        for row in self.rows:
+            fail(row, " ".join(f"{kind.__name__}: {error}".split()))
+        return True
