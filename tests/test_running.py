@@ -221,7 +221,7 @@ def test_a_disk_that_fills_up_ends_the_run_with_a_sentence(in_process, tmp_path,
     monkeypatch.setattr(store.Store, "append", full)
     assert in_process(*MODEL) == 1
     printed = capsys.readouterr()
-    assert "cannot write results: [Errno 28] No space left on device; those so far are kept" in printed.err
+    assert "cannot write results: [Errno 28] No space left on device; the results so far are kept" in printed.err
     assert "stopped: 10 results" in printed.out and len(keys(tmp_path / "out")) == 10
 
 

@@ -4,6 +4,10 @@ from time import perf_counter
 from numprec.harness.worker import Worker
 
 
+class Lost(Exception):
+    """Nothing is left that could run a cell."""
+
+
 class Local:
     """One cell after another in a worker process on this machine, so that no cell disturbs another's times."""
 

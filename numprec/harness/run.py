@@ -209,9 +209,9 @@ def _run(cells, runs, results, facts, expected, options):
               progress)
     except KeyboardInterrupt:
         ended, code = "interrupted: ", INTERRUPTED
-    except CannotWrite as error:
+    except (CannotWrite, executors.Lost) as error:
         ended, code = "stopped: ", FAILED
-        problem = f"bench.py: cannot write results: {error}; those so far are kept, and can be gone on with"
+        problem = f"bench.py: {error}; the results so far are kept, and can be gone on with"
     finally:
         progress.close()
         runs.close()
@@ -247,7 +247,7 @@ def drive(cells, runs, results, command, progress):
         try:
             results.append(rows)
         except OSError as error:
-            raise CannotWrite(error) from error
+            raise CannotWrite(f"cannot write results: {error}") from error
         progress.end(cell, rows, seconds)
 
 

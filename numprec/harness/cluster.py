@@ -1,0 +1,227 @@
+"""Cells on several GPUs or machines, by dask.distributed, which brings scheduler, workers, transport and retries.
+
+A cell is one task, so that all of its precisions run on one device; a worker takes one at a time, because tasks need a
+resource of which each worker has one. Inside a worker the cell runs in a process of its own, as it does without a
+cluster, so that a cell which crashes does not take the worker down. A worker that dies nevertheless, with its machine,
+say, loses its cell to another one; when that one dies too the cell's rows are failures. Rows come back to the client,
+which alone writes.
+
+A scheduler that runs already needs workers that were started so, one per GPU:
+
+    CUDA_VISIBLE_DEVICES=0 dask worker tcp://HOST:8786 --nthreads 1 --resources device=1
+"""
+import atexit
+import os
+import pickle
+import sys
+from time import monotonic, perf_counter
+
+from numprec.harness import rows
+from numprec.harness.executors import Lost
+from numprec.harness.worker import Worker
+
+RESOURCE = {"device": 1}
+RETRIES = 1        # of a cell whose worker died, in a local cluster; elsewhere the scheduler's configuration says
+PATIENCE = 60      # seconds without any worker, after which the run ends
+ANSWER = 15        # seconds for a scheduler to answer, and for its first worker to be there
+
+
+class Unreachable(Lost):
+    """There is no scheduler, or no worker that cells could run on."""
+
+
+class Cluster:
+    """An executor (see `numprec.harness.executors`) on the workers of `address`, or of a cluster that it starts here,
+    "local": one worker per GPU, or `workers` of them. `device` is "gpu", "emulator" or None for what is there."""
+
+    def __init__(self, address, device=None, workers=None):
+        try:
+            import distributed    # noqa: F401
+        except ImportError:
+            raise Unreachable("--scheduler needs the extra cluster: python -m pip install -e \".[cluster]\"") from None
+        if workers and address != "local":
+            raise Unreachable("--workers is for --scheduler local; elsewhere there are as many as were started")
+        self._cluster, self._kind, self._visible = None, device, None
+        self._client = self._local(workers) if address == "local" else self._connected(address)
+        try:
+            self._wait_for_workers(address)
+            self.device = _Device(self.call)
+            self._warn_of_a_mixture()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def _local(self, workers):
+        import dask
+        from distributed import Client, LocalCluster
+        from numprec import device as devices
+        try:
+            device = devices.get(self._kind)
+        except (RuntimeError, ValueError) as error:
+            raise Unreachable(error) from None
+        if device.is_emulator:
+            count = workers or 2
+        else:
+            self._visible = _gpus()
+            count = min(workers or len(self._visible), len(self._visible))
+        dask.config.set({"distributed.scheduler.allowed-failures": RETRIES})
+        self._cluster = LocalCluster(n_workers=count, threads_per_worker=1, resources=RESOURCE, memory_limit=None,
+                                     dashboard_address=None, silence_logs="CRITICAL")
+        return Client(self._cluster)
+
+    def _connected(self, address):
+        from distributed import Client
+        try:
+            return Client(address, timeout=ANSWER)
+        except (OSError, ValueError) as error:    # TimeoutError is one of the first
+            raise Unreachable(f"no scheduler answers at {address}: {error}") from None
+
+    def _wait_for_workers(self, address):
+        end = monotonic() + ANSWER
+        while not self._slots():
+            if monotonic() > end:
+                raise Unreachable(f"no worker of {address} has the resource that a cell needs; start each, one per "
+                                  f"GPU, with: dask worker {address} --nthreads 1 --resources device=1")
+            self._client.sync(_a_while)
+
+    def _workers(self):
+        """Addresses of the workers that can run a cell."""
+        workers = self._client.scheduler_info(n_workers=-1)["workers"]
+        return [address for address, facts in workers.items() if facts.get("resources", {}).get("device", 0) >= 1]
+
+    def _slots(self):
+        return len(self._workers())
+
+    def _warn_of_a_mixture(self):
+        futures = [self._submit(_call, _identity, {}, workers=[address], allow_other_workers=False)
+                   for address in self._workers()]
+        names = sorted({name for name, _ in self._client.gather(futures)})
+        if len(names) > 1:
+            print(f"warning: the workers have different devices ({'; '.join(names)}): precisions are compared on one "
+                  "device, but the seeds of a model are spread over all of them", file=sys.stderr)
+
+    def _submit(self, function, *arguments, **how):
+        return self._client.submit(function, self._kind, self._visible, *arguments, pure=False, resources=RESOURCE,
+                                   **how)
+
+    def call(self, function, **arguments):
+        """`function(**arguments, device=...)` on one of the workers."""
+        return self._submit(_call, function, arguments).result()
+
+    def results(self, cells):
+        """(cell, its rows, the seconds it took) for each cell, as it finishes. A cell is taken from `cells` when there
+        is a worker for it, not before."""
+        from distributed import wait
+        cells, running, seen = iter(cells), {}, monotonic()
+        while True:
+            slots = self._slots()
+            while len(running) < slots and (cell := next(cells, None)) is not None:
+                running[self._submit(_execute, pickle.dumps(cell))] = cell, perf_counter()
+            if not running:
+                if next(cells, None) is None:
+                    return
+                raise Unreachable("no worker is left")
+            seen = monotonic() if slots else seen
+            if monotonic() - seen > PATIENCE:
+                raise Unreachable(f"no worker has been there for {PATIENCE} seconds")
+            try:
+                done = wait(list(running), timeout=5, return_when="FIRST_COMPLETED").done
+            except TimeoutError:
+                continue
+            for future in done:
+                cell, begun = running.pop(future)
+                yield cell, *_outcome(future, cell, begun)
+
+    def close(self):
+        """Ends the processes of the cells, whatever they are doing, and a local cluster with them."""
+        client, cluster, self._client, self._cluster = self._client, self._cluster, None, None
+        if client is not None:
+            try:
+                client.run(_close, on_error="ignore")
+            except OSError:    # the scheduler has gone
+                pass
+            client.close(timeout=5)
+        if cluster is not None:
+            cluster.close(timeout=10)
+
+
+def _outcome(future, cell, begun):
+    """(rows, seconds) of a task that has ended."""
+    error = None if future.status == "finished" else future.exception()
+    if error is None and future.status == "finished":
+        return future.result()
+    reason = ("its worker died, and so did the next one" if type(error).__name__ == "KilledWorker" else
+              f"the cluster lost it: {type(error).__name__}: {error}")
+    return [rows.failed(cell, p, reason) for p in cell.precisions], perf_counter() - begun
+
+
+class _Device:
+    """The device of a worker, as far as a plan asks."""
+
+    def __init__(self, call):
+        self._call = call
+        self.name, self.kind = call(_identity)
+        self.is_emulator = self.kind == "emulator"
+
+    def availability(self, precision):
+        return self._call(_availability, precision=precision)
+
+
+def _identity(device):
+    return device.name, device.kind
+
+
+def _availability(precision, device):
+    return device.availability(precision)
+
+
+async def _a_while():
+    import asyncio
+    await asyncio.sleep(0.1)
+
+
+def _gpus():
+    """Names of this machine's GPUs that CUDA_VISIBLE_DEVICES understands."""
+    from numba import cuda
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return [name.strip() for name in named.split(",")] if named else [str(i) for i in range(len(cuda.gpus))]
+
+
+# ---- in a worker of dask
+
+_processes = {}    # the one Worker of this process, which stays for the next cell
+
+
+def _process(kind, visible):
+    if not _processes:
+        environment = {}
+        if visible:    # a local cluster, whose workers have numbers for names
+            from distributed import get_worker
+            environment["CUDA_VISIBLE_DEVICES"] = visible[int(get_worker().name)]
+        if kind is None:
+            from numprec import device as devices
+            kind = devices.get().kind
+        _processes["one"] = Worker(kind, environment)
+        atexit.register(_close)
+    return _processes["one"]
+
+
+def _execute(kind, visible, pickled):
+    cell, start = pickle.loads(pickled), perf_counter()
+    found = _process(kind, visible).run(cell)
+    return found, perf_counter() - start
+
+
+def _call(kind, visible, function, arguments):
+    return _process(kind, visible).call(function, **arguments)
+
+
+def _close():
+    while _processes:
+        _processes.popitem()[1].close()

@@ -1,0 +1,88 @@
+"""Cells on a cluster: a local one of two workers, which die in the middle of cells, on the emulator."""
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+distributed = pytest.importorskip("distributed", reason="the extra cluster is not installed")
+
+from numprec.harness import cases, cluster    # noqa: E402
+from numprec.harness.timing import Effort    # noqa: E402
+from numprec.precision import precision_named    # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[1]
+PRECISIONS = tuple(map(precision_named, ("fp64", "fp32")))
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals to send")
+
+
+class Doomed(cases.TrainingCell):
+    """A cell in whose middle the worker of dask dies: once for seed 1, and every time for seed 2. With seed 3 its own
+    process ends."""
+
+    @property
+    def kind(self):
+        if "numprec.harness.worker" in sys.argv[0].replace(os.sep, ".") and self.seed:
+            if self.seed == 3:
+                os._exit(5)
+            mark = Path(os.environ["NUMPREC_TEST_FOLDER"]) / str(self.seed)
+            if self.seed == 2 or not mark.exists():
+                mark.write_text(mark.read_text() + "x" if mark.exists() else "x")
+                os.kill(os.getppid(), signal.SIGKILL)
+                time.sleep(600)
+        return "training"
+
+
+@pytest.fixture(scope="module")
+def outcome(tmp_path_factory):
+    """Five cells on two workers: {seed: rows}, and how often the worker was killed in each."""
+    folder = tmp_path_factory.mktemp("marks")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join((str(ROOT), str(ROOT / "tests"))))
+        patch.setenv("NUMPREC_TEST_FOLDER", str(folder))
+        cells = [(Doomed if seed in (1, 2, 3) else cases.TrainingCell)(
+            cases.MODELS[1], seed, PRECISIONS, Effort(budget=0.0, warm_up=0.0, least=1)) for seed in range(5)]
+        with cluster.Cluster("local", "emulator", workers=2) as runs:
+            assert runs.device.is_emulator and runs.device.availability(PRECISIONS[0]).status == "emulated"
+            found = [(cell, rows) for cell, rows, seconds in runs.results(cells)]
+    assert sorted(cell.seed for cell, _ in found) == list(range(5))      # each once
+    return {cell.seed: rows for cell, rows in found}, {p.name: len(p.read_text()) for p in folder.iterdir()}
+
+
+def test_every_cell_has_its_rows_once(outcome):
+    rows, killed = outcome
+    for seed in range(5):
+        assert [(row["cell"].endswith(f"seed {seed}"), row["precision"]) for row in rows[seed]] == [
+            (True, "fp64"), (True, "fp32")]
+    assert all(row["status"] == "ok" for seed in (0, 4) for row in rows[seed])
+
+
+def test_a_cell_whose_worker_died_goes_to_another(outcome):
+    rows, killed = outcome
+    assert killed["1"] == 1 and [row["status"] for row in rows[1]] == ["ok", "ok"]
+
+
+def test_a_cell_that_kills_its_workers_fails(outcome):
+    rows, killed = outcome
+    assert killed["2"] == 1 + cluster.RETRIES
+    for row in rows[2]:
+        assert row["status"] == "FAIL" and "its worker died" in row["reason"] and row["samples_s"] is None
+
+
+def test_a_cell_that_crashes_leaves_its_worker_alone(outcome):
+    rows, killed = outcome
+    assert "3" not in killed
+    assert {(row["status"], row["reason"]) for row in rows[3]} == {
+        ("FAIL", "the worker process ended with exit code 5")}
+
+
+@pytest.mark.parametrize("address, says", [
+    ("tcp://127.0.0.1:9", "no scheduler answers at"),
+    ("nonsense://", "no scheduler answers at"),
+])
+def test_a_scheduler_that_is_not_there(address, says, monkeypatch):
+    monkeypatch.setattr(cluster, "ANSWER", 0.5)
+    with pytest.raises(cluster.Unreachable, match=says):
+        cluster.Cluster(address)
