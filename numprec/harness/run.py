@@ -11,6 +11,8 @@ from numprec.precision import GROUPS, PRECISIONS, select
 
 OK, FAILED, USAGE, NO_GPU, REGRESSION, NO_DATA, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
 
+PEAKS = {True: 0.5, False: 2.0}    # seconds to measure them in; the emulator's are a CPU's, and judge nothing
+
 
 class Refused(Exception):
     """The run cannot start; the message is for the user, `code` for the shell."""
@@ -149,6 +151,7 @@ def _environment(results, runs, precisions, scale, command, options):
     facts = runs.call(environment.collect, precisions=precisions, scale=scale.name, command=command)
     before = store.environment_of(results.folder) if results.rows else None
     if before is None:
+        facts["peaks"] = _peaks(runs)
         facts["options"] = {"scale": scale.name, "grow": list(options.grow), "seeds": options.seeds,
                             "precision": options.precision, "model": options.model, "operation": options.operation,
                             "budget": options.budget, "arguments": options.arguments}
@@ -163,6 +166,16 @@ def _environment(results, runs, precisions, scale, command, options):
 
 def _commit(facts):
     return f"{(facts['git_commit'] or 'unknown')[:12]}" + (" with changes" if facts["git_dirty"] else "")
+
+
+def _peaks(runs):
+    """Ceilings of the device, or None where they could not be measured: no result depends on them."""
+    try:
+        from numprec.harness import peaks
+        return runs.call(peaks.measure, seconds=PEAKS[runs.device.is_emulator])
+    except Exception as error:
+        print(f"bench.py: warning: no peaks were measured: {error}", file=sys.stderr)
+        return None
 
 
 def to_resume(options, root):
