@@ -5,8 +5,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from numba import cuda
 
-from numprec.harness import cases, fits, launches, timing
+from numprec import device as devices
+from numprec.harness import cases, environment, fits, launches, peaks, telemetry, timing
 from numprec.kernels import registry
 from numprec.precision import precision_named
 
@@ -174,3 +176,124 @@ def test_a_fit_that_fails_leaves_a_reason_and_no_time():
         assert fp64["status"] == "ok" and fp64["finished"] and fp64["samples_s"]
         assert fp32["status"] == "FAIL" and "too large" in fp32["reason"] and fp32["samples_s"] is None
         assert fp16["stop_reason"] == "overflow" and not fp16["finished"] and math.isnan(fp16["score"])
+
+
+# ---- what the device says of itself
+
+class Card:
+    """A GPU by name alone."""
+
+    name, is_emulator = "a card", False
+
+
+class Nvml:
+    """Answers as NVML does, and has no answer to what it has no attribute for."""
+
+    energy = 1000     # mJ, and 500 more at each look
+
+    def device_get_clock_info(self, handle, which):
+        return {1: 1500, 2: 5000}[which]
+
+    def device_get_current_clocks_event_reasons(self, handle):
+        return 0x1 | 0x40     # idle, and too hot
+
+    def device_get_total_energy_consumption(self, handle):
+        self.energy += 500
+        return self.energy
+
+    def device_get_enforced_power_limit(self, handle):
+        raise RuntimeError("not supported")
+
+
+@pytest.fixture
+def nvml(monkeypatch):
+    monkeypatch.setattr(telemetry, "_nvml", lambda found=Nvml(): found)
+    monkeypatch.setattr(telemetry, "_handle", lambda: 1)
+
+
+def test_telemetry_without_a_driver(monkeypatch):
+    """No number, and no exception either."""
+    monkeypatch.setattr(telemetry, "_nvml", lambda: None)
+    energy = telemetry.Energy(Card)
+    with energy:
+        pass
+    assert energy.joules is None and telemetry.clocks(Card) is None and telemetry.span(None, None) is None
+    assert telemetry.facts(Card)["sm_clock_mhz"] is None and telemetry.facts(Card)["driver"] is None
+    assert telemetry.facts(FakeDevice()) == {} and telemetry.clocks(FakeDevice()) is None
+
+
+def test_a_missing_library_is_no_error():
+    """The bindings are there and the driver is not, or nothing is: either way there is an answer."""
+    telemetry._nvml.cache_clear()
+    assert telemetry._nvml() is None or cuda.is_available()
+
+
+def test_telemetry_of_a_card(nvml, monkeypatch):
+    now = telemetry.clocks(Card)
+    assert now == {"sm_mhz": 1500, "memory_mhz": 5000, "throttled": True}
+    later = {"sm_mhz": 1400, "memory_mhz": 5000, "throttled": False}
+    assert telemetry.span(now, later) == {"before_mhz": 1500, "after_mhz": 1400, "throttled": True}
+    assert telemetry.span(later, later)["throttled"] is False
+    assert telemetry.facts(Card)["power_limit_w"] is None and telemetry.facts(Card)["sm_clock_mhz"] == 1500
+
+
+def test_energy_adds_up_and_is_not_told_of_moments(nvml, monkeypatch):
+    clock = iter(range(100))
+    monkeypatch.setattr(telemetry, "perf_counter", lambda: 0.4 * next(clock))
+    energy = telemetry.Energy(Card)
+    joules = []
+    for _ in range(4):
+        with energy:
+            pass
+        joules.append(energy.joules)
+    assert joules == [None, None, 1.5, 2.0]     # 0.5 J each, once they lasted a second
+
+
+def test_memory_that_lives_at_the_same_time():
+    device = devices.get("emulator")
+    with telemetry.Memory(device) as memory:
+        kept = device.zeros(100, np.float32)
+        view = device.empty((10, 10), np.float64)[1:]
+        device.array(np.zeros(1000, np.int8))           # gone at once
+        assert memory.peak == 400 + 800 + 1000
+        del view
+        more = device.empty(50, np.float64)
+    assert memory.peak == 2200 and kept.nbytes == more.nbytes == 400
+    device.empty(10 ** 6, np.int8)                      # after it, nothing is followed
+    assert memory.peak == 2200 and "empty" not in vars(device)
+
+
+@pytest.fixture(scope="module")
+def measured():
+    return peaks.measure(devices.get(), seconds=0.2)
+
+
+def test_peaks_are_measured(measured):
+    assert measured["problems"] == {}
+    assert 1e7 < measured["copy_bytes_per_s"] < 1e14 and 1e-7 < measured["launch_s"] < 0.1
+    assert list(measured["flops_per_s"]) == ["float64", "float32", "float16"]
+    assert all(1e6 < rate < 1e16 for rate in measured["flops_per_s"].values())
+
+
+def test_a_peak_with_a_wrong_result_is_not_told(monkeypatch):
+    def forgetful(fmt):
+        @cuda.jit
+        def peak_forgetful(one, y):
+            y[cuda.grid(1), 0] = fmt(0)
+        return peak_forgetful
+    monkeypatch.setattr(peaks, "chains", forgetful)
+    found = peaks.measure(devices.get(), seconds=0.02)
+    assert found["flops_per_s"] == dict.fromkeys(peaks.FORMATS) and set(found["problems"]) == set(peaks.FORMATS)
+    assert found["copy_bytes_per_s"] and "wrong" in found["problems"]["float32"]
+
+
+def test_the_header_names_the_device_and_its_peaks(measured, monkeypatch):
+    monkeypatch.setattr(peaks, "measure", lambda device: {**measured, "launch_s": None, "problems": {"launch_s": "x"}})
+    precisions = [precision_named("fp32"), precision_named("storage=f16,compute=bf16,accum=bf16")]
+    facts = environment.collect(devices.get("emulator"), precisions, "smoke", "python bench.py")
+    facts["gpu"] = {"multiprocessors": 40, "ecc": False, "sm_clock_mhz": 585, "power_limit_w": None}
+    text = environment.header(facts)
+    for part in ("40 multiprocessors, ECC off", "SM clock 585 MHz", "copy ", "float16 ", "no tensor cores",
+                 "not measured: launch_s (x)", "scipy ", "numprec 0.", "unavailable (bfloat16 is a format"):
+        assert part in " ".join(text.split()), text
+    assert "power limit" not in text and max(map(len, text.splitlines())) <= 118

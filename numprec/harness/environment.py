@@ -2,17 +2,26 @@
 import os
 import platform
 import subprocess
+import textwrap
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 
-PACKAGES = ("numprec", "numpy", "numba", "numba-cuda", "llvmlite", "scikit-learn", "ml_dtypes")
+from numprec import __version__
+from numprec.harness import telemetry
+
+PACKAGES = ("numprec", "numpy", "scipy", "numba", "numba-cuda", "llvmlite", "cuda-bindings", "cuda-core",
+            "nvidia-cuda-nvcc-cu12", "nvidia-cuda-nvcc", "scikit-learn", "ml_dtypes", "tabulate", "matplotlib")
 NOT_COMPARABLE = "CPU emulation, not comparable with a GPU"
 
 
-def collect(device, precisions, scale, command):
-    """A dictionary of plain values."""
+def collect(device, precisions, scale, command, peaks=True):
+    """A dictionary of plain values. `peaks` takes some two seconds, to measure what the device can do at best."""
     commit, dirty = _git()
+    found = None
+    if peaks:
+        from numprec.harness.peaks import measure
+        found = measure(device)
     return {
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": command,
@@ -30,6 +39,8 @@ def collect(device, precisions, scale, command):
         "git_dirty": dirty,
         "precisions": {str(p): {"roles": p.roles, "status": a.status, "reason": a.reason}
                        for p in precisions for a in [device.availability(p)]},
+        "gpu": telemetry.facts(device),
+        "peaks": found,
     }
 
 
@@ -41,23 +52,60 @@ def header(environment):
     capability = "" if e["is_emulator"] else " (compute capability {}.{})".format(*e["compute_capability"])
     lines = [
         ("device", e["device"] + capability),
+        *[("", line) for line in _gpu(e.get("gpu") or {})],
         ("times", e["times"]),
         ("CPU", f"{e['cpu']}, {e['cores']} cores usable; {e['platform']}"),
         ("versions", f"Python {e['python']}, " + ", ".join(
             f"{name} {version}" for name, version in e["packages"].items() if version)),
         ("commit", commit),
         ("run", f"{e['time']}  {e['command']}  (scale {e['scale']})"),
+        *[("" if i else "peaks", line) for i, line in enumerate(_peaks(e.get("peaks") or {}))],
     ]
-    text = [f"{name:<10}{value}" for name, value in lines]
+    text = [_line(name, value) for name, value in lines]
     alike = {}
     for name, p in e["precisions"].items():
         alike.setdefault((p["status"], p["reason"]), []).append(name)
     for i, ((status, reason), names) in enumerate(alike.items()):
-        text.append(f"{'' if i else 'precision':<10}{', '.join(names)}: {status}" + (f" ({reason})" if reason else ""))
+        why = f" ({reason})" if reason else ""
+        text.append(_line("" if i else "precision", f"{', '.join(names)}: {status}{why}"))
     return "\n".join(text)
 
 
+def _line(name, value):
+    return textwrap.fill(value, 118, initial_indent=f"{name:<10}", subsequent_indent=" " * 10, break_on_hyphens=False,
+                         break_long_words=False)
+
+
+def _gpu(facts):
+    """What NVML and CUDA said of the card, in two lines; what they did not say is left out."""
+    def known(*parts):
+        return ", ".join(form.format(facts[name]) for name, form in parts if facts.get(name) is not None)
+
+    def switch(name):
+        return name.upper() + (" on" if facts[name] else " off") if facts.get(name) is not None else ""
+
+    card = known(("multiprocessors", "{} multiprocessors"), ("power_limit_w", "power limit {:.0f} W"),
+                 ("driver", "driver {}"), ("cuda_driver", "CUDA up to {}"), ("cuda_runtime", "CUDA runtime {}"))
+    clocks = known(("sm_clock_mhz", "SM clock {} MHz"), ("sm_clock_max_mhz", "at most {}"),
+                   ("memory_clock_mhz", "memory clock {} MHz"), ("memory_clock_max_mhz", "at most {}"))
+    return list(filter(None, [", ".join(filter(None, [card, switch("ecc"), switch("mig")])), clocks]))
+
+
+def _peaks(peaks):
+    """The measured ceilings, and why one of them is missing."""
+    if not peaks:
+        return []
+    rates = [f"{name} {rate / 1e9:,.3g}" for name, rate in peaks["flops_per_s"].items() if rate]
+    parts = [f"copy {peaks['copy_bytes_per_s'] / 1e9:,.3g} GB/s"] if peaks["copy_bytes_per_s"] else []
+    parts += [f"launch {1e6 * peaks['launch_s']:.3g} us"] if peaks["launch_s"] else []
+    parts += ["multiply-adds in GFLOP/s: " + ", ".join(rates)] if rates else []
+    return ["; ".join(parts) + " (no tensor cores: no rung uses them)",
+            *(f"not measured: {name} ({reason})" for name, reason in (peaks.get("problems") or {}).items())]
+
+
 def _version(name):
+    if name == "numprec":    # which need not be installed
+        return __version__
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
