@@ -11,6 +11,7 @@ import os
 import tarfile
 import threading
 import time
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -338,6 +339,9 @@ def test_no_files_and_no_network(small):
         with pytest.warns(UserWarning, match=f"digits stands in for {name}"):
             data = datasets.load(name, stand_in=True)
         assert data.name == "digits" and data.stand_in == name
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")    # it has been said
+            assert datasets.load(name, stand_in=True).stand_in == name
     assert datasets.load("digits").stand_in is None
     assert not small.exists()
     lay_out(small / "cifar-10-batches-bin", dict([*CONTENTS["cifar10"].items()][:4]))

@@ -143,8 +143,8 @@ def load(name, stand_in=False):
     """The Dataset called `name`; its arrays are shared and read-only. Raises ValueError with the nearest name.
 
     A data set whose files are not here and cannot be downloaded raises DataUnavailable, which says what to do; with
-    `stand_in`, it warns, and digits comes in its place, `stand_in` naming what it stands for. Files that are not what
-    they should be raise DataCorrupt in either case.
+    `stand_in`, it warns, once, and digits comes in its place, `stand_in` naming what it stands for. Files that are not
+    what they should be raise DataCorrupt in either case.
     """
     if name not in _LOADERS:
         raise unknown("data set", name, list(_LOADERS))
@@ -153,8 +153,15 @@ def load(name, stand_in=False):
     except DataUnavailable as error:
         if not stand_in:
             raise
-        warnings.warn(f"digits stands in for {name}: {error}", stacklevel=2)
+        _announce(name, str(error))
         return replace(_load("digits"), stand_in=name)
+
+
+@lru_cache(maxsize=None)
+def _announce(name, why):
+    """Warns of a stand-in, once a process; Python's own filter forgets what it has shown as soon as anyone catches
+    warnings, as every fit of a benchmark does."""
+    warnings.warn(f"digits stands in for {name}: {why}", stacklevel=3)
 
 
 @lru_cache(maxsize=None)
