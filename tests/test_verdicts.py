@@ -122,17 +122,29 @@ def test_other_data_are_named():
     found = only(runs("fp64", BASE, build=network_row, stand_in="fashion_mnist"),
                  runs("fp16", BASE, build=network_row, stand_in="fashion_mnist"))
     assert found.sentence.startswith("MLPClassifier on digits (in place of fashion_mnist), fp16")
-    found = only(runs("fp64", BASE, grow=8), runs("fp16", BASE, grow=8))
-    assert "diabetes (enlarged 8 times by synthetic samples)" in found.sentence
+    grown = dict(grow=8, data="diabetes x8, synthetic")
+    found = verdicts.judge(runs("fp64", BASE) + runs("fp64", BASE, **grown) + runs("fp16", BASE, **grown))
+    assert [v.label for v in found] == ["LinearRegression on diabetes x8, synthetic"]    # not mixed with the others
 
 
 def test_a_worker_that_died_is_counted_with_its_model():
-    """Its row may know nothing but the cell."""
-    dead = runs("fp16", BASE[:2], status="FAIL", reason="the worker process died (signal 11)")
+    """Its row knows the plan, and not that other data stood in."""
+    values = dict(data="digits", stand_in="fashion_mnist", cell=lambda seed: f"LinearRegression, seed {seed}")
+    dead = runs("fp16", BASE[:2], status="FAIL", reason="the worker process died (signal 11)", cell=values["cell"])
     for row in dead:
-        row.update(model=None, data=None, stand_in=None, metric=None, test_to_train=None)
-    found = only(runs("fp64", BASE), dead, [row for row in runs("fp16", BASE) if row["seed"] > 1])
+        row.update(data="fashion_mnist", n_train=None, metric=None, test_to_train=None, availability=None)
+    found = only(runs("fp64", BASE, **values), dead, runs("fp16", BASE, **values)[2:])
+    assert found.label == "LinearRegression on digits (in place of fashion_mnist)"
     assert '2 of 8 fits failed with "the worker process died (signal 11)"' in found.sentence
+
+
+def test_precisions_of_which_the_same_is_found_share_a_sentence():
+    rows = runs("fp64", [0.9] * 5, **IRIS) + runs("fp16", [0.9] * 5, **IRIS) + runs("fp32", [0.9] * 5, **IRIS)
+    rows += runs("mixed_fp16", [0.9, 0.8, 0.9, 0.9, 0.9], **IRIS)
+    first, second = verdicts.sentences(verdicts.judge(rows))
+    assert first.startswith("SVC on iris, fp16 and fp32: undecided: no prediction of 150 differs")
+    assert first.endswith("; 10 seeds would decide, if still none differed")
+    assert second.startswith("SVC on iris, mixed_fp16: undecided: difference -0.0200")
 
 
 # ---- speed
@@ -168,7 +180,7 @@ def test_the_fastest_precision_that_is_as_good_is_recommended():
     rows = timed("fp64", 1.0) + timed("fp32", 0.5, BASE + SMALL) + timed("fp16", 0.1, BASE - 0.1 + SMALL)
     line, = verdicts.recommend(rows, GPU)
     assert line == ("LinearRegression on diabetes: fp32, 2.00 [2.00, 2.00] times as fast as fp64 and as good "
-                    "[fp16 worse].")
+                    "[fp16: worse].")
 
 
 def test_what_is_not_faster_is_not_recommended():
@@ -199,7 +211,13 @@ def test_the_emulator_recommends_by_bytes():
     assert line.startswith("LinearRegression on diabetes: fp16, the smallest precision as good as fp64: 2 bytes")
     assert "speed is not judged under CPU emulation" in line
     line, = verdicts.recommend(rows[:8] + runs("fp16", BASE - 0.1 + SMALL), EMULATOR)
-    assert "stay with fp64" in line and "[fp16 worse]" in line
+    assert "stay with fp64" in line and "[fp16: worse]" in line
+
+
+def test_a_recommended_precision_that_warned_says_so():
+    warned = runs("fp16", BASE + SMALL, warnings=lambda seed: ["expect 0 digits"] * (seed < 3))
+    line, = verdicts.recommend(runs("fp64", BASE) + warned, EMULATOR)
+    assert "fp16, the smallest" in line and "(but 3 of its 8 fits warned, see the table of outcomes)" in line
 
 
 def test_without_a_sound_baseline_there_is_no_recommendation():

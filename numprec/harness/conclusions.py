@@ -9,7 +9,7 @@ import math
 import numpy as np
 
 from numprec.harness.outcomes import BASELINE, storage_bytes
-from numprec.harness.verdicts import signed, size
+from numprec.harness.verdicts import listed, signed, size
 
 LAUNCH_BOUND = 0.5    # share of the time that the launches alone take, from which on precision cannot matter much
 SINGLE = 4            # bytes of a stored number; fewer are low precision
@@ -28,43 +28,43 @@ def recommendations(models, verdicts, environment):
         else:
             safe = [name for name in precisions if name in about and about[name].safe]
             if environment["is_emulator"]:
-                line = _by_bytes(precisions, safe)
+                chosen, line = _by_bytes(precisions, safe)
             else:
-                line = _by_time(precisions, safe, environment)
-            lines.append(f"{label}: {line}{_not_safe(about)}.")
+                chosen, line = _by_time(precisions, safe, environment)
+            lines.append(f"{label}: {line}{_warned(precisions, chosen)}{_not_safe(about)}.")
     return lines
 
 
 def _by_bytes(precisions, safe):
-    """The smallest storage, then the smallest master copy, then the smallest sums."""
+    """(precisions, sentence): the smallest storage, then the smallest master copy, then the smallest sums."""
     if not safe:
-        return f"stay with {BASELINE}: nothing smaller is shown to be as good"
+        return [], f"stay with {BASELINE}: nothing smaller is shown to be as good"
     cost = {name: storage_bytes(precisions[name].run[0]) for name in (BASELINE, *safe)}
     least = min(cost.values())
     cheapest = [name for name in safe if cost[name] == least]
     if not cheapest:
-        return f"stay with {BASELINE}: what is as good is not smaller"
-    return (f"{_or(cheapest)}, the smallest precision as good as {BASELINE}: {least[0]} bytes a stored number instead "
-            f"of {cost[BASELINE][0]}; speed is not judged under CPU emulation")
+        return [], f"stay with {BASELINE}: what is as good is not smaller"
+    return cheapest, (f"{listed(cheapest, 'or')}, the smallest precision as good as {BASELINE}: {least[0]} bytes a "
+                      f"stored number instead of {cost[BASELINE][0]}; speed is not judged under CPU emulation")
 
 
 def _by_time(precisions, safe, environment):
-    """The fastest of those that the GPU has, unless launches take most of the time."""
+    """(precisions, sentence): the fastest of those that the GPU has, unless launches take most of the time."""
     times = {name: float(np.median(list(precisions[name].medians.values()))) for name in (BASELINE, *safe)
              if precisions[name].medians and precisions[name].run[0]["availability"] == "native"}
     if BASELINE not in times:
-        return f"no recommendation, because {BASELINE} has no time"
+        return [], f"no recommendation, because {BASELINE} has no time"
     bound = _launches(precisions[BASELINE], times[BASELINE], environment)
     if bound:
-        return bound
+        return [], bound
     fastest = min(times, key=times.get)
     if fastest == BASELINE:
-        return f"stay with {BASELINE}: nothing faster is shown to be as good"
+        return [], f"stay with {BASELINE}: nothing faster is shown to be as good"
     gain = precisions[fastest].speed_up(precisions[BASELINE])
     if not gain.low > 1:
-        return f"stay with {BASELINE}: the fastest that is as good, {fastest}, is not shown to be faster " \
-               f"({times_as_fast(gain)})"
-    return f"{fastest}, {times_as_fast(gain)} as fast as {BASELINE} and as good"
+        return [], f"stay with {BASELINE}: the fastest that is as good, {fastest}, is not shown to be faster " \
+                   f"({times_as_fast(gain)})"
+    return [fastest], f"{fastest}, {times_as_fast(gain)} as fast as {BASELINE} and as good"
 
 
 def _launches(baseline, seconds, environment):
@@ -82,10 +82,22 @@ def _launches(baseline, seconds, environment):
             f"{most}; --grow enlarges the problem")
 
 
+def _warned(precisions, chosen):
+    """Whether fits in a recommended precision raised warnings, which stand below the table."""
+    told = []
+    for name in chosen:
+        count = sum(bool(row["warnings"]) for row in precisions[name].run)
+        told += [f"{count} of its {len(precisions[name].run)} fits warned, see the table of outcomes"] * (count > 0)
+    return f" (but {'; '.join(told)})" if told else ""
+
+
 def _not_safe(about):
     """The precisions that were not recommended, with their verdicts."""
-    rest = [f"{name} {v.brief}" for name, v in about.items() if not v.safe and name != BASELINE]
-    return f" [{'; '.join(rest)}]" if rest else ""
+    alike = {}
+    for name, v in about.items():
+        if not v.safe and name != BASELINE:
+            alike.setdefault(v.brief, []).append(name)
+    return f" [{'; '.join(f'{listed(names)}: {brief}' for brief, names in alike.items())}]" if alike else ""
 
 
 # ---- the question
@@ -99,7 +111,10 @@ def conclusion(models, verdicts, environment):
     names = list(dict.fromkeys(v.precision for v in verdicts))
     low = [name for name in names if _is_low(models, name)]
     parts = ["Is low precision training a general-purpose method? " + _answer(models, verdicts, low)]
-    parts += [_of_precision(name, [v for v in verdicts if v.precision == name]) for name in names]
+    alike = {}
+    for name in names:
+        alike.setdefault(_of_precision([v for v in verdicts if v.precision == name]), []).append(name)
+    parts += [f"{listed(found)}: {said}" for said, found in alike.items()]
     if not environment["is_emulator"]:
         parts.append(_gains(models, verdicts))
     parts.append(_scope(models, environment))
@@ -111,7 +126,7 @@ def _answer(models, verdicts, low):
         return "This run cannot tell: no precision below 32 bits was run."
     by_name = {name: [v for v in verdicts if v.precision == name] for name in low}
     if not any(v.verdict != "undecided" for found in by_name.values() for v in found):
-        return f"This run cannot tell: nothing is decided about {_and(low)}."
+        return f"This run cannot tell: nothing is decided about {listed(low)}."
     total = len(models)
     general = [name for name, found in by_name.items() if len(found) == total and all(v.safe for v in found)]
     refuted = [name for name, found in by_name.items() if any(v.verdict in ("worse", "fails") for v in found)]
@@ -119,7 +134,7 @@ def _answer(models, verdicts, low):
     said = []
     if general:
         every = "the one model" if total == 1 else f"each of the {total} models"
-        said.append(f"In {_and(general)} training was as good as in {BASELINE} for {every} measured here: as far as "
+        said.append(f"In {listed(general)} training was as good as in {BASELINE} for {every} measured here: as far as "
                     "this run reaches, yes, in that precision" + ("." if total > 1 else ", but one model says little."))
     elif not refuted:
         said.append("Not shown, and not refuted.")
@@ -130,21 +145,21 @@ def _answer(models, verdicts, low):
         said.append("Against it: " + "; ".join(f"{name} {_list_where(by_name[name], ('worse', 'fails'))}"
                                                for name in refuted) + ".")
     if open_:
-        said.append(f"Open for {_and(open_)}: no model was worse or failed, but not every one is decided"
-                    " without a flag.")
+        said.append(f"Open for {listed(open_)}: no model is worse or fails, but not every one is decided"
+                    + (" or free of a flag." if any(v.flagged for name in open_ for v in by_name[name]) else "."))
     everywhere = [label for label in models if all(v.safe for v in verdicts if v.label == label and v.precision in low)
                   and any(v.label == label and v.precision in low for v in verdicts)]
     if everywhere and len(everywhere) < total:
-        said.append(f"Every low precision that was run is as good as {BASELINE} for {_and(everywhere)}.")
+        said.append(f"Every low precision that was run is as good as {BASELINE} for {listed(everywhere)}.")
     return " ".join(said)
 
 
 def _list_where(found, kinds):
-    return " and ".join(f"{'is ' if kind == 'worse' else ''}{kind} for {_and([v.label for v in chosen])}"
+    return " and ".join(f"{'is ' if kind == 'worse' else ''}{kind} for {listed([v.label for v in chosen])}"
                         for kind in kinds if (chosen := [v for v in found if v.verdict == kind]))
 
 
-def _of_precision(name, found):
+def _of_precision(found):
     """One precision over all the models: the counts, then what was found against it."""
     total = len(found)
     parts = []
@@ -155,7 +170,7 @@ def _of_precision(name, found):
         about = [_short(v) for v in chosen]
         verb = "fails" if kind == "fails" else kind
         parts.append(f"{verb} in {len(chosen)} of {total} ({'; '.join(about)})")
-    return f"{name}: " + ", ".join(parts) + "."
+    return ", ".join(parts) + "."
 
 
 def _short(v):
@@ -166,7 +181,7 @@ def _short(v):
     if v.verdict in ("worse", "better"):
         return f"{v.label} by {size(v.interval.value)}{flag}"
     if v.verdict == "undecided" and v.interval is not None and not math.isnan(v.interval.low):
-        return f"{v.label}, between {signed(v.interval.low)} and {signed(v.interval.high)}{flag}"
+        return f"{v.label}, {signed(v.interval.low)} to {signed(v.interval.high)} at 95 %{flag}"
     if v.verdict == "undecided":
         return f"{v.label}, {v.reason.removeprefix('undecided: ')}{flag}"
     return v.label + flag
@@ -187,19 +202,19 @@ def _scope(models, environment):
     from numprec.harness.cases import MODELS
     outcomes = [outcome for precisions in models.values() for outcome in precisions.values() if outcome.run]
     seeds = sorted({len(outcome.run) for outcome in outcomes})
-    margins = _and(sorted({f"{outcome.margin:g} of {outcome.metric}" for outcome in outcomes if outcome.metric}))
-    text = [f"Measured: {_and(list(models))}; {'-'.join(map(str, {seeds[0]: 0, seeds[-1]: 0}))} seeds; as good means "
+    margins = listed(sorted({f"{outcome.margin:g} of {outcome.metric}" for outcome in outcomes if outcome.metric}))
+    text = [f"Measured: {listed(list(models))}; {'-'.join(map(str, {seeds[0]: 0, seeds[-1]: 0}))} seeds; as good means "
             f"within {margins}, or better.", "Hyper-parameters were the same in every precision, so a failure is one "
             "at these hyper-parameters."]
     missing = [m.name for m in MODELS if not any(label.startswith(m.name) for label in models)]
     if missing:
-        text.append(f"Not measured: {_and(missing)}.")
+        text.append(f"Not measured: {listed(missing)}.")
     standing_in = sorted({row["stand_in"] for outcome in outcomes for row in outcome.run if row["stand_in"]})
     if standing_in:
-        text.append(f"Other data stood in for {_and(standing_in)}: nothing here is about {_and(standing_in)}.")
+        text.append(f"Other data stood in for {listed(standing_in)}: nothing here is about {listed(standing_in)}.")
     absent = sorted({o.precision for precisions in models.values() for o in precisions.values() if not o.run})
     if absent:
-        text.append(f"Not available on {environment['device']}: {_and(absent)}.")
+        text.append(f"Not available on {environment['device']}: {listed(absent)}.")
     if environment["is_emulator"]:
         text.append("The arithmetic is a GPU's, emulated on a CPU; whether low precision is faster was not measured.")
     return " ".join(text)
@@ -215,16 +230,3 @@ def times_as_fast(interval):
     if math.isnan(interval.low):
         return f"{interval.value:.2f} times"
     return f"{interval.value:.2f} [{interval.low:.2f}, {interval.high:.2f}] times"
-
-
-def _and(names):
-    return _joined(names, "and")
-
-
-def _or(names):
-    return _joined(names, "or")
-
-
-def _joined(names, word):
-    names = list(names)
-    return names[0] if len(names) == 1 else ", ".join(names[:-1]) + f" {word} " + names[-1] if names else "nothing"

@@ -128,26 +128,20 @@ class Outcome:
 
 
 def by_model(rows, kind="training"):
-    """{label of the model and data: {precision: Outcome}}, in the order of the rows. A label says where other data
-    stand in for the ones meant, and where the data were made larger."""
+    """{label of the model and data: {precision: Outcome}}, in the order of the rows."""
     rows, groups = [row for row in rows if row["kind"] == kind], {}
-    labels = {_cell_of_any_seed(row): label(row) for row in rows if row["model"] and row["data"]}
-    for row in rows:    # a row of a worker that died knows its cell alone
+    labels = {_cell_of_any_seed(row): label(row) for row in rows if row["n_train"] is not None}
+    for row in rows:    # a row of a worker that died has not seen the data
         name = row["precision"] if kind == "training" else f"{row['library']} {row['precision']}"
-        group = labels.get(_cell_of_any_seed(row), _cell_of_any_seed(row))
-        groups.setdefault(group, {}).setdefault(name, []).append(row)
+        groups.setdefault(labels.get(_cell_of_any_seed(row)) or label(row), {}).setdefault(name, []).append(row)
     return {key: {name: Outcome(tuple(found)) for name, found in precisions.items()}
             for key, precisions in groups.items()}
 
 
 def label(row):
-    """Model and data of a training row, as they are called in every table and sentence."""
-    text = f"{row['model']} on {row['data']}"
-    if row["stand_in"]:
-        text += f" (in place of {row['stand_in']})"
-    if row.get("grow", 1) != 1:
-        text += f" (enlarged {row['grow']:g} times by synthetic samples)"
-    return text
+    """Model and data of a training row, as they are called in every table and sentence. Data that were cut down or
+    enlarged have a name of their own."""
+    return f"{row['model']} on {row['data']}" + (f" (in place of {row['stand_in']})" if row["stand_in"] else "")
 
 
 def _cell_of_any_seed(row):

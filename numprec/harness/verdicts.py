@@ -60,6 +60,14 @@ class Verdict:
         return text + (" (flagged)" if self.flagged else "")
 
 
+def sentences(verdicts):
+    """One for each finding: precisions of a model of which the same is found share it."""
+    alike = {}
+    for v in verdicts:
+        alike.setdefault((v.label, v.sentence.partition(f", {v.precision}: ")[2]), []).append(v.precision)
+    return [f"{label}, {listed(names)}: {found}" for (label, found), names in alike.items()]
+
+
 def judge(rows):
     """A Verdict for each model and precision that was run, but fp64 itself, which has one only where it fails."""
     found = []
@@ -124,7 +132,7 @@ def _reason_by_labels(outcome, e):
         return f"equal to {BASELINE} within {e.margin:g} of {outcome.metric}: {told}, so that accuracy differs by at " \
                f"most {size(e.narrow.high)} (95 %)"
     left = f"undecided: {told}, which still leaves room for {size(e.narrow.high)} of {outcome.metric} (95 %)"
-    return left + (f"; {_what_would_decide(e)}" if e.needed else "")
+    return left + (f"; {e.needed} seeds would decide, if still none differed" if e.needed else "")
 
 
 def _what_would_decide(e):
@@ -159,7 +167,12 @@ def answer(rows, environment):
     return conclusion(by_model(rows), judge(rows), environment)
 
 
-# ---- numbers in sentences
+# ---- numbers and names in sentences
+
+def listed(names, word="and"):
+    names = list(names)
+    return names[0] if len(names) == 1 else ", ".join(names[:-1]) + f" {word} " + names[-1] if names else "nothing"
+
 
 def signed(x):
     """A difference of scores, to four decimals, or to two digits where it is smaller."""

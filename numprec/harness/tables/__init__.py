@@ -3,13 +3,14 @@
     layout        how a table and a number are laid out
     of_kernels    time, traffic, arithmetic and error of every rung
     of_training   outcome, cost and speed of every model; other libraries beside them
+    records       the same for the CSV files
 """
 import csv
 from pathlib import Path
 
 from numprec.harness import verdicts
 from numprec.harness.environment import header
-from numprec.harness.tables import of_kernels, of_training
+from numprec.harness.tables import of_kernels, of_training, records
 from numprec.harness.tables.layout import filled, number, title
 
 __all__ = ["kernels", "markdown", "number", "text", "title", "training", "write"]
@@ -46,7 +47,7 @@ def markdown(rows, environment):
 
 def _conclusions(rows, environment):
     """(heading, sentences), of those that there are."""
-    found = (("Verdicts", [verdict.sentence for verdict in verdicts.judge(rows)]),
+    found = (("Verdicts", verdicts.sentences(verdicts.judge(rows))),
              ("Recommendations", verdicts.recommend(rows, environment)),
              ("Answer", verdicts.answer(rows, environment).splitlines()))
     return [(heading, sentences) for heading, sentences in found if sentences]
@@ -57,13 +58,13 @@ def write(rows, environment, folder):
     folder = Path(folder)
     paths = [folder / "tables.md"]
     paths[0].write_text(markdown(rows, environment), encoding="utf-8")
-    for name, part in ("kernels.csv", of_kernels), ("training.csv", of_training):
-        records = part.records(rows, environment)
-        if records:
+    for name, of_rows in ("kernels.csv", records.kernels), ("training.csv", records.training):
+        found = of_rows(rows, environment)
+        if found:
             paths.append(folder / name)
-            columns = list(dict.fromkeys(column for record in records for column in record))
+            columns = list(dict.fromkeys(column for record in found for column in record))
             with open(paths[-1], "w", encoding="utf-8", newline="") as file:
                 writer = csv.DictWriter(file, columns)
                 writer.writeheader()
-                writer.writerows(records)
+                writer.writerows(found)
     return paths

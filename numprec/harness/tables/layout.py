@@ -86,6 +86,17 @@ def between(low, high, scale=1.0):
     return f"{number(scale * low)} - {number(scale * high)}"
 
 
+def whole(values):
+    """The whole numbers of several fits: the one they share, or the least and the largest."""
+    return NOTHING if not values else f"{min(values):.0f}" if min(values) == max(values) else \
+        f"{min(values):.0f} - {max(values):.0f}"
+
+
+def chance(p):
+    """A p-value."""
+    return NOTHING if p is None or not np.isfinite(p) else "<1e-4" if p < 1e-4 else f"{p:.4f}"
+
+
 # ---- notes
 
 def reasons(rows, name):

@@ -27,13 +27,13 @@ def table(rows, environment):
     emulated = environment["is_emulator"]
     columns = ("rung", "precision", "ms", "p10 - p90", "end to end", "GB/s", "GFLOP/s", "bound",
                *(() if emulated else ("vs fp32",)), "error", "/bound", "first s", "status")
-    reference = {_ladder(row): median(row) for row in rows if row["precision"] == REFERENCE and row["samples_s"]}
+    reference = references(rows)
     blocks, above = {}, None
     for row in rows:
         heading = f"{row['operation']} {'x'.join(map(str, row['shape']))}"
         rung = "" if (heading, row["rung"]) == above else row["rung"]
         above = heading, row["rung"]
-        blocks.setdefault(heading, []).append(_cells(row, rung, reference.get(_ladder(row)), environment))
+        blocks.setdefault(heading, []).append(_cells(row, rung, reference.get(ladder(row)), environment))
     clock = " by the host's clock" if emulated else " between CUDA events"
     return Table(title("Kernels", environment), columns, "llrrrrrr" + ("" if emulated else "r") + "rrrl",
                  list(blocks.items()), LEGEND.format(clock=clock) + (WITHHELD if emulated else SPEED_UP),
@@ -64,30 +64,12 @@ def status(row, environment):
     return told + (", throttled" if (row.get("clocks") or {}).get("throttled") else "")
 
 
-def records(rows, environment):
-    """A dictionary of plain, unrounded values for each kernel row."""
-    rows = [row for row in rows if row["kind"] == "kernel"]
-    reference = {_ladder(row): median(row) for row in rows if row["precision"] == REFERENCE and row["samples_s"]}
-    found = []
-    for row in rows:
-        record = {name: row[name] for name in ("operation", "rung", "precision", "availability", "status", "reason",
-                                               "launches", "flops", "bytes", "error", "error_over_bound")}
-        record.update(shape="x".join(map(str, row["shape"])), first_launch_s=row["compile_s"],
-                      end_to_end_s=median(row, "end_to_end_s"), times=environment["times"])
-        if row["samples_s"]:
-            low, middle, high = statistics.spread(row["samples_s"])
-            interval, bound = statistics.bootstrap(row["samples_s"]), roofline.bound(row, environment)
-            record.update(median_s=middle, p10_s=low, p90_s=high, interval_low_s=interval.low,
-                          interval_high_s=interval.high, samples=len(row["samples_s"]),
-                          bytes_per_s=row["bytes"] / middle, flops_per_s=row["flops"] / middle,
-                          bound=bound and bound.kind, share_of_bound=bound and bound.share)
-            if not environment["is_emulator"] and _ladder(row) in reference:
-                record.update(times_as_fast_as_fp32=reference[_ladder(row)] / middle)
-        found.append(record)
-    return found
+def references(rows):
+    """{ladder of a row: median seconds}, of the rows that speed-ups refer to."""
+    return {ladder(row): median(row) for row in rows if row["precision"] == REFERENCE and row["samples_s"]}
 
 
-def _ladder(row):
+def ladder(row):
     return row["operation"], row["rung"], tuple(row["shape"])
 
 

@@ -5,25 +5,26 @@ import numpy as np
 
 from numprec.harness import statistics, verdicts
 from numprec.harness.outcomes import BASELINE, by_model
-from numprec.harness.tables.layout import NOTHING, Table, between, number, plus_minus, reasons, title
+from numprec.harness.tables.layout import (
+    NOTHING, Table, between, chance, number, plus_minus, reasons, title, whole)
 
 OUTCOME = """\
 held out: the metric, computed in float64 on data that were not trained on, the same splits and seeds in every
 precision; mean over the seeds with a 95 % interval of Student's t, which where splits overlap is the wider one of
 Nadeau and Bengio 2003. minus fp64: difference seed by seed, mean and 95 % interval, likewise; where it is the same on
-every seed, the interval of what may have been missed, by the number of predictions (Clopper and Pearson). p: of the two
-one-sided tests (Schuirmann 1987) that the difference lies beyond a margin that was fixed before any run, {margins};
-below 0.05 the verdict is equal. better, worse: the 95 % interval leaves out 0. No test is corrected for the number of
-tests. fails: more than one fit did not finish; flagged: one. labels: predictions unlike those of fp64, of all. stop:
-how the fits ended, each binary problem by itself where there are several. iterations: median over the fits; epochs
-where there are epochs. counts: events in all fits together."""
+every seed, the interval of what may have been missed, by the number of predictions (Clopper and Pearson 1934, as if
+each were drawn anew). p: of the two one-sided tests (Schuirmann 1987) that the difference lies beyond a margin that was
+fixed before any run, {margins}; below 0.05 the verdict is equal. better, worse: the 95 % interval leaves out 0. No test
+is corrected for the number of tests. fails: more than one fit did not finish; flagged: one. labels: predictions unlike
+those of fp64, of all. stop: how the fits ended, each binary problem by itself where there are several. iterations: of a
+fit, all of its problems together; epochs where there are epochs. counts: events in all fits together."""
 COST = """\
 ms: one fit, host to host, transfers included, compiling not; median over the seeds of each seed's median, with the 10th
-and 90th percentile over the seeds; "-" unless every fit finished. s/epoch: median. first s: the first fit, which
-compiles; JIT s: what of it was compiling. transfer ms: the training data to the device. predict ms: the held-out set.
-to target s: training until the held-out score first reached the target, median of those that did, and how many did.
-launches: of one fit. model kB, peak MB: the fitted model, and the most device memory of a fit (1 kB is 1000 bytes). J:
-energy of one fit, where the device tells. Medians over the seeds. "-": not measured."""
+and 90th percentile over the seeds; "-" unless every fit finished. JIT s: compiling, or loading from the cache, once in
+a process. transfer ms: the training data to the device. predict ms: the held-out set. to target s: training until the
+held-out score first reached the target, median of those that did, and how many did. launches: of a fit. model kB, peak
+MB: the fitted model, and the most device memory of a fit (1 kB is 1000 bytes). J: energy of one fit, where the device
+tells. Medians over the seeds. "-": not measured."""
 SPEED = """\
 Ratio of median times, with its 95 % interval by a bootstrap of the seeds, each fit paired with that of the same seed;
 above 1 is faster. launches: the cost of that many empty launches, as a share of the time."""
@@ -58,9 +59,9 @@ def _outcome(models, rows, environment):
             equivalence = None if name == BASELINE else outcome.against(precisions.get(BASELINE))
             verdict = judged.get((label, name))
             lines.append((name, plus_minus(outcome.score), _difference(equivalence),
-                          number(equivalence.p) if equivalence and np.isfinite(equivalence.p) else NOTHING,
-                          verdict.brief if verdict else NOTHING, _labels(outcome), outcome.ends or _statuses(outcome),
-                          number(_median(_iterations(outcome))), _counts(outcome)))
+                          chance(equivalence and equivalence.p), verdict.brief if verdict else NOTHING,
+                          _labels(outcome), outcome.ends or statuses(outcome), whole(iterations(outcome)),
+                          events(outcome)))
         blocks.append((_heading(label, precisions), lines))
     margins = " and ".join(sorted({f"{o.margin:g} of {o.metric}" for each in models.values() for o in each.values()
                                    if o.metric}))
@@ -93,14 +94,14 @@ def _difference(equivalence):
 
 
 def _labels(outcome):
-    return "{} of {}".format(*outcome.labels) if outcome.labels else NOTHING
+    return "{} of {}".format(*outcome.labels) if outcome.labels and outcome.precision != BASELINE else NOTHING
 
 
-def _iterations(outcome):
+def iterations(outcome):
     return [float(np.sum(n)) for n in outcome.values("n_iter")]
 
 
-def _counts(outcome):
+def events(outcome):
     """Events by name, those that did not happen left out."""
     counted = outcome.values("counts")
     if not counted:
@@ -121,15 +122,14 @@ def _cost(models, environment):
             cost = costs(outcome)
             time = [number(1e3 * cost["train_s"]), between(cost["train_p10_s"], cost["train_p90_s"], 1e3)] \
                 if cost["train_s"] is not None else [NOTHING] * 2
-            lines.append((name, *time, number(cost["epoch_s"]), number(cost["first_fit_s"]), number(cost["compile_s"]),
+            lines.append((name, *time, number(cost["epoch_s"]), number(cost["compile_s"]),
                           _scaled(cost["transfer_s"], 1e3), _scaled(cost["predict_s"], 1e3), _to_target(cost),
-                          "/".join(str(n) for n in sorted(set(outcome.values("launches")))[:2]) or NOTHING,
-                          _scaled(cost["model_bytes"], 1e-3), _scaled(cost["peak_bytes"], 1e-6),
-                          number(cost["energy_j"]), _status(outcome, environment)))
+                          whole(outcome.values("launches")), _scaled(cost["model_bytes"], 1e-3),
+                          _scaled(cost["peak_bytes"], 1e-6), number(cost["energy_j"]), _status(outcome, environment)))
         blocks.append((_heading(label, precisions), lines))
-    columns = ("precision", "ms", "p10 - p90", "s/epoch", "first s", "JIT s", "transfer ms", "predict ms",
+    columns = ("precision", "ms", "p10 - p90", "s/epoch", "JIT s", "transfer ms", "predict ms",
                "to target s", "launches", "model kB", "peak MB", "J", "status")
-    return Table(title("Training: cost", environment), columns, "lrrrrrrrrrrrrl", blocks, COST)
+    return Table(title("Training: cost", environment), columns, "lrrrrrrrrrrrl", blocks, COST)
 
 
 def costs(outcome):
@@ -140,10 +140,11 @@ def costs(outcome):
     aimed = [row for row in outcome.run if row["target"] is not None]
     arrived = [row["target_s"] for row in aimed if row["target_s"] is not None]
     return {"train_s": middle, "train_p10_s": low, "train_p90_s": high,
-            "epoch_s": _median(epochs) if medians else None,
-            **{name: _median(outcome.values(name)) for name in ("first_fit_s", "compile_s", "transfer_s", "predict_s",
-                                                                "model_bytes", "peak_bytes", "energy_j")},
-            "target_s": None if outcome.fails else _median(arrived), "arrived": len(arrived), "aimed": len(aimed)}
+            "epoch_s": median(epochs) if medians else None,
+            "compile_s": max(outcome.values("compile_s"), default=None),
+            **{name: median(outcome.values(name)) for name in ("transfer_s", "predict_s", "model_bytes", "peak_bytes",
+                                                               "energy_j")},
+            "target_s": None if outcome.fails else median(arrived), "arrived": len(arrived), "aimed": len(aimed)}
 
 
 def _to_target(cost):
@@ -153,17 +154,17 @@ def _to_target(cost):
 
 
 def _status(outcome, environment):
-    told = _statuses(outcome)
+    told = statuses(outcome)
     if told == "ok" and outcome.unfinished:
         told = f"{len(outcome.unfinished)} unfinished"
     if not environment["is_emulator"]:
-        available = {row["availability"] for row in outcome.run} - {"native"}
+        available = {row["availability"] for row in outcome.run} - {"native", None}
         told += "".join(f", {each}" for each in sorted(available))
     throttled = any((row.get("clocks") or {}).get("throttled") for row in outcome.run)
     return told + (", throttled" if throttled else "")
 
 
-def _statuses(outcome):
+def statuses(outcome):
     """"ok" where every seed is, else how many are what."""
     counted = Counter(row["status"] for row in outcome.rows)
     if len(counted) == 1:
@@ -179,7 +180,7 @@ def _speed(models, rows, environment):
     for label, precisions in models.items():
         lines = []
         for name, outcome in precisions.items():
-            seconds, launches = _median(list(outcome.medians.values())), _median(outcome.values("launches"))
+            seconds, launches = median(list(outcome.medians.values())), median(outcome.values("launches"))
             share = f"{100 * launches * launch_s / seconds:.0f} %" if seconds and launches and launch_s else NOTHING
             lines.append((name, _scaled(seconds, 1e3), _ratio(speeds[label][name][BASELINE]),
                           _ratio(speeds[label][name]["fp32"]), share))
@@ -211,45 +212,7 @@ def _peers(models, peers, environment):
                  "lrlrll", blocks, PEERS, reasons(failures, lambda row: f"{row['library']} {row['model']}"))
 
 
-# ---- for the CSV file
-
-def records(rows, environment):
-    """A dictionary of plain, unrounded values for each model and precision, and for each library beside it."""
-    judged, models = {(v.label, v.precision): v for v in verdicts.judge(rows)}, by_model(rows)
-    found = []
-    for kind, groups in ("training", models), ("peer", by_model(rows, "peer")):
-        for label, precisions in groups.items():
-            for name, outcome in precisions.items():
-                row = next((row for row in outcome.run), outcome.rows[0])
-                record = {"label": label, "library": row.get("library", "numprec"), "times": environment["times"],
-                          **{column: row[column] for column in ("model", "data", "stand_in", "grow", "precision",
-                                                                "metric", "availability", "target")},
-                          "seeds": len(outcome.run), "status": _statuses(outcome), "stop": outcome.ends,
-                          "unfinished": len(outcome.unfinished), "counts": _counts(outcome),
-                          "iterations": _median(_iterations(outcome)),
-                          "launches": _median(outcome.values("launches")), **costs(outcome)}
-                if outcome.score:
-                    record.update(score=outcome.score.value, score_low=outcome.score.low,
-                                  score_high=outcome.score.high)
-                if outcome.labels:
-                    record.update(zip(("labels_differ", "labels"), outcome.labels))
-                if kind == "training":
-                    record.update(_verdict(judged.get((label, name)), outcome, precisions.get(BASELINE)))
-                found.append(record)
-    return found
-
-
-def _verdict(verdict, outcome, baseline):
-    record = {"verdict": verdict and verdict.verdict, "sentence": verdict and verdict.sentence}
-    e = outcome.against(baseline) if outcome is not baseline else None
-    if e:
-        record.update(difference=e.difference.value, difference_low=e.difference.low, difference_high=e.difference.high,
-                      narrow_low=e.narrow.low, narrow_high=e.narrow.high, margin=e.margin, p=e.p,
-                      seeds_needed=verdict and verdict.needed_seeds)
-    return record
-
-
-def _median(values):
+def median(values):
     return float(np.median(values)) if values else None
 
 
