@@ -39,8 +39,7 @@ EFFORT = timing.Effort(budget=0.5, warm_up=0.0, least=5)
 
 def benchmark():
     """Prints the four answers; returns 0 if every figure is reached, else 1."""
-    facts = environment.collect(devices.get("emulator"), PRECISIONS.values(), f"{SIZE}^3", "python bench.py --emulator",
-                                peaks=False)
+    facts = environment.collect(devices.get("emulator"), PRECISIONS.values(), f"{SIZE}^3", "python bench.py --emulator")
     print(environment.header(facts), end="\n\n", flush=True)
     reached = []
     for part in throughput, simulator, launch, compiling:

@@ -15,13 +15,9 @@ PACKAGES = ("numprec", "numpy", "scipy", "numba", "numba-cuda", "llvmlite", "cud
 NOT_COMPARABLE = "CPU emulation, not comparable with a GPU"
 
 
-def collect(device, precisions, scale, command, peaks=True):
-    """A dictionary of plain values. `peaks` takes some two seconds, to measure what the device can do at best."""
+def collect(device, precisions, scale, command):
+    """A dictionary of plain values. A run adds to it what `peaks.measure` finds, under "peaks"."""
     commit, dirty = _git()
-    found = None
-    if peaks:
-        from numprec.harness.peaks import measure
-        found = measure(device)
     return {
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": command,
@@ -40,7 +36,6 @@ def collect(device, precisions, scale, command, peaks=True):
         "precisions": {str(p): {"roles": p.roles, "status": a.status, "reason": a.reason}
                        for p in precisions for a in [device.availability(p)]},
         "gpu": telemetry.facts(device),
-        "peaks": found,
     }
 
 

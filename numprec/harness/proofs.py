@@ -113,7 +113,7 @@ def run(name, precision, seed, device, command):
         "interval": wilson(right, len(split.y_test)), "interval_method": "Wilson", "seconds": seconds,
         "cpu_seconds": cpu, "cpu_seconds_per_core": cpu / cores, "first_fit_seconds": compiled,
         "numprec": __version__, "load": [load, _load()],
-        **environment.collect(device, [precision], name, command, peaks=False),
+        **environment.collect(device, [precision], name, command),
     }
     demanded = precision.accum.u <= 2.0 ** -24    # nothing is promised of sums in half precision
     missed = [text for text, wrong in (
