@@ -23,6 +23,7 @@ import sys
 import time
 import warnings
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
@@ -86,8 +87,8 @@ def wilson(right, n, level=LEVEL):
     return centre - half, centre + half
 
 
-def run(name, precision, seed, device, command):
-    """Trains once. Returns the row."""
+def run(name, precision, seed, device, facts):
+    """Trains once. Returns the row; `facts` are what else it holds."""
     proof = PROOFS[name]
     data, split = proof.split()
     started = time.perf_counter()
@@ -112,13 +113,13 @@ def run(name, precision, seed, device, command):
         "stop_reason": model.stop_reason_, "correct": right, "accuracy": accuracy, "level": LEVEL,
         "interval": wilson(right, len(split.y_test)), "interval_method": "Wilson", "seconds": seconds,
         "cpu_seconds": cpu, "cpu_seconds_per_core": cpu / cores, "first_fit_seconds": compiled,
-        "numprec": __version__, "load": [load, _load()],
-        **environment.collect(device, [precision], name, command),
+        "numprec": __version__, "load": [load, _load()], **facts,
+        "ended": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
     demanded = precision.accum.u <= 2.0 ** -24    # nothing is promised of sums in half precision
     missed = [text for text, wrong in (
         (f"accuracy {accuracy:.4f} < {proof.accuracy}", demanded and accuracy < proof.accuracy),
-        ("the loss does not fall", demanded and any(b >= a for a, b in zip(losses, losses[1:]))),
+        ("the loss does not fall", demanded and len(losses) > 1 and losses[-1] >= losses[0]),
         (f"{cpu / cores:.0f} s on each of {cores} cores > {proof.seconds} s",
          device.is_emulator and cpu / cores > proof.seconds),
     ) if wrong]
@@ -169,9 +170,11 @@ def main(arguments=None):
         device = devices.get(options.device)
         precisions = select(options.precision, available=lambda p: device.availability(p).status == "native")
         command, code = " ".join(["python -m numprec.harness.proofs", *arguments]), REACHED
+        # once, because a result makes the checkout that it is written to another one
+        facts = environment.collect(device, precisions, options.proof, command)
         for seed in range(options.seeds):
             for precision in precisions:
-                row = run(options.proof, precision, seed, device, command)
+                row = run(options.proof, precision, seed, device, facts)
                 append(options.out, row)
                 low, high = row["interval"]
                 verdict = "; ".join(row["missed"]) or ("reached" if row["demanded"] else "nothing is demanded of it")
