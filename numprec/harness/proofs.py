@@ -108,7 +108,8 @@ def run(name, precision, seed, device, facts):
     losses, accuracy = model.loss_curve_, right / len(split.y_test)
     row = {
         "proof": name, "model": proof.model, "precision": str(precision), "roles": precision.roles, "seed": seed,
-        "parameters": {**proof.parameters, "layers": getattr(model, "layers", None)}, "data": data.name,
+        "parameters": {name: value for name, value in model.get_params(deep=False).items() if name != "precision"},
+        "data": data.name,
         "sha256": data.sha256, "n_train": len(split.y_train), "n_test": len(split.y_test), "history": model.history_,
         "stop_reason": model.stop_reason_, "correct": right, "accuracy": accuracy, "level": LEVEL,
         "interval": wilson(right, len(split.y_test)), "interval_method": "Wilson", "seconds": seconds,
