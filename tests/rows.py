@@ -8,7 +8,7 @@ import numpy as np
 from numprec.precision import PRECISIONS
 
 SCHEMA_VERSION = 2
-COUNTS = {"overflow": 0, "underflow": 0, "lost": 0, "skipped": 0, "stalled": 0}
+COUNTS = {"overflow": 0, "skipped": 0, "stalled": 0, "underflow": 0.0, "lost": 0.0}    # the last two are shares
 
 
 def environment(emulator=False, **values):

@@ -30,7 +30,7 @@ def test_the_numbers_of_a_kernel():
                      error=1e-7, error_over_bound=0.5, compile_s=1.5, flops=2e6, bytes=120e3)
     found = cells(of_kernels.table([row], GPU))["fp32"]
     assert found == {"rung": "tiled", "precision": "fp32", "ms": "2.00", "p10 - p90": "1.20 - 2.80",
-                     "end to end": "5.00", "GB/s": "0.0600", "GFLOP/s": "1.00", "bound": "launch 0.2 %",
+                     "end to end": "5.00", "GB/s": "0.0600", "GFLOP/s": "1.00", "bound": "launch 0.20 %",
                      "vs fp32": "1.00", "error": "1.0e-07", "/bound": "0.500", "first s": "1.50", "status": "ok"}
 
 
@@ -128,11 +128,11 @@ def test_the_outcome_is_that_of_the_statistics():
 def test_labels_iterations_and_counts():
     rows = runs("fp64", BASE, build=network_row)
     rows += runs("fp16", BASE, build=network_row, labels_differ=lambda seed: seed,
-                 counts=lambda seed: {"overflow": 0, "underflow": 2, "skipped": int(seed == 4), "stalled": 0})
+                 counts=lambda seed: {"overflow": 2, "underflow": 0.01 * seed, "skipped": int(seed == 4), "stalled": 0})
     rows += runs("mixed_fp16", BASE, build=network_row, n_iter=[1, 2, 4], counts=None)
     outcome = cells(training_table(rows, "outcome"))
     assert outcome["fp16"]["labels"] == "10 of 1800" and outcome["fp64"]["labels"] == "-"
-    assert outcome["fp16"]["counts"] == "underflow 10, skipped 1" and outcome["fp64"]["counts"] == "none"
+    assert outcome["fp16"]["counts"] == "overflow 10, underflow 2 %, skipped 1" and outcome["fp64"]["counts"] == "none"
     assert outcome["mixed_fp16"]["counts"] == "-" and outcome["mixed_fp16"]["iterations"] == "7"
     assert outcome["fp16"]["iterations"] == "3"
 

@@ -215,9 +215,11 @@ def test_the_emulator_recommends_by_bytes():
 
 
 def test_a_recommended_precision_that_warned_says_so():
-    warned = runs("fp16", BASE + SMALL, warnings=lambda seed: ["expect 0 digits"] * (seed < 3))
+    warned = runs("fp16", BASE + SMALL, warnings=lambda seed: [f"expect {seed} digits"] * (seed < 3))
     line, = verdicts.recommend(runs("fp64", BASE) + warned, EMULATOR)
-    assert "fp16, the smallest" in line and "(but 3 of its 8 fits warned, see the table of outcomes)" in line
+    assert "fp16, the smallest" in line and "(but fp16 warned in 3 of 8 fits, see the table of outcomes)" in line
+    line, = verdicts.recommend(runs("fp64", BASE, warnings=["expect 9 digits"]) + warned, EMULATOR)
+    assert "fp16, the smallest" in line and "warned" not in line      # in fp64 as well
 
 
 def test_without_a_sound_baseline_there_is_no_recommendation():

@@ -83,11 +83,12 @@ def _launches(baseline, seconds, environment):
 
 
 def _warned(precisions, chosen):
-    """Whether fits in a recommended precision raised warnings, which stand below the table."""
-    told = []
+    """Whether fits in a recommended precision raised warnings that those in fp64 did not."""
+    usual, told = precisions[BASELINE].warnings, []
     for name in chosen:
-        count = sum(bool(row["warnings"]) for row in precisions[name].run)
-        told += [f"{count} of its {len(precisions[name].run)} fits warned, see the table of outcomes"] * (count > 0)
+        count = sum(bool(warned - usual) for warned in precisions[name].warnings_by_seed)
+        if count:
+            told.append(f"{name} warned in {count} of {len(precisions[name].run)} fits, see the table of outcomes")
     return f" (but {'; '.join(told)})" if told else ""
 
 

@@ -87,6 +87,16 @@ class Outcome:
         """The mean over the seeds with its interval, or None."""
         return statistics.mean(list(self.scores.values()), self.test_to_train) if self.scores else None
 
+    @property
+    def warnings_by_seed(self):
+        """The warnings of each fit, as a set, numbers left out."""
+        return [{without_numbers(text) for text in row["warnings"] or ()} for row in self.run]
+
+    @property
+    def warnings(self):
+        """Those of all the fits."""
+        return set().union(*self.warnings_by_seed)
+
     def values(self, column):
         """Those of a column that were measured."""
         return [row[column] for row in self.run if row.get(column) is not None]
@@ -146,6 +156,11 @@ def label(row):
 
 def _cell_of_any_seed(row):
     return re.sub(r", seed \d+", "", row["cell"])
+
+
+def without_numbers(text):
+    """What texts have in common that differ in their numbers alone."""
+    return re.sub(r"\d[\d.e+-]*", "#", " ".join(text.split()))
 
 
 def storage_bytes(row):

@@ -4,7 +4,7 @@ Each of the three has a least time, from what the operation needs and from the p
 launches at the cost of an empty one, its bytes at the bandwidth of a copy, its operations at the rate of fused
 multiply-adds in the format of its sums. The largest of them bounds the kernel, since no schedule beats it; its share of
 the time is how close the kernel comes. A share above 1 means that the need is met more cheaply than the peak supposes,
-as where operands stay in a cache, or where a replayed graph launches faster.
+as where operands stay in a cache, or where a kernel computes several numbers at a time.
 
 Source
     S. Williams, A. Waterman and D. Patterson, Roofline: An Insightful Visual Performance Model for Multicore
@@ -23,7 +23,8 @@ class Bound:
     share: float
 
     def __str__(self):
-        return f"{self.kind} {100 * self.share:.2g} %" if self.share < 0.1 else f"{self.kind} {100 * self.share:.0f} %"
+        percent = 100 * self.share
+        return f"{self.kind} {percent:.0f} %" if percent >= 9.95 else f"{self.kind} {percent:#.2g} %"
 
 
 def floors(row, environment):

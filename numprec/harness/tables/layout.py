@@ -1,5 +1,4 @@
 """How a table and a number are laid out, as text and as Markdown."""
-import re
 import textwrap
 from dataclasses import dataclass
 
@@ -7,6 +6,7 @@ import numpy as np
 import tabulate
 
 from numprec.harness.environment import NOT_COMPARABLE
+from numprec.harness.outcomes import without_numbers
 
 WIDTH = 118                 # of running text
 NOTHING = "-"
@@ -106,7 +106,7 @@ def reasons(rows, name):
         said = [(row["status"], row["reason"])] if row["status"] != "ok" else []
         for kind, text in said + [("warning", warning) for warning in row.get("warnings") or ()]:
             text = " ".join(text.split())
-            lines.setdefault((kind, re.sub(r"\d[\d.e+-]*", "#", text)), []).append((name(row), text))
+            lines.setdefault((kind, without_numbers(text)), []).append((name(row), text))
     notes = []
     for (kind, _), said in lines.items():
         names, texts = (list(dict.fromkeys(each)) for each in zip(*said))

@@ -17,7 +17,9 @@ each were drawn anew). p: of the two one-sided tests (Schuirmann 1987) that the 
 fixed before any run, {margins}; below 0.05 the verdict is equal. better, worse: the 95 % interval leaves out 0. No test
 is corrected for the number of tests. fails: more than one fit did not finish; flagged: one. labels: predictions unlike
 those of fp64, of all. stop: how the fits ended, each binary problem by itself where there are several. iterations: of a
-fit, all of its problems together; epochs where there are epochs. counts: events in all fits together."""
+fit, all of its problems together; epochs where there are epochs. counts: overflow: gradients that were not finite;
+skipped: steps, for that reason; stalled: fits or binary problems; in all fits together; underflow: share of gradients
+that were subnormal; lost: share of updates that left their weight as it was; mean over the fits."""
 COST = """\
 ms: one fit, host to host, transfers included, compiling not; median over the seeds of each seed's median, with the 10th
 and 90th percentile over the seeds; "-" unless every fit finished. JIT s: compiling, or loading from the cache, once in
@@ -25,6 +27,8 @@ a process. transfer ms: the training data to the device. predict ms: the held-ou
 held-out score first reached the target, median of those that did, and how many did. launches: of a fit. model kB, peak
 MB: the fitted model, and the most device memory of a fit (1 kB is 1000 bytes). J: energy of one fit, where the device
 tells. Medians over the seeds. "-": not measured."""
+SHARES = ("underflow", "lost")    # of the counts
+
 SPEED = """\
 Ratio of median times, with its 95 % interval by a bootstrap of the seeds, each fit paired with that of the same seed;
 above 1 is faster. launches: the cost of that many empty launches, as a share of the time."""
@@ -102,14 +106,16 @@ def iterations(outcome):
 
 
 def events(outcome):
-    """Events by name, those that did not happen left out."""
+    """Events by name, those that did not happen left out: numbers of them in all fits, and mean shares."""
     counted = outcome.values("counts")
     if not counted:
         return NOTHING
-    total = Counter()
-    for counts in counted:
-        total.update({name: n for name, n in counts.items() if n})
-    return ", ".join(f"{name} {n}" for name, n in total.items()) or "none"
+    told = []
+    for name in counted[0]:
+        values = [counts[name] for counts in counted if counts[name] is not None]
+        if any(values):
+            told.append(f"{name} {100 * np.mean(values):.2g} %" if name in SHARES else f"{name} {sum(values):.0f}")
+    return ", ".join(told) or "none"
 
 
 # ---- what it cost
