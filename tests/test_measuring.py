@@ -1,6 +1,7 @@
 """What is measured, and that no number stands in a row which the same run has not shown to be right."""
 import contextlib
 import math
+import pickle
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,7 +9,8 @@ import pytest
 from numba import cuda
 
 from numprec import device as devices
-from numprec.harness import cases, environment, fits, launches, peaks, telemetry, timing
+from numprec.harness import (cases, environment, fits, launches, peaks, peers, problems, store, sweep, telemetry,
+                             timing)
 from numprec.kernels import registry
 from numprec.precision import precision_named
 
@@ -297,3 +299,43 @@ def test_the_header_names_the_device_and_its_peaks(measured):
                  "not measured: launch_s (x)", "scipy ", "numprec 0.", "unavailable (bfloat16 is a format"):
         assert part in " ".join(text.split()), text
     assert "power limit" not in text and max(map(len, text.splitlines())) <= 118
+
+
+# ---- peers
+
+def peer_cells(model, **options):
+    cells = cases.plan(cases.SCALES["smoke"], [precision_named("fp32")], [], [model], 1, compare=True, **options)
+    return [cell for cell in cells if cell.kind == "peer"]
+
+
+def test_scikit_learn_is_always_a_peer():
+    for model in cases.MODELS:
+        libraries = {cell.library for cell in peer_cells(model.name)}
+        assert ("sklearn" in libraries) == (model.name != "CNNClassifier")    # which it does not have
+
+
+@pytest.mark.parametrize("model, least", [("LinearRegression", 0.3), ("SVC", 0.9), ("MLPClassifier", 0.85)])
+def test_peers_see_the_same_data(model, least):
+    cell, = [cell for cell in peer_cells(model) if cell.library == "sklearn"]
+    rows = sweep.execute(pickle.loads(pickle.dumps(cell)), FakeDevice())
+    assert [row["precision"] for row in rows] == ["float64", "float32"]
+    for row in rows:
+        assert row["status"] == "ok", row["reason"]
+        assert row["kind"] == "peer" and row["library"].startswith("scikit-learn 1") and row["score"] > least
+        assert row["samples_s"] and row["predict_s"] > 0 and row["parameters"]["random_state"] == 0
+        assert (row["n_train"], row["n_test"]) == tuple(map(len, problems.of(cell).split[2:]))
+        assert set(store.COLUMNS["row"] + store.COLUMNS["peer"]) == set(row)
+    assert abs(rows[0]["score"] - rows[1]["score"]) < 0.03
+
+
+def test_a_peer_that_fails_says_why(monkeypatch):
+    def broken(parameters, fmt, problem):
+        raise ImportError("a library half installed")
+    monkeypatch.setattr(peers, "PEERS", (peers.Peer("sklearn", "SVC", ("float32",), broken),))
+    row, = sweep.execute(peer_cells("SVC")[0], FakeDevice())
+    assert row["status"] == "FAIL" and "half installed" in row["reason"] and row["samples_s"] is None
+
+
+def test_a_library_that_is_absent_is_not_asked(monkeypatch):
+    monkeypatch.setattr(peers, "PEERS", (peers.Peer("no_such_library", "SVC", ("float32",), None),))
+    assert peer_cells("SVC") == []

@@ -136,12 +136,24 @@ class TrainingCell(Cell):
         return f"{self.model.label} on {self.model.data}{grown}, seed {self.seed}"
 
 
-def plan(scale, precisions, operations=None, models=None, seeds=None, grow=(1,)):
+@dataclass(frozen=True)
+class PeerCell(TrainingCell):
+    """The same by another library; `precisions` are its own names of formats."""
+
+    library: str = ""
+    kind = "peer"
+
+    def __str__(self):
+        return f"{self.library}: {super().__str__()}"
+
+
+def plan(scale, precisions, operations=None, models=None, seeds=None, grow=(1,), compare=False):
     """The cells to run, kernels first.
 
     `operations` and `models` are lists of names; None means all of them, an empty list none. An operation is
     chosen by its name, by its chapter's, or with one rung, "matmul/tiled". Each model runs with its problem grown by
-    each factor of `grow`; 1 leaves it as it is. Raises ValueError with the nearest name.
+    each factor of `grow`; 1 leaves it as it is. `compare` adds the peers that can be imported. Raises ValueError with
+    the nearest name.
     """
     precisions = tuple(precisions)
     cells = [KernelCell(operation, rung, operation.bench_shapes[scale.name], chosen, scale.kernels)
@@ -151,6 +163,10 @@ def plan(scale, precisions, operations=None, models=None, seeds=None, grow=(1,))
         count = seeds or min(scale.seeds, model.seeds or scale.seeds)
         cells += [TrainingCell(model, seed, precisions, scale.training, factor)
                   for factor in grow for seed in range(count)]
+        if compare:
+            from numprec.harness import peers
+            cells += [PeerCell(model, seed, peer.formats, scale.training, factor, peer.library)
+                      for peer in peers.available(model.name) for factor in grow for seed in range(count)]
     return cells
 
 

@@ -1,0 +1,194 @@
+"""Rows of peers: what other libraries make of the same data, with the same split, parameters and seeds.
+
+scikit-learn is always there; the others are used where they can be imported, in the formats that they have. A cell is
+a library and a model with one seed; its "precisions" are the library's own names of formats. Where a library has no
+such model, or no such format, there is no row.
+
+A peer is another implementation of the same model, not the same computation: scikit-learn's SVC computes in float64
+whatever it is given, XGBoost bins features and boosts one round, and cuBLAS and cuDNN choose their own algorithms.
+"""
+import importlib.util
+import inspect
+import warnings
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Callable
+
+import numpy as np
+
+from numprec.harness import problems, rows, timing
+
+WAKING = 5.0       # seconds; a first fit shorter than this is mostly the library waking up, and is no sample
+BRIEF = timing.Effort(budget=0.02, warm_up=0.0, least=3)
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A model of a library. `make(parameters, format, problem)` returns what has `fit(X, y)` and `predict(X)`; X comes
+    in float64 for that format, and in float32 for any other."""
+
+    library: str                  # as it is imported
+    model: str                    # numprec's
+    formats: tuple
+    make: Callable
+
+
+def available(model):
+    """The Peers of a model whose libraries can be imported; none is imported to find out."""
+    return [peer for peer in PEERS if peer.model == model and importlib.util.find_spec(peer.library)]
+
+
+def named(library, model):
+    return next(peer for peer in PEERS if (peer.library, peer.model) == (library, model))
+
+
+def peer_rows(cell, device):
+    """One row per format of the library."""
+    problem, peer = problems.of(cell), named(cell.library, cell.model.name)
+    library = f"{DISTRIBUTIONS.get(peer.library, peer.library)} {_version(peer.library)}"
+    found, fits = {}, {}
+    for name in cell.precisions:
+        row = found[name] = rows.blank(cell, name, device=device.name, availability="native", status="ok", reason="",
+                                       library=library, **problem.columns())
+        with rows.Blame(row):
+            fits[name] = _first(cell, peer, name, problem, row)
+    fits = {name: fit for name, fit in fits.items() if found[name]["status"] == "ok"}
+    with rows.Blame(*(found[name] for name in fits)):
+        timed = timing.measure({name: run for name, (run, _) in fits.items()}, cell.effort,
+                               taken={name: [seconds] for name, (_, seconds) in fits.items()}, together=False)
+        for name, samples in timed.items():
+            row, median = found[name], float(np.median(samples.seconds))
+            reached = row["target"] is not None and row["score"] >= row["target"]
+            row.update(samples_s=samples.seconds, calls_per_sample=1, target_s=median if reached else None)
+    return list(found.values())
+
+
+def _first(cell, peer, name, problem, row):
+    """Fits and scores once, after a fit that warms the library up. Returns a contender and its first sample."""
+    X, X_test, y, _ = problem.split
+    X, X_test = (np.ascontiguousarray(a, np.float64 if name == "float64" else np.float32)
+                 for a in (X, X_test))
+    y = y.astype(X.dtype) if problem.regression else y.astype(np.int64)
+    parameters = {"random_state": cell.seed, **cell.model.parameters}
+    if isinstance(parameters.get("batch_size"), int):
+        parameters["batch_size"] *= cell.grow
+    last = []
+
+    def fit():
+        last[:] = [peer.make(parameters, name, problem)]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            last[0].fit(X, y)
+    run = timing.host_clock(fit, lambda: None)
+    first = seconds = run(1)
+    if first < WAKING:
+        seconds = run(1)
+    predicted = []
+    predict = timing.host_clock(lambda: predicted.append(_to_host(last[0].predict(X_test))), lambda: None)
+    taken = timing.measure({"": predict}, BRIEF, {"": [predict(1)]}, together=False)[""]
+    row.update(first_fit_s=first, predict_s=float(np.median(taken.seconds)), score=problem.score(predicted[0]),
+               finished=True, n_iter=_plain(getattr(last[0], "n_iter_", None)),
+               parameters={k: v for k, v in parameters.items() if not callable(v)})
+    return run, seconds
+
+
+def _to_host(array):
+    """As a NumPy array, wherever a library keeps its results."""
+    for name in "get", "to_numpy":          # CuPy, cuDF
+        if hasattr(array, name):
+            array = getattr(array, name)()
+    return np.asarray(array)
+
+
+def _plain(value):
+    return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
+
+
+def _version(library):
+    try:
+        return metadata.version(DISTRIBUTIONS.get(library, library))
+    except metadata.PackageNotFoundError:
+        return getattr(importlib.import_module(library), "__version__", "")
+
+
+def _accepted(estimator, parameters):
+    """Those of `parameters` that an estimator has."""
+    known = inspect.signature(estimator.__init__).parameters
+    return {name: value for name, value in parameters.items() if name in known}
+
+
+# ---- the libraries
+
+def _sklearn(name):
+    def make(parameters, fmt, problem):
+        module = {"DecisionTreeClassifier": "tree", "LinearRegression": "linear_model", "SVC": "svm",
+                  "MLPClassifier": "neural_network"}[name]
+        estimator = getattr(importlib.import_module(f"sklearn.{module}"), name)
+        chosen = _accepted(estimator, parameters)
+        if parameters.get("learning_rate") not in ("constant", "invscaling", "adaptive"):
+            chosen.pop("learning_rate", None)             # it has no such schedule
+        return estimator(**chosen)
+    return make
+
+
+def _cuml(name, module):
+    def make(parameters, fmt, problem):
+        estimator = getattr(importlib.import_module(f"cuml.{module}"), name)
+        return estimator(**_accepted(estimator, {**parameters, "output_type": "numpy"}))
+    return make
+
+
+class _LeastSquares:
+    """CuPy's lstsq on centred data."""
+
+    def fit(self, X, y):
+        import cupy
+        X, y = cupy.asarray(X), cupy.asarray(y)
+        self.mean, self.intercept = X.mean(axis=0), y.mean()
+        self.coef = cupy.linalg.lstsq(X - self.mean, y - self.intercept, rcond=None)[0]
+        cupy.cuda.Device().synchronize()
+
+    def predict(self, X):
+        import cupy
+        return (cupy.asarray(X) - self.mean) @ self.coef + self.intercept
+
+
+def _cupy(parameters, fmt, problem):
+    return _LeastSquares()
+
+
+def _xgboost(parameters, fmt, problem):
+    """One round of boosting at full rate, unregularised: a tree for each class, its gains of second order."""
+    import xgboost
+    return xgboost.XGBClassifier(n_estimators=1, learning_rate=1.0, reg_lambda=0.0, min_child_weight=0.0, max_depth=0,
+                                 tree_method="hist", max_bin=1024, random_state=parameters["random_state"])
+
+
+def _thundersvm(parameters, fmt, problem):
+    import thundersvm
+    known = ("C", "kernel", "gamma", "tol", "degree", "coef0")
+    scale = 1.0 / (problem.split.X_train.shape[1] * problem.split.X_train.var())    # it has no gamma="scale"
+    return thundersvm.SVC(**{"C": 1.0, "kernel": "rbf", "gamma": scale} | {
+        name: value for name, value in parameters.items() if name in known})
+
+
+def _torch(name):
+    def make(parameters, fmt, problem):
+        from numprec.harness.peers_torch import Classifier
+        return Classifier(name, parameters, fmt, problem.data.image_shape)
+    return make
+
+
+BOTH = ("float64", "float32")
+PEERS = (
+    *(Peer("sklearn", name, BOTH, _sklearn(name))
+      for name in ("DecisionTreeClassifier", "LinearRegression", "SVC", "MLPClassifier")),
+    *(Peer("torch", name, (*BOTH, "autocast float16", "autocast bfloat16"), _torch(name))
+      for name in ("MLPClassifier", "CNNClassifier")),
+    Peer("cupy", "LinearRegression", BOTH, _cupy),
+    Peer("cuml", "LinearRegression", BOTH, _cuml("LinearRegression", "linear_model")),
+    Peer("cuml", "SVC", BOTH, _cuml("SVC", "svm")),
+    Peer("xgboost", "DecisionTreeClassifier", ("float32",), _xgboost),
+    Peer("thundersvm", "SVC", ("float32",), _thundersvm),
+)
+DISTRIBUTIONS = {"sklearn": "scikit-learn"}
