@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from numprec.harness import statistics, store, verdicts
+from numprec.harness import statistics, store
 from numprec.harness.outcomes import by_model
 from numprec.harness.tables.layout import NOTHING, Table, filled, number, title
+from numprec.harness.wording import signed, span
 
 OK, REGRESSION = 0, 4
 SAME_IN = ("schema_version", "device", "scale")    # of the environments
@@ -151,9 +152,9 @@ def _scores(a, b):
     if not (a.run and b.run):
         return "not run", [*shown, NOTHING]
     e = b.against(a) if a.metric else None
-    difference = NOTHING if e is None else verdicts.signed(e.difference.value)
+    difference = NOTHING if e is None else signed(e.difference.value)
     if e is not None and not np.isnan(e.difference.low):
-        difference += f" {verdicts.span(e.difference)}"
+        difference += f" {span(e.difference)}"
     if a.fails or b.fails:
         verdict = "newly fails" if not a.fails else "fails in both" if b.fails else "no longer fails"
     else:

@@ -8,8 +8,9 @@ import math
 
 import numpy as np
 
+from numprec.harness.cases import MODELS
 from numprec.harness.outcomes import BASELINE, storage_bytes
-from numprec.harness.verdicts import listed, signed, size
+from numprec.harness.wording import listed, signed, size, times_as_fast
 
 LAUNCH_BOUND = 0.5    # share of the time that the launches alone take, from which on precision cannot matter much
 SINGLE = 4            # bytes of a stored number; fewer are low precision
@@ -200,7 +201,6 @@ def _gains(models, verdicts):
 
 def _scope(models, environment):
     """What was measured, and what was not."""
-    from numprec.harness.cases import MODELS
     outcomes = [outcome for precisions in models.values() for outcome in precisions.values() if outcome.run]
     seeds = sorted({len(outcome.run) for outcome in outcomes})
     margins = listed(sorted({f"{outcome.margin:g} of {outcome.metric}" for outcome in outcomes if outcome.metric}))
@@ -224,10 +224,3 @@ def _scope(models, environment):
 def _is_low(models, name):
     rows = [row for precisions in models.values() if name in precisions for row in precisions[name].rows]
     return 0 < storage_bytes(rows[0])[0] < SINGLE
-
-
-def times_as_fast(interval):
-    """A speed-up with its interval."""
-    if math.isnan(interval.low):
-        return f"{interval.value:.2f} times"
-    return f"{interval.value:.2f} [{interval.low:.2f}, {interval.high:.2f}] times"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from numprec.harness import statistics
+from numprec.harness.wording import listed, without_numbers
 
 BASELINE = "fp64"
 ENDED = {    # how a fit that did not finish is said to have ended
@@ -134,7 +135,7 @@ class Outcome:
         """What happened to the fits that did not finish, as a clause: "3 of 5 fits stalled"."""
         counts, total = Counter(self.unfinished.values()), len(self.run)
         parts = [f"{count} of {total} fits {why}" if total > 1 else f"the fit {why}" for why, count in counts.items()]
-        return _list(parts)
+        return listed(parts) if parts else ""
 
 
 def by_model(rows, kind="training"):
@@ -158,11 +159,6 @@ def _cell_of_any_seed(row):
     return re.sub(r", seed \d+", "", row["cell"])
 
 
-def without_numbers(text):
-    """What texts have in common that differ in their numbers alone."""
-    return re.sub(r"\d[\d.e+-]*", "#", " ".join(text.split()))
-
-
 def storage_bytes(row):
     """(bytes of a stored number, of its master copy, of a running sum), from the row's roles."""
     from numprec.precision import FORMATS
@@ -183,7 +179,3 @@ def _unfinished(row):
 
 def _finite(x):
     return x is not None and bool(np.isfinite(x))
-
-
-def _list(parts):
-    return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1] if parts else ""

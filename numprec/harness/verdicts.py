@@ -9,8 +9,10 @@ no verdict, and a precision that is missing on the device is none that fails.
 import math
 from dataclasses import dataclass
 
+from numprec.harness import conclusions
 from numprec.harness.outcomes import BASELINE, by_model
 from numprec.harness.statistics import Equivalence
+from numprec.harness.wording import listed, signed, size, span
 
 VERDICTS = ("equal", "better", "worse", "undecided", "fails")
 
@@ -157,31 +159,9 @@ def speed(rows, environment):
 
 def recommend(rows, environment):
     """A line for each model: the cheapest precision that is as good as fp64."""
-    from numprec.harness.conclusions import recommendations
-    return recommendations(by_model(rows), judge(rows), environment)
+    return conclusions.recommendations(by_model(rows), judge(rows), environment)
 
 
 def answer(rows, environment):
     """A paragraph: is low precision training a general-purpose method, as far as this run can tell?"""
-    from numprec.harness.conclusions import conclusion
-    return conclusion(by_model(rows), judge(rows), environment)
-
-
-# ---- numbers and names in sentences
-
-def listed(names, word="and"):
-    names = list(names)
-    return names[0] if len(names) == 1 else ", ".join(names[:-1]) + f" {word} " + names[-1] if names else "nothing"
-
-
-def signed(x):
-    """A difference of scores, to four decimals, or to two digits where it is smaller."""
-    return "0" if x == 0 else f"{x:+.4f}" if abs(x) >= 5e-4 else f"{x:+.1e}"
-
-
-def size(x):
-    return signed(abs(x)).lstrip("+")
-
-
-def span(interval):
-    return f"[{signed(interval.low)}, {signed(interval.high)}]"
+    return conclusions.conclusion(by_model(rows), judge(rows), environment)

@@ -6,7 +6,7 @@ import numpy as np
 import tabulate
 
 from numprec.harness.environment import NOT_COMPARABLE
-from numprec.harness.outcomes import without_numbers
+from numprec.harness.wording import without_numbers
 
 WIDTH = 118                 # of running text
 NOTHING = "-"

@@ -7,6 +7,7 @@ from numprec.harness import statistics, verdicts
 from numprec.harness.outcomes import BASELINE, by_model
 from numprec.harness.tables.layout import (
     NOTHING, Table, between, chance, number, plus_minus, reasons, title, whole)
+from numprec.harness.wording import signed, span
 
 OUTCOME = """\
 held out: the metric, computed in float64 on data that were not trained on, the same splits and seeds in every
@@ -94,7 +95,7 @@ def _difference(equivalence):
     if equivalence is None:
         return NOTHING
     d = equivalence.difference
-    return verdicts.signed(d.value) + (f" {verdicts.span(d)}" if np.isfinite(d.low) else "")
+    return signed(d.value) + (f" {span(d)}" if np.isfinite(d.low) else "")
 
 
 def _labels(outcome):
