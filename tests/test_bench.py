@@ -67,7 +67,7 @@ def test_rows_are_complete(smoke):
         for column in store.COLUMNS["row"] + store.COLUMNS[row["kind"]]:
             assert column in row, (row["kind"], column)
         assert row["status"] != "ok" or row["samples_s"]
-        assert row["command"].startswith("python bench.py --scale smoke --")
+        assert row["command"].startswith("python bench.py --scale smoke --") and row["cell_s"] > 0
     commands = {row["command"] for row in store.read(smoke.folder)[1]}
     for command in commands:
         bench.parser().parse_args(command.split()[2:])
@@ -98,6 +98,13 @@ def test_progress_without_a_terminal_is_a_line_per_cell(smoke):
     (("--model", "LinearRegresion"), "Did you mean 'LinearRegression'"),
     (("--seeds", "0"), "positive whole number"),
     (("--scale", "tiny"), "invalid choice"),
+    (("--scale", "smok"), "Did you mean 'smoke'"),
+    (("--presicion", "fp32"), "Did you mean '--precision'"),
+    (("polt", "folder"), "Did you mean 'plot'"),
+    (("--budget", "soon"), "positive number of seconds"),
+    (("--grow", "1,0"), "positive whole number"),
+    (("--workers", "2"), "--workers is for --scheduler local"),
+    (("--resume", "--fresh"), "choose one"),
 ])
 def test_usage_errors(arguments, says, tmp_path):
     done = command_line(*arguments, "--device", "emulator", "--out", tmp_path / "out")
@@ -110,6 +117,17 @@ def test_an_unwritable_folder_is_refused_before_the_first_cell(tmp_path):
     (tmp_path / "file").write_text("in the way")
     done = command_line("--device", "emulator", "--out", tmp_path / "file")
     assert done.returncode == 2 and "cannot write results" in done.stderr and not done.stdout
+
+
+@pytest.mark.parametrize("command", [("plot", "nowhere"), ("report", "nowhere"), ("compare", "nowhere", "nowhere")])
+def test_commands_about_a_run_that_is_not_there(command, tmp_path):
+    done = command_line(command[0], *(tmp_path / name for name in command[1:]))
+    assert done.returncode == 2 and "no run there" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_run_compared_with_itself(smoke):
+    done = command_line("compare", smoke.folder, smoke.folder)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_gpu_asked_for_and_absent():

@@ -84,6 +84,8 @@ def _executor(options, executor):
             return cluster.Cluster(options.scheduler, options.device, options.workers)
         except cluster.Unreachable as error:
             raise Refused(error) from None
+    if options.workers:
+        raise Refused("--workers is for --scheduler local")
     from numprec import device as devices
     try:
         device = devices.get(options.device)
@@ -95,7 +97,8 @@ def _executor(options, executor):
 
 
 def _plan(options, scale, precisions):
-    return cases.plan(scale, precisions, *chosen(options), seeds=options.seeds, grow=options.grow)
+    return cases.plan(scale, precisions, *chosen(options), seeds=options.seeds, grow=options.grow,
+                      compare=options.compare)
 
 
 def chosen(options):
