@@ -244,8 +244,8 @@ def test_markdown_has_as_many_cells_in_every_line():
 
 
 def test_blocks_have_their_headings():
-    lines = layout.Table("T", ("a", "b"), "lr", [("one", [("x", "1")]), ("two", [("y", "2")])], "Legend.").text()
-    assert lines == "T\n\n  a  b\n  -  -\none\n  x  1\ntwo\n  y  2\n\nLegend."
+    lines = layout.Table("T", ("a", "b"), "lr", [("one", [("x", "1")]), ("", [("y", "2")])], "Legend.").text()
+    assert lines == "T\n\n  a  b\n  -  -\none\n  x  1\n  y  2\n\nLegend."
 
 
 # ---- numbers and notes

@@ -20,7 +20,7 @@ class Table:
     title: str
     columns: tuple
     align: str        # "l" or "r", one for each column
-    blocks: list      # (heading, [row])
+    blocks: list      # (heading, [row]); a heading may be empty
     legend: str
     notes: tuple = ()
 
@@ -33,13 +33,13 @@ class Table:
         lines = iter(self._body("simple", [row for _, rows in self.blocks for row in rows]))
         out = [self.title, "", *("  " + next(lines) for _ in range(2))]
         for heading, rows in self.blocks:
-            out += [heading, *("  " + next(lines).rstrip() for _ in rows)]
+            out += [heading] * bool(heading) + ["  " + next(lines).rstrip() for _ in rows]
         return "\n".join([*out, "", filled(self.legend), *(filled(note, "  ") for note in self.notes)])
 
     def markdown(self):
         rows = []
         for heading, found in self.blocks:
-            rows += [[f"**{heading}**"] + [""] * (len(self.columns) - 1), *found]
+            rows += [[f"**{heading}**"] + [""] * (len(self.columns) - 1)] * bool(heading) + list(found)
         safe = [[str(cell).replace("|", "\\|") for cell in row] for row in rows]
         notes = [f"- {' '.join(note.split())}" for note in self.notes]
         return "\n".join([f"## {self.title}", "", *self._body("github", safe), "", " ".join(self.legend.split()), "",
