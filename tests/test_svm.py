@@ -176,6 +176,9 @@ def test_a_stall_names_a_precision_that_does():
     X, _, y, _ = iris()
     with pytest.warns(ConvergenceWarning, match="stalled in precision fp16.*float16.*precision='mixed_fp16' would do"):
         model = SVC("fp16", tol=1e-4).fit(X, y)
+    for C in 3, 10:    # never the one that stalled
+        said = "".join(quietly(SVC("fp16", C=C), X, y)[1])
+        assert "stalled" not in said or "precision='mixed_fp16' would do" in said
     assert model.fit_status_ == 1 and (model.gap_[model.stop_reason_ == "stalled"] > 1e-4).all()
     assert set(SVC("mixed_fp16", tol=1e-4).fit(X, y).stop_reason_) == {"converged"}
     with pytest.warns(ConvergenceWarning, match="no precision resolves that: use tol="):

@@ -23,7 +23,7 @@ Precision  storage  K, as it came from `kernel_rows`
            - alpha_i and alpha_j move by one and the same number, one that both can represent, so that sum y alpha
              stays 0; at the box they are set to 0 or C exactly. f gets what alpha really moved by
            - a gap that is one unit in the last place of f will not become smaller: stalled, and not called converged.
-             So is a pair that no longer moves, and a gap that did not shrink for long near the resolution of f
+             So is a pair that no longer moves, and a gap below NOISE units that did not shrink for PATIENCE iterations
            With T iterations, |f - exact f of alpha| <= T u (8 F + 6 C |K|), F = max of sum C |K| + 1: each of the two
            multiply-adds, the difference of K and that of alpha round once
 Ladder     phases    a launch for each phase of an iteration: i; j and the step; f. A kernel cannot know that it is not
@@ -55,9 +55,14 @@ NARROW, WIDE = 128, 256      # threads of a block
 SCRATCH = 2 * WARP           # numbers that a block exchanges
 STEPS = 16                   # iterations of the operation; and of phases, before the host asks whether it may stop
 BURST = 2 ** 16              # iterations of a block, before the host asks
+# The four numbers that a_it is made of are each off by their rounding to storage at least, u |K|; twice that leaves as
+# much again for the sums that they come from.
 TAU = 8                      # least curvature, in units of u |K|
-NOISE = 1024                 # gaps up to so many units in the last place of f need not shrink any more ...
-PATIENCE = 1000              # ... and are given up after so many iterations, and 8 for each sample
+# An iteration rounds each f_t by half a unit. Taken as a random walk, the errors of T iterations are sqrt(T) / 2 units,
+# so that those of four million explain a gap of NOISE; a larger one is never taken for noise.
+NOISE = 1024                 # units in the last place of f
+# Chosen, not derived: the gap need not shrink in each iteration, and takes longer to where there are more samples.
+PATIENCE, EACH = 1000, 8     # iterations without a smaller gap, and as many more for each sample
 
 RBF = list(kernel_rows.FUNCTIONS).index("rbf")
 
@@ -188,7 +193,7 @@ def steps(p, state, threads):
             ended = OVERFLOW
         elif gap <= tolerance:
             ended = CONVERGED
-        elif gap <= spacing() * size or (iteration - since > PATIENCE + 8 * n and gap <= noise() * size):
+        elif gap <= spacing() * size or (iteration - since > PATIENCE + EACH * n and gap <= noise() * size):
             ended = STALLED
         elif iteration >= max_iter:
             ended = MAX_ITER

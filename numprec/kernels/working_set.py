@@ -29,9 +29,9 @@ from numprec.kernels.sort import block_sort
 HALF = 256               # of a working set
 SET = 2 * HALF
 CHUNK = 2048             # samples that a block sorts
-INNER = 4 * SET          # most iterations within a set
+INNER = 4 * SET          # most iterations within a set; chosen
 OUTER = 16               # outer iterations, before the host asks whether it may stop
-SHARE = 0.1              # of the gap that is left when a set is done with
+SHARE = 0.1              # of the gap that is left when a set is done with, as in ThunderSVM and cuML
 
 
 @rung

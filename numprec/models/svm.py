@@ -165,6 +165,7 @@ class SVC(ClassifierMixin, Estimator):
             with np.errstate(over="ignore"):
                 mean = largest ** 2 * np.sum((X / (largest or 1)) ** 2) / len(X)
             size = 1 / mean if mean > 0 and np.isfinite(mean) else 1.0
+            # so that C / s^2 is at least 2^-8, six bits above the smallest normal number of float16
             size = min(size, bound.max() * 2 ** 8)
         exponent = int(np.clip(np.round(np.log2(size) / 2), -500, 500)) if size > 0 else 0
         scale = 2.0 ** exponent
@@ -245,7 +246,7 @@ class SVC(ClassifierMixin, Estimator):
                 else:
                     sentence = f"{those} stalled in precision {precision}: steps no longer change what " \
                                f"{getattr(precision, self.state)} can hold; {left}; " \
-                               f"{_enough(self.tol, size[found].max(), precision, self.state)}"
+                               f"{_enough(self.tol, self.gap_[found].max(), size[found].max(), precision, self.state)}"
             warnings.warn(sentence, ConvergenceWarning, stacklevel=3)
 
     # ---- prediction, by NumPy in float64
@@ -318,14 +319,17 @@ class SVC(ClassifierMixin, Estimator):
                          for i, j in combinations(range(len(self.classes_)), 2)])
 
 
-def _enough(tol, size, precision, state):
-    """The cheapest precision that resolves `tol` beside an f of `size`, in words."""
-    if state == "storage" and 4 * precision.accum.u * size <= tol:
+def _enough(tol, gap, size, precision, state):
+    """The cheapest way to resolve `tol` where f is as large as `size`, in words. A gap is the difference of two f, and
+    each of them known to a unit in its last place, 2 u."""
+    stalled, need = getattr(precision, state).u, 4 * size
+    if stalled > precision.accum.u and need * precision.accum.u <= tol:
         return f"state='accum' would do in this precision, in {precision.accum}"
     for p in sorted(PRECISIONS.values(), key=lambda p: (p.storage.bytes, p.u)):
-        if 4 * p.accum.u * size <= tol:
+        if p.accum.u < precision.accum.u and need * p.accum.u <= tol:
             return f"precision={str(p)!r} would do"
-    return f"no precision resolves that: use tol={4 * PRECISIONS['fp64'].accum.u * size:.1g} or more"
+    finest = min(p.accum.u for p in PRECISIONS.values())
+    return f"no precision resolves that: use tol={max(need * finest, 2 * gap):.1g} or more"
 
 
 def _wider_range(precision):
