@@ -273,8 +273,8 @@ def _command_for(command, cell, row):
         only = f"--operation {cell.operation.name}/{cell.rung.name}"
     else:
         only = f"--model {cell.model.name} --seeds {cell.seed + 1}"
-        only += f" --grow {cell.grow}" * (cell.grow != 1) + " --compare" * (cell.kind == "peer")
-    return f"{command} {only} --precision {row['precision']}"
+        only += f" --grow {cell.grow}" * (cell.grow != 1)
+    return f"{command} {only} " + ("--compare" if cell.kind == "peer" else f"--precision {row['precision']}")
 
 
 def _show(results, facts, plots):
