@@ -205,7 +205,7 @@ def test_the_printed_text_is_complete_and_fits(facts):
     places = [next(i for i, line in enumerate(lines) if line.startswith(heading)) for heading in headings]
     assert places == sorted(places)
     assert max(map(len, lines)) <= 150
-    assert "LinearRegression on diabetes, fp16: worse than fp64 by 0.2000 of R2" in text
+    assert "LinearRegression on diabetes: fp16 worse than fp64 by 0.2000 of R2" in text
     assert "Is low precision training a general-purpose method?" in text
     marked = "CPU emulation, not comparable with a GPU" in text
     assert marked == facts["is_emulator"]

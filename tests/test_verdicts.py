@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from rows import environment, kernel_row, network_row, runs
 
-from numprec.harness import outcomes, verdicts
+from numprec.harness import outcomes, verdicts, wording
 
 GPU, EMULATOR = environment(), environment(emulator=True)
 BASE = np.array([0.50, 0.45, 0.55, 0.48, 0.52, 0.51, 0.47, 0.53])
@@ -34,7 +34,7 @@ def only(*rows):
 def test_every_verdict_on_scores(shift, verdict, says):
     found = only(runs("fp64", BASE), runs("fp16", BASE + shift))
     assert found.verdict == verdict and says in found.sentence
-    assert found.sentence.startswith("LinearRegression on diabetes, fp16: ")
+    assert found.sentence.startswith("LinearRegression on diabetes: fp16 ")
     assert (found.model, found.data, found.precision) == ("LinearRegression", "diabetes", "fp16")
     assert found.margin == 0.01 and found.interval.n == 8
     assert found.safe == (verdict in ("equal", "better"))
@@ -121,7 +121,7 @@ def test_equal_scores_rest_on_the_number_of_labels():
 def test_other_data_are_named():
     found = only(runs("fp64", BASE, build=network_row, stand_in="fashion_mnist"),
                  runs("fp16", BASE, build=network_row, stand_in="fashion_mnist"))
-    assert found.sentence.startswith("MLPClassifier on digits (in place of fashion_mnist), fp16")
+    assert found.sentence.startswith("MLPClassifier on digits (in place of fashion_mnist): fp16 equal to fp64")
     grown = dict(grow=8, data="diabetes x8, synthetic")
     found = verdicts.judge(runs("fp64", BASE) + runs("fp64", BASE, **grown) + runs("fp16", BASE, **grown))
     assert [v.label for v in found] == ["LinearRegression on diabetes x8, synthetic"]    # not mixed with the others
@@ -142,9 +142,9 @@ def test_precisions_of_which_the_same_is_found_share_a_sentence():
     rows = runs("fp64", [0.9] * 5, **IRIS) + runs("fp16", [0.9] * 5, **IRIS) + runs("fp32", [0.9] * 5, **IRIS)
     rows += runs("mixed_fp16", [0.9, 0.8, 0.9, 0.9, 0.9], **IRIS)
     first, second = verdicts.sentences(verdicts.judge(rows))
-    assert first.startswith("SVC on iris, fp16 and fp32: undecided: no prediction of 150 differs")
+    assert first.startswith("SVC on iris: fp16 and fp32 undecided: no prediction of 150 differs")
     assert first.endswith("; 10 seeds would decide, if still none differed")
-    assert second.startswith("SVC on iris, mixed_fp16: undecided: difference -0.0200")
+    assert second.startswith("SVC on iris: mixed_fp16 undecided: difference -0.0200")
 
 
 # ---- speed
@@ -250,7 +250,7 @@ def test_no_training_gives_no_answer():
 def test_an_answer_in_favour():
     said = first_line(of_two_models(fp16=(SMALL, SMALL), fp32=(SMALL, SMALL)))
     assert said == ("In fp16 training was as good as in fp64 for each of the 2 models measured here: as far as this "
-                    "run reaches, yes, in that precision.")
+                    "run reaches, 2 of 5 models, yes, in that precision.")
 
 
 def test_an_answer_against():
@@ -270,8 +270,14 @@ def test_an_answer_that_stays_open():
     assert "no precision below 32 bits was run" in first_line(of_two_models(fp32=(SMALL, SMALL)))
 
 
-def test_one_model_says_little():
-    assert first_line(runs("fp64", BASE) + runs("fp16", BASE + SMALL)).endswith("but one model says little.")
+def test_one_model_is_one_model():
+    rows = runs("fp64", BASE) + runs("fp16", BASE + SMALL) + runs("mixed_fp16", BASE + SMALL)
+    assert "for the one model measured here: as far as this run reaches, 1 of 5 models, yes, in those precisions" \
+        in first_line(rows)
+    grown = dict(grow=8, data="diabetes x8, synthetic")
+    rows += [row for name in ("fp64", "fp16") for row in runs(name, BASE, **grown)]
+    assert "for each of the 2 pairs of model and data measured here: as far as this run reaches, 1 of 5 models" \
+        in first_line(rows)
 
 
 def test_the_answer_tells_why_each_precision_fails_and_what_was_not_measured():
@@ -306,3 +312,11 @@ def test_rows_of_a_model_come_together_by_precision():
 def test_bytes_by_role():
     rows = [runs(name, [0.5])[0] for name in ("fp64", "fp16", "mixed_fp16")]
     assert [outcomes.storage_bytes(row) for row in rows] == [(8, 0, 8), (2, 0, 2), (2, 4, 4)]
+
+
+@pytest.mark.parametrize("names, text", [
+    ([], "nothing"), (["a"], "a"), (["a", "b"], "a and b"), (["a", "b", "c"], "a, b and c"),
+    (["a", "b x4, synthetic", "c"], "a; b x4, synthetic; and c"), (["b x4, synthetic"], "b x4, synthetic"),
+])
+def test_lists(names, text):
+    assert wording.listed(names) == text

@@ -129,15 +129,17 @@ def _answer(models, verdicts, low):
     by_name = {name: [v for v in verdicts if v.precision == name] for name in low}
     if not any(v.verdict != "undecided" for found in by_name.values() for v in found):
         return f"This run cannot tell: nothing is decided about {listed(low)}."
-    total = len(models)
+    total, kinds = len(models), len({row["model"] for o in models.values() for each in o.values() for row in each.rows})
     general = [name for name, found in by_name.items() if len(found) == total and all(v.safe for v in found)]
     refuted = [name for name, found in by_name.items() if any(v.verdict in ("worse", "fails") for v in found)]
     open_ = [name for name in low if name not in general and name not in refuted]
     said = []
     if general:
-        every = "the one model" if total == 1 else f"each of the {total} models"
+        every = "the one model" if total == 1 else f"each of the {total} models" if total == kinds else \
+            f"each of the {total} pairs of model and data"
         said.append(f"In {listed(general)} training was as good as in {BASELINE} for {every} measured here: as far as "
-                    "this run reaches, yes, in that precision" + ("." if total > 1 else ", but one model says little."))
+                    f"this run reaches, {kinds} of {len(MODELS)} models, yes, in "
+                    + ("that precision." if len(general) == 1 else "those precisions."))
     elif not refuted:
         said.append("Not shown, and not refuted.")
     else:

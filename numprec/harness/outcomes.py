@@ -126,7 +126,7 @@ class Outcome:
     @property
     def ends(self):
         """How the fits ended, and how many: "converged 13, stalled 2"; a fit of several problems counts each."""
-        ended = Counter(str(reason) for row in self.run if row["status"] == "ok"
+        ended = Counter(str(reason) for row in self.run if row["status"] == "ok" and row["stop_reason"] is not None
                         for reason in np.ravel(row["stop_reason"]))
         return ", ".join(f"{reason} {count}" for reason, count in ended.items())
 

@@ -26,13 +26,17 @@ class Verdict:
     data: str
     precision: str
     verdict: str                          # one of VERDICTS
-    reason: str                           # the sentence, without the names
+    reason: str                           # the sentence, without the names and the flag
     flagged: str = ""                     # what else one has to know, where one fit of several did not finish
     equivalence: Equivalence | None = None
 
     @property
     def sentence(self):
-        return f"{self.label}, {self.precision}: {self.reason}" + (f"; flagged: {self.flagged}" if self.flagged else "")
+        return f"{self.label}: {self.precision} {self.finding}"
+
+    @property
+    def finding(self):
+        return self.reason + (f"; flagged: {self.flagged}" if self.flagged else "")
 
     @property
     def safe(self):
@@ -66,8 +70,8 @@ def sentences(verdicts):
     """One for each finding: precisions of a model of which the same is found share it."""
     alike = {}
     for v in verdicts:
-        alike.setdefault((v.label, v.sentence.partition(f", {v.precision}: ")[2]), []).append(v.precision)
-    return [f"{label}, {listed(names)}: {found}" for (label, found), names in alike.items()]
+        alike.setdefault((v.label, v.finding), []).append(v.precision)
+    return [f"{label}: {listed(names)} {finding}" for (label, finding), names in alike.items()]
 
 
 def judge(rows):

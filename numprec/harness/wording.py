@@ -26,9 +26,13 @@ def times_as_fast(interval):
 
 
 def listed(names, word="and"):
-    """a, b and c."""
+    """a, b and c; where a name has a comma of its own, a; b; and c."""
     names = list(names)
-    return names[0] if len(names) == 1 else ", ".join(names[:-1]) + f" {word} " + names[-1] if names else "nothing"
+    if not names:
+        return "nothing"
+    if any("," in name for name in names):
+        return "; ".join([*names[:-1], f"{word} {names[-1]}"]) if len(names) > 1 else names[0]
+    return " ".join(filter(None, (", ".join(names[:-1]), word * (len(names) > 1), names[-1])))
 
 
 def without_numbers(text):

@@ -215,7 +215,10 @@ def _peers(models, peers, environment):
                           _scaled(cost["predict_s"], 1e3), outcome.ends or NOTHING, _status(outcome, environment)))
             failures += outcome.rows if name in libraries else ()
         blocks.append((_heading(label, libraries), lines))
-    return Table(title("Other libraries", environment), ("library", "ms", "held out", "predict ms", "stop", "status"),
+    name = "Other libraries"
+    if environment["is_emulator"]:
+        name += " (times of numprec are CPU emulation, not comparable with theirs)"
+    return Table(name, ("library", "ms", "held out", "predict ms", "stop", "status"),
                  "lrlrll", blocks, PEERS, reasons(failures, lambda row: f"{row['library']} {row['model']}"))
 
 
