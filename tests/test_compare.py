@@ -97,6 +97,11 @@ def test_scores(compared, shift, verdict, code):
     assert found == code and f"scores: 1 {verdict}\n" in text
 
 
+def test_labels_that_differ_from_fp64_say_nothing_of_another_run(compared):
+    rows = runs("fp16", BASE, metric="accuracy", labels_differ=50)
+    assert "0 [0, 0]" in compared(rows, rows)[0]
+
+
 def test_models_that_fail(compared):
     stalled = fits(1.0, finished=False, stop_reason="stalled")
     text, code = compared(fits(1.0), stalled)

@@ -13,7 +13,7 @@ import numpy as np
 
 from numprec.harness import statistics, store
 from numprec.harness.outcomes import by_model
-from numprec.harness.tables.layout import NOTHING, Table, filled, number, title
+from numprec.harness.tables.layout import NOTHING, Table, chance, filled, number, title
 from numprec.harness.wording import signed, span
 
 OK, REGRESSION = 0, 4
@@ -106,7 +106,7 @@ def _status(a, b):
 def _times(a, b, change):
     interval = change.ratio
     spread = "" if np.isnan(interval.low) else f" [{interval.low:.3f}, {interval.high:.3f}]"
-    return [number(1e3 * a), number(1e3 * b), f"{interval.value:.3f}{spread}", number(change.p)]
+    return [number(1e3 * a), number(1e3 * b), f"{interval.value:.3f}{spread}", chance(change.p)]
 
 
 # ---- models
