@@ -352,12 +352,22 @@ def test_a_plan_is_quick_and_runs_nothing(tmp_path):
     assert "CNNClassifier" in done.stdout and not (tmp_path / "out").exists()
 
 
-def test_progress_learns_its_pace(capsys):
+def test_progress_learns_its_pace(capsys, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(progress, "perf_counter", lambda: now[0])
     cells = plan(operations=())
     bar = progress.Progress(cells, expected=lambda cell: 2.0)
-    bar.begin(cells[0])
-    bar.end(cells[0], [{"status": "FAIL", "precision": "fp16", "reason": "overflow"}], 6.0)
-    assert bar.left() == pytest.approx(7 * 6.0)
+    assert bar.left() == 16.0
+    for each, seconds in zip(cells, (6.0, 3.0)):
+        bar.begin(each)
+        now[0] += seconds
+        bar.end(each, [{"status": "FAIL", "precision": "fp16", "reason": "overflow"}], seconds)
+    assert bar.left() == pytest.approx(3 * 6.0 + 3 * 3.0)
+    bar.begin(cells[2])                                     # two at a time from here
+    now[0] += 3.0
+    bar.end(cells[2], [], 6.0)
+    bar.end(cells[3], [], 3.0)
+    assert bar.left() == pytest.approx((2 * 6.0 + 2 * 3.0) * 12 / 18)
     bar.close()
     said = capsys.readouterr().err
-    assert "FAIL fp16, 6.0 s; about 42 s left" in said and "overflow" in said
+    assert "FAIL fp16, 3.0 s; about 27 s left" in said and "overflow" in said

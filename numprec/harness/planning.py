@@ -69,27 +69,27 @@ class Expected:
             if row.get("cell") and row.get("cell_s"):
                 cells.setdefault(row["cell"], []).append(row)
         for key, found in cells.items():
-            for name in {key, _without_seed(key)}:
+            for name in {key, without_seed(key)}:
                 self._seconds.setdefault(name, []).append(found[0]["cell_s"] / len(found))
                 self._bytes.setdefault(name, []).extend(row["peak_bytes"] for row in found if row.get("peak_bytes"))
 
     def known(self, cell):
         """Whether an earlier run had this cell, or another seed of it."""
-        return _without_seed(cell.key) in self._seconds
+        return without_seed(cell.key) in self._seconds
 
     def seconds(self, cell):
         """Seconds for all precisions of a cell; at least so many, where it is not known."""
-        each = self._seconds.get(cell.key) or self._seconds.get(_without_seed(cell.key))
+        each = self._seconds.get(cell.key) or self._seconds.get(without_seed(cell.key))
         return len(cell.precisions) * (median(each) if each else cell.effort.warm_up + cell.effort.budget)
 
     def bytes(self, cell):
         """Memory that a cell takes on the device, or None where it is not known."""
         if cell.kind == "kernel":
             return max(cell.operation.cost(p, *cell.shape)["bytes"] for p in cell.precisions)
-        return max(self._bytes.get(_without_seed(cell.key)) or [None])
+        return max(self._bytes.get(without_seed(cell.key)) or [None])
 
 
-def _without_seed(key):
+def without_seed(key):
     return key.partition(", seed ")[0]
 
 
@@ -108,7 +108,7 @@ def fit(cells, budget, seconds):
             seeds = {}
             for cell in cells:
                 if _seed(cell) >= 0:
-                    seeds.setdefault(_without_seed(cell.key), []).append(cell)
+                    seeds.setdefault(without_seed(cell.key), []).append(cell)
             longest = max((each for each in seeds.values() if len(each) > least), default=None,
                           key=lambda each: (len(each), sum(map(seconds, each))))
             if longest is None:
@@ -130,7 +130,7 @@ def describe(cells, dropped, expected, scale, device, budget=None):
     """The plan for --dry-run: what runs, in which precisions, how long and with how much memory."""
     groups = {}
     for cell in cells:
-        name = "kernels" if cell.kind == "kernel" else _without_seed(cell.key)
+        name = "kernels" if cell.kind == "kernel" else without_seed(cell.key)
         groups.setdefault(name, []).append(cell)
     lines = []
     for name, group in groups.items():
@@ -163,8 +163,8 @@ def difference(before, after):
     precisions = [str(p) for p in dict.fromkeys(p for cell in before for p in cell.precisions)
                   if not any(p in cell.precisions for cell in after)]
     seeds = []
-    for name in dict.fromkeys(_without_seed(cell.key) for cell in before if _seed(cell) >= 0):
-        had, has = (sum(_seed(c) >= 0 and _without_seed(c.key) == name for c in cells) for cells in (before, after))
+    for name in dict.fromkeys(without_seed(cell.key) for cell in before if _seed(cell) >= 0):
+        had, has = (sum(_seed(c) >= 0 and without_seed(c.key) == name for c in cells) for cells in (before, after))
         if has < had:
             seeds.append(f"{name}: {had} seeds to {has}")
     return "; ".join(seeds + ([f"without {', '.join(precisions)}"] if precisions else []))

@@ -1,9 +1,10 @@
 """What a run says on stderr while it runs: a bar on a terminal, a line per cell elsewhere."""
 import sys
 import threading
+from statistics import median
 from time import perf_counter
 
-from numprec.harness.planning import duration
+from numprec.harness.planning import duration, without_seed
 
 QUIET, NORMAL, VERBOSE = -1, 0, 1
 
@@ -15,8 +16,8 @@ class Progress:
 
     def __init__(self, cells, expected, verbosity=NORMAL):
         self.total, self.verbosity, self.done = len(cells), verbosity, 0
-        self._expected = {cell.key: expected(cell) for cell in cells}
-        self._spent, self._foreseen = 0.0, 0.0
+        self._expected = {cell.key: (_kind(cell), expected(cell)) for cell in cells}
+        self._paces, self._spent, self._started = {}, 0.0, None
         self._begun, self._bar, self._closed = {}, None, threading.Event()
         if verbosity > QUIET and sys.stderr.isatty():
             from tqdm import tqdm
@@ -27,12 +28,14 @@ class Progress:
 
     def begin(self, cell):
         self._begun[cell.key] = perf_counter()
+        self._started = self._started or perf_counter()
 
     def end(self, cell, rows, seconds):
         self.done += 1
         self._begun.pop(cell.key, None)
         self._spent += seconds
-        self._foreseen += self._expected.pop(cell.key, 0.0)
+        kind, expected = self._expected.pop(cell.key)
+        self._paces.setdefault(kind, []).append(seconds / expected)
         failed = [row for row in rows if row["status"] == "FAIL"]
         if self._bar is not None:
             self._show()
@@ -45,9 +48,14 @@ class Progress:
             self._say(f"{row['status']:>6} {cell} {row['precision']}" + (f": {row['reason']}" if row["reason"] else ""))
 
     def left(self):
-        """Seconds that the other cells will take, if they exceed what was expected as those so far did."""
-        pace = self._spent / self._foreseen if self._foreseen else 1.0
-        return pace * sum(self._expected.values())
+        """Seconds that the other cells will take, if they exceed what was expected as those of their kind did so far,
+        and as many run at a time."""
+        if not self._paces:
+            return sum(expected for _, expected in self._expected.values())
+        typical = median(pace for paces in self._paces.values() for pace in paces)
+        paces = {kind: median(paces) for kind, paces in self._paces.items()}
+        work = sum(expected * paces.get(kind, typical) for kind, expected in self._expected.values())
+        return work * min(1.0, (perf_counter() - self._started) / self._spent) if self._spent else work
 
     def close(self):
         self._closed.set()
@@ -70,3 +78,8 @@ class Progress:
         now = perf_counter()
         cells = ", ".join(f"{key} {now - begun:.0f} s" for key, begun in list(self._begun.items()))
         self._bar.set_description_str(f", about {duration(self.left())} left  {cells}")
+
+
+def _kind(cell):
+    """What cells are compared with each other: all kernels, and the seeds of a model."""
+    return "kernel" if cell.kind == "kernel" else without_seed(cell.key)
