@@ -7,6 +7,8 @@
 
 Only these files import matplotlib, and they open no window. A figure that has nothing to show is left out.
 """
+from pathlib import Path
+
 from matplotlib import pyplot as plt
 
 from numprec.harness.figures import kernels, numerics, style, training
@@ -52,4 +54,4 @@ def draw_one(name, rows, environment, folder):
         made = FIGURES[name][0](rows, environment) or []
         pages = made if isinstance(made, list) else [made]
         return [path for i, page in enumerate(pages, 1)
-                for path in style.save(page, folder / (name if i == 1 else f"{name}_{i}"))]
+                for path in style.save(page, Path(folder) / (name if i == 1 else f"{name}_{i}"))]

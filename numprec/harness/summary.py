@@ -1,0 +1,91 @@
+"""A run in three small tables, for those who do not read them all: what is safe, what a fit costs, what kernels take.
+
+They hold the same numbers as the full tables; cells that a reader has to take with care say so.
+"""
+import numpy as np
+
+from numprec.harness import roofline, verdicts
+from numprec.harness.outcomes import by_model
+from numprec.harness.tables.layout import NOTHING, Table, number, plus_minus, title
+from numprec.precision import PRECISIONS
+
+SAFE = """\
+Mean score on held-out data ± half its 95 % interval; below it the verdict on the difference to fp64, seed by seed:
+equal within {margins}, better, worse, undecided, or fails, because fits did not finish."""
+COST = """\
+ms of a fit, host to host, transfers included, compiling not: median over the seeds; "-" unless every fit finished."""
+FAST = """\
+µs of a launch on the highest rung of each operation, median; in brackets what bounds it, and the share of that ceiling
+that it reaches."""
+
+
+def in_order(names):
+    """Precisions as their table has them, others behind."""
+    known = list(PRECISIONS)
+    return sorted(dict.fromkeys(names), key=lambda name: known.index(name) if name in known else len(known))
+
+
+def safe(rows, environment):
+    """Scores and verdicts, a line per model, a column per precision; None where no model was trained."""
+    models, judged = by_model(rows), {(v.label, v.precision): v for v in verdicts.judge(rows)}
+    if not models:
+        return None
+    names = in_order(name for precisions in models.values() for name in precisions)
+    lines = []
+    for label, precisions in models.items():
+        metric = next((o.metric for o in precisions.values() if o.metric), None)
+        lines.append((f"{label}, {metric}" if metric else label,
+                      *(_safe_cell(precisions.get(name), judged.get((label, name))) for name in names)))
+    margins = sorted({f"{o.margin:g} of {o.metric}" for each in models.values() for o in each.values() if o.metric})
+    return Table("Verdicts", ("model and data", *names), "l" * (1 + len(names)), [("", lines)],
+                 SAFE.format(margins=" and ".join(margins)))
+
+
+def _safe_cell(outcome, verdict):
+    if outcome is None:
+        return "not run"
+    if not outcome.run:
+        return f"skipped: {outcome.rows[0]['reason']}"
+    parts = [plus_minus(outcome.score) if outcome.score else "", verdict.brief if verdict else ""]
+    return "\n".join(part for part in parts if part) or NOTHING
+
+
+def cost(rows, environment):
+    """Milliseconds of a fit, likewise."""
+    models = {label: found for label, found in by_model(rows).items() if any(o.medians for o in found.values())}
+    if not models:
+        return None
+    names = in_order(name for precisions in models.values() for name in precisions)
+    lines = [(label, *(_milliseconds(precisions.get(name)) for name in names)) for label, precisions in models.items()]
+    return Table(title("Time of a fit", environment), ("model and data", *names), "l" + "r" * len(names),
+                 [("", lines)], COST)
+
+
+def _milliseconds(outcome):
+    return number(1e3 * float(np.median(list(outcome.medians.values())))) if outcome and outcome.medians else NOTHING
+
+
+def fast(rows, environment):
+    """Microseconds of the highest rung of each operation that was timed, at its largest shape; None without kernels."""
+    found = {}
+    for row in rows:
+        if row["kind"] == "kernel" and row["samples_s"]:
+            shapes = found.setdefault(row["operation"], {})
+            shapes.setdefault((int(np.prod(row["shape"])), tuple(row["shape"])), {})[row["precision"]] = row
+    if not found:
+        return None
+    names = in_order(name for shapes in found.values() for top in shapes.values() for name in top)
+    lines = []
+    for operation, shapes in found.items():
+        (_, shape), top = max(shapes.items(), key=lambda item: item[0])
+        lines.append((f"{operation} {'x'.join(map(str, shape))}", next(reversed(top.values()))["rung"],
+                      *(_microseconds(top.get(name), environment) for name in names)))
+    return Table(title("Kernels", environment), ("operation", "rung", *names), "ll" + "r" * len(names),
+                 [("", lines)], FAST)
+
+
+def _microseconds(row, environment):
+    if row is None:
+        return NOTHING
+    bound = roofline.bound(row, environment)
+    return number(1e6 * float(np.median(row["samples_s"]))) + (f" ({bound})" if bound else "")
