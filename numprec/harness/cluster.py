@@ -13,6 +13,7 @@ A scheduler that runs already needs workers that were started so, one per GPU:
 import atexit
 import os
 import pickle
+import signal
 import sys
 from time import monotonic, perf_counter
 
@@ -72,7 +73,7 @@ class Cluster:
             count = min(workers or len(self._visible), len(self._visible))
         dask.config.set({"distributed.scheduler.allowed-failures": RETRIES})
         self._cluster = LocalCluster(n_workers=count, threads_per_worker=1, resources=RESOURCE, memory_limit=None,
-                                     dashboard_address=None, silence_logs="CRITICAL")
+                                     dashboard_address=None, silence_logs="CRITICAL", preload=[__name__])
         return Client(self._cluster)
 
     def _connected(self, address):
@@ -194,6 +195,11 @@ def _gpus():
 
 
 # ---- in a worker of dask
+
+def dask_setup(worker):
+    """Called by dask when a worker of a local cluster starts: Ctrl-C is for the client, which then closes it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
 
 _processes = {}    # the one Worker of this process, which stays for the next cell
 
