@@ -4,12 +4,14 @@ import math
 
 import numpy as np
 import pytest
-from rows import environment, kernel_row, network_row, peer_row, runs, training_row
+from rows import environment, failed, kernel_row, network_row, peer_row, runs, training_row
 
 from numprec.harness import roofline, statistics, tables
 from numprec.harness.tables import layout, of_kernels, of_training
 
 EMULATOR, GPU = environment(emulator=True), environment()
+KNOWN = {"schema_version", "kind", "cell", "precision", "roles", "status", "reason", "device", "operation", "rung",
+         "shape", "model", "data", "seed", "grow", "target", "library"}    # of a cell whose worker died
 BASE = [0.50, 0.45, 0.55, 0.48, 0.52]
 
 
@@ -272,3 +274,21 @@ def test_what_differs_in_numbers_alone_is_said_once():
     rows = [training_row(seed=seed, warnings=[f"kappa is {seed + 20}.5: expect 0 digits"]) for seed in range(3)]
     notes = layout.reasons(rows, lambda row: "M fp64")
     assert notes == ("warning M fp64: kappa is 20.5: expect 0 digits (and 2 times with other numbers)",)
+
+
+@pytest.mark.parametrize("facts", (GPU, EMULATOR), ids=("gpu", "emulator"))
+def test_any_part_of_a_run_can_be_shown(facts, tmp_path):
+    """As after an interruption, with failures anywhere, some of workers that knew next to nothing when they died."""
+    rng = np.random.default_rng(0)
+    rows = everything() + trained() + runs("fp32", BASE, build=network_row, metric="accuracy") \
+        + runs("fp64", BASE, build=network_row)
+    for _ in range(60):
+        some = [dict(rows[i]) for i in np.sort(rng.choice(len(rows), rng.integers(1, 12), replace=False))]
+        for row in some:
+            if rng.random() < 0.3:
+                row.update(failed({**row, "status": rng.choice(["FAIL", "SKIP"]), "reason": "died"}))
+            if row["status"] == "FAIL" and rng.random() < 0.5:
+                row.update((name, None) for name in row if name not in KNOWN)
+        text = tables.text(some, facts)
+        assert all(row["precision"] in text for row in some)
+        tables.write(some, facts, tmp_path)

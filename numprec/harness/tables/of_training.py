@@ -40,14 +40,11 @@ that the models share; they run where they can, be it on a CPU. numprec's own fi
 
 def tables(rows, environment):
     """[Table], those that the rows allow."""
-    models = by_model(rows)
-    models = {label: precisions for label, precisions in models.items() if precisions}
-    if not models:
-        return []
-    found = [_outcome(models, rows, environment), _cost(models, environment)]
-    if not environment["is_emulator"]:
+    models, peers, found = by_model(rows), by_model(rows, "peer"), []
+    if models:
+        found += [_outcome(models, rows, environment), _cost(models, environment)]
+    if models and not environment["is_emulator"]:
         found.append(_speed(models, rows, environment))
-    peers = by_model(rows, "peer")
     if peers:
         found.append(_peers(models, peers, environment))
     return found
