@@ -4,10 +4,18 @@
     cases        what there is to run: every rung of every operation, every model
     timing       how calls are timed
     statistics   what the samples support
+    outcomes     the seeds of a model in one precision, taken together
+    verdicts     equal to fp64, better, worse, undecided, or it fails
+    conclusions  recommendations, and the answer to the question that the project asks
+    roofline     what bounds a kernel
     sweep        runs the cases: verify, then time; fit, then score
     store        the rows of a run, on disk
     environment  what they were measured on
     tables       the rows as text
     figures      the rows as pictures
+    report       a run as one page of HTML
+    published    the result tables of the README
+    compare      two runs
+    wording      numbers and names in sentences
     emulation    how fast the emulator is, by itself
 """
