@@ -16,7 +16,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
 from numprec import SVC, device as devices
-from numprec.kernels import smo
+from numprec.kernels import smo, working_set
 from numprec.models import svm as svc
 from numprec.precision import PRECISIONS
 
@@ -317,6 +317,20 @@ def test_other_ways_to_the_same_model(monkeypatch, name):
     assert same_model(with_matrix, by_rows)
     assert set(with_matrix.stop_reason_) == {"converged"}
     np.testing.assert_allclose(with_matrix.decision_function(X), reference.decision_function(X), atol=1e-3)
+
+
+def test_more_samples_than_a_block_looks_at(monkeypatch):
+    """Working sets find scikit-learn's solution; the host looks at the stop flag once in 16 outer iterations."""
+    X, y = clouds(svc.ONE_BLOCK + 200, spread=2)
+    device, reads, original = devices.get(), [], devices.Device.to_host
+    monkeypatch.setattr(devices.Device, "to_host", lambda self, a: reads.append(a.shape) or original(self, a))
+    before = device.launches
+    model = SVC("fp32").fit(X, y)
+    assert reads.count((5,)) <= (device.launches - before) / (working_set.OUTER * 5) + 1
+    theirs = svm.SVC().fit(X, y)
+    assert model.stop_reason_.tolist() == ["converged"]
+    np.testing.assert_allclose(dual_objectives(model, X, y), dual_objectives(theirs, X, y), rtol=1e-6)
+    assert (model.predict(X) != theirs.predict(X)).sum() <= len(X) / 1000
 
 
 # ---- scikit-learn's contract
