@@ -149,7 +149,9 @@ def _answer(models, verdicts, low):
         said.append("Against it: " + "; ".join(f"{name} {_list_where(by_name[name], ('worse', 'fails'))}"
                                                for name in refuted) + ".")
     if open_:
-        said.append(f"Open for {listed(open_)}: no model is worse or fails, but not every one is decided"
+        complete = all(len(by_name[name]) == total for name in open_)
+        said.append(f"Open for {listed(open_)}: no model is worse or fails, but not every one "
+                    + ("is decided" if complete else "was run or is decided")
                     + (" or free of a flag." if any(v.flagged for name in open_ for v in by_name[name]) else "."))
     everywhere = [label for label in models if all(v.safe for v in verdicts if v.label == label and v.precision in low)
                   and any(v.label == label and v.precision in low for v in verdicts)]
