@@ -9,6 +9,7 @@ COLUMNS names what a row holds. Times are seconds per call. A value that was not
 infinity and no NaN, which are the strings "inf", "-inf" and "nan".
 """
 import contextlib
+import gzip
 import json
 import math
 import os
@@ -156,11 +157,12 @@ def environment_of(folder):
 
 
 def read(folder):
-    """(environment, rows) of the run in `folder`."""
+    """(environment, rows) of the run in `folder`, whose results may have been gzipped to be kept."""
     folder = Path(folder)
     environment = json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))
-    rows = []
-    for line in (folder / RESULTS).read_text(encoding="utf-8").splitlines(keepends=True):
+    plain, packed, rows = folder / RESULTS, folder / (RESULTS + ".gz"), []
+    lines = gzip.decompress(packed.read_bytes()) if packed.exists() and not plain.exists() else plain.read_bytes()
+    for line in lines.decode().splitlines(keepends=True):
         if line.endswith("\n"):
             rows.append(_numbers(json.loads(line)))
     return environment, rows
