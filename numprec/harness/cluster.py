@@ -11,10 +11,12 @@ A scheduler that runs already needs workers that were started so, one per GPU:
     CUDA_VISIBLE_DEVICES=0 dask worker tcp://HOST:8786 --nthreads 1 --resources device=1
 """
 import atexit
+import contextlib
 import os
 import pickle
 import signal
 import sys
+from concurrent.futures import CancelledError
 from time import monotonic, perf_counter
 
 from numprec.harness import rows
@@ -113,31 +115,38 @@ class Cluster:
 
     def call(self, function, **arguments):
         """`function(**arguments, device=...)` on one of the workers."""
-        return self._submit(_call, function, arguments).result()
+        with _connection():
+            return self._submit(_call, function, arguments).result()
 
     def results(self, cells):
         """(cell, its rows, the seconds it took) for each cell, as it finishes. A cell is taken from `cells` when there
         is a worker for it, not before."""
-        from distributed import wait
         cells, running, seen = iter(cells), {}, monotonic()
         while True:
-            slots = self._slots()
-            while len(running) < slots and (cell := next(cells, None)) is not None:
-                running[self._submit(_execute, pickle.dumps(cell))] = cell, perf_counter()
-            if not running:
-                if next(cells, None) is None:
+            with _connection():
+                slots = self._slots()
+                seen = monotonic() if slots else seen
+                if monotonic() - seen > PATIENCE:
+                    raise Unreachable(f"no worker has been there for {PATIENCE} seconds")
+                while len(running) < slots and (cell := next(cells, None)) is not None:
+                    running[self._submit(_execute, pickle.dumps(cell))] = cell, perf_counter()
+                if slots and not running:
                     return
-                raise Unreachable("no worker is left")
-            seen = monotonic() if slots else seen
-            if monotonic() - seen > PATIENCE:
-                raise Unreachable(f"no worker has been there for {PATIENCE} seconds")
-            try:
-                done = wait(list(running), timeout=5, return_when="FIRST_COMPLETED").done
-            except TimeoutError:
-                continue
-            for future in done:
+                finished = self._finished(running)
+            for future in finished:
                 cell, begun = running.pop(future)
                 yield cell, *_outcome(future, cell, begun)
+
+    def _finished(self, futures):
+        """Those that have ended, once there are some or a little time has passed."""
+        from distributed import wait
+        if not futures:
+            self._client.sync(_a_while)
+            return ()
+        try:
+            return wait(list(futures), timeout=5, return_when="FIRST_COMPLETED").done
+        except TimeoutError:
+            return ()
 
     def close(self):
         """Ends the processes of the cells, whatever they are doing, and a local cluster with them."""
@@ -150,6 +159,15 @@ class Cluster:
             client.close(timeout=5)
         if cluster is not None:
             cluster.close(timeout=10)
+
+
+@contextlib.contextmanager
+def _connection():
+    """What dask raises when the scheduler has gone, as one exception."""
+    try:
+        yield
+    except (OSError, CancelledError):
+        raise Unreachable("the connection to the scheduler was lost") from None
 
 
 def _outcome(future, cell, begun):

@@ -7,6 +7,7 @@ from time import perf_counter
 
 from numprec.harness import cases, environment, executors, planning, store
 from numprec.harness.progress import Progress
+from numprec.harness.worker import Died
 from numprec.precision import GROUPS, PRECISIONS, select
 
 OK, FAILED, USAGE, NO_GPU, REGRESSION, NO_DATA, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
@@ -33,6 +34,9 @@ def benchmark(options, command, root, executor=None):
     except Refused as refused:
         print(f"bench.py: {refused}", file=sys.stderr)
         return refused.code
+    except (Died, executors.Lost) as error:    # before the first cell; later the results so far are shown
+        print(f"bench.py: {error}", file=sys.stderr)
+        return FAILED
     except KeyboardInterrupt:
         print("bench.py: interrupted", file=sys.stderr)
         return INTERRUPTED
