@@ -1,5 +1,8 @@
 """What is measured, and that no number stands in a row which the same run has not shown to be right."""
 import contextlib
+import dataclasses
+import functools
+import json
 import math
 import pickle
 from types import SimpleNamespace
@@ -103,6 +106,45 @@ def test_what_a_device_lacks_is_skipped_with_its_reason():
     assert done["status"] == "ok"
     skipped, = rows_of(operation_of(increment), "fp32", compute_capability=(9, 0))
     assert skipped["status"] == "SKIP" and "compute capability 9.0" in skipped["reason"]
+
+
+def test_both_clocks_of_a_kernel():
+    """The device's own timer, and the host's clock around a launch and the wait for it."""
+    operation = registry.operations()["dot"]
+    cell = cases.KernelCell(operation, operation.rung("tree"), (1000,), (precision_named("fp32"),), QUICK)
+    row, = sweep.execute(cell, devices.get())
+    assert row["status"] == "ok" and row["samples_s"] and row["end_to_end_s"] and row["format"] == "float32"
+    assert row["cell"] == "dot/tree 1000" and row["device"] == devices.get().name
+    assert set(row) == set(store.COLUMNS["row"] + store.COLUMNS["kernel"])
+
+
+class Unpoisoned(devices.Emulator):
+    """Passes for a GPU, whose new arrays hold whatever was there: here, zeros."""
+
+    kind = "gpu"
+
+    def empty(self, shape, fmt):
+        return self.zeros(shape, fmt)
+
+
+def test_what_a_kernel_does_not_write_is_seen_on_a_gpu_too():
+    """Half of the result is never written, and right by chance."""
+    @cuda.jit
+    def half(x, y):
+        i = cuda.grid(1)
+        if i < y.size // 2:
+            y[i] = x[i]
+
+    def launch(device, rung, precision, x):
+        y = device.empty(x.shape, precision.storage)
+        device.launch(half, 1, 32, x, y)
+        return y
+    operation = dataclasses.replace(
+        operation_of(None, oracle=lambda x: np.where(np.arange(10) < 5, x, 0)), launch=launch)
+    rung = SimpleNamespace(name="only", compute_capability=(7, 5))
+    cell, device = cases.KernelCell(operation, rung, (10,), (precision_named("fp32"),), QUICK), Unpoisoned()
+    row, = launches.kernel_rows(cell, device)
+    assert row["status"] == "FAIL" and row["samples_s"] is None and "empty" not in vars(device)
 
 
 # ---- comparing with an oracle
@@ -339,3 +381,197 @@ def test_a_peer_that_fails_says_why(monkeypatch):
 def test_a_library_that_is_absent_is_not_asked(monkeypatch):
     monkeypatch.setattr(peers, "PEERS", (peers.Peer("no_such_library", "SVC", ("float32",), None),))
     assert peer_cells("SVC") == []
+
+
+# ---- problems
+
+IRIS = cases.Model("DecisionTreeClassifier", data="iris", target=0.9)
+
+
+def cell_of(model, *precisions, seed=0, effort=QUICK, grow=1):
+    return cases.TrainingCell(model, seed, tuple(map(precision_named, precisions)), effort, grow)
+
+
+def test_splits_of_iris_are_stratified_and_differ():
+    splits = [problems.of(cell_of(IRIS, seed=seed)).split for seed in range(10)]
+    for split in splits:
+        assert np.bincount(split.y_test).tolist() == [10, 10, 10] and len(split.y_train) == 120
+    assert len({split.X_test.tobytes() for split in splits}) == 10
+
+
+def test_a_grown_problem_has_more_rows_of_the_same_kind():
+    real, grown, again = (problems.of(cell_of(IRIS, grow=factor)) for factor in (1, 16, 16))
+    X, Z = real.split.X_train, grown.split.X_train
+    assert grown.name == "iris x16, synthetic" and grown.columns()["grow"] == 16 and real.name == "iris"
+    assert Z.shape == (16 * 120, 4) and len(np.unique(Z, axis=0)) > 15 * 120 and Z.dtype == X.dtype
+    assert Z.tobytes() == again.split.X_train.tobytes()
+    assert (Z >= X.min(axis=0)).all() and (Z <= X.max(axis=0)).all()
+    for c in range(3):     # rows keep the label of what they were made from
+        near = Z[grown.split.y_train == c].mean(axis=0) - X[real.split.y_train == c].mean(axis=0)
+        assert (abs(near) < 0.1 * X.std(axis=0)).all()
+    assert grown.split.X_test is not X and np.array_equal(grown.split.X_test, real.split.X_test)    # held out: real
+
+
+def test_what_would_not_fit_into_memory_is_refused_in_every_row():
+    rows = sweep.execute(cell_of(IRIS, "fp32", "fp64", grow=10 ** 12), FakeDevice())
+    assert [row["status"] for row in rows] == ["FAIL"] * 2
+    assert all("smaller --grow" in row["reason"] and row["model"] == "DecisionTreeClassifier" for row in rows)
+
+
+def test_growing_is_for_models_and_named_in_their_cells():
+    precisions = [precision_named("fp32")]
+    plan = cases.plan(cases.SCALES["smoke"], precisions, ["dot"], ["SVC"], seeds=2, grow=(1, 16))
+    keys = [cell.key for cell in plan if cell.kind == "training"]
+    assert keys == ["SVC on iris, seed 0", "SVC on iris, seed 1", "SVC on iris x16, seed 0", "SVC on iris x16, seed 1"]
+    assert len({cell.key for cell in plan}) == len(plan)
+    assert [pickle.loads(pickle.dumps(cell)) for cell in plan] == plan
+
+
+def test_seeds_of_the_scales():
+    def seeds(scale):
+        plan = cases.plan(cases.SCALES[scale], [precision_named("fp32")], [])
+        return [sum(cell.model.name == model.name for cell in plan) for model in cases.MODELS]
+    assert seeds("smoke")[:3] == [5, 5, 5] and seeds("quick") == [10, 10, 10, 3, 3]
+    assert seeds("full") == [10, 10, 10, 5, 5]
+
+
+def test_a_cell_that_cannot_run_has_its_rows_all_the_same():
+    missing = dataclasses.replace(IRIS, data="no such data")
+    row, = sweep.execute(cell_of(missing, "fp32"), FakeDevice())
+    assert row["status"] == "FAIL" and "unknown data set" in row["reason"]
+    assert set(row) == set(store.COLUMNS["row"] + store.COLUMNS["training"])
+
+
+# ---- fits
+
+class Clock:
+    """Stands still but for what is done."""
+
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    for module in fits, timing:
+        monkeypatch.setattr(module, "perf_counter", clock)
+    monkeypatch.setattr(timing, "host_clock", functools.partial(timing.host_clock, clock=clock))
+    monkeypatch.setattr(fits, "_compiled", set())
+    return clock
+
+
+class Network:
+    """Trains `seconds` a fit in three epochs, its accuracy rising; looking at it takes an hour."""
+
+    fits, seconds, batch_size, random_state = 0, 3.0, 50, None
+
+    def __init__(self, precision, clock, accuracies):
+        self.precision, self.clock, self.accuracies, self.epochs = precision, clock, accuracies, 3
+
+    def get_params(self, deep):
+        return {"precision": self.precision, "batch_size": self.batch_size}
+
+    def set_params(self, max_iter):
+        self.epochs = max_iter
+        return self
+
+    def fit(self, X, y, *, callback=None):
+        type(self).fits += 1
+        self.rows, self.y, start = len(X), y, self.clock.now
+        for epoch in range(self.epochs):
+            self.clock.now += self.seconds / 3
+            self.accuracy = self.accuracies[epoch]
+            if callback:
+                callback({"epoch": epoch + 1, "seconds": self.seconds / 3, "loss": 1.0, "underflow": 0.5, "lost": 0.25})
+        assert callback is None or self.clock.now - start > 3600
+        self.stop_reason_, self.skipped_steps_, self.overflow_count_ = "max_iter", 2, 7
+        self.gradient_exponents_ = {-3: 5, -2: 1}
+        return self
+
+    def predict(self, X):
+        self.clock.now += 3600
+        right = np.arange(len(X)) < self.accuracy * len(X)
+        return np.where(right, problems.of(cell_of(IRIS)).split.y_test[:len(X)], -1)
+
+
+def network_rows(clock, accuracies=(0.5, 0.9, 0.8), effort=QUICK, grow=1, seconds=3.0, make=Network):
+    Network.fits, Network.seconds = 0, seconds
+    model = SimpleNamespace(name="Network", label="Network", data="iris", first=None, target=0.9,
+                            finished=("max_iter",), make=lambda p: make(p, clock, accuracies))
+    return sweep.execute(cell_of(model, "fp64", "fp32", effort=effort, grow=grow), FakeDevice())
+
+
+def test_scores_after_epochs_cost_no_training_time(clock):
+    for row in network_rows(clock):
+        assert row["status"] == "ok", row["reason"]
+        assert [epoch["held_out"] for epoch in row["history"]] == [0.5, 0.9, 0.8] and row["score"] == 0.8
+        assert [epoch["elapsed_s"] for epoch in row["history"]] == pytest.approx([1, 2, 3])
+        assert row["samples_s"] == pytest.approx((3,)) and row["predict_s"] == pytest.approx(3600)
+        assert row["target_s"] == pytest.approx(2)                         # the first time, though it fell again
+        assert row["compile_s"] == pytest.approx(1)                        # one epoch, which is no sample
+        assert row["first_fit_s"] == pytest.approx(4)
+        assert row["counts"] == {"overflow": 7, "skipped": 2, "stalled": 0, "underflow": 0.5, "lost": 0.25}
+        assert row["exponents"] == {"-3": 5, "-2": 1} and row["parameters"] == {"batch_size": 50}
+        assert row["labels_differ"] == 0
+
+
+def test_a_target_never_reached_has_no_time(clock):
+    assert [row["target_s"] for row in network_rows(clock, accuracies=(0.5, 0.6, 0.7))] == [None, None]
+
+
+def test_long_fits_are_made_once_and_short_ones_again(clock):
+    effort = timing.Effort(budget=1.0, warm_up=0.0, least=3)
+    rows = network_rows(clock, effort=effort, seconds=6.0)
+    assert [len(row["samples_s"]) for row in rows] == [1, 1] and Network.fits == 4      # and one to compile each
+    rows = network_rows(clock, effort=effort, seconds=0.3)
+    assert [len(row["samples_s"]) for row in rows] == [4, 4] and Network.fits == 8      # compiled already
+
+
+def test_batches_grow_with_the_problem(clock):
+    assert [row["parameters"]["batch_size"] for row in network_rows(clock, grow=4)] == [200, 200]
+
+
+def test_fits_that_disagree_have_no_time(clock):
+    class Fickle(Network):
+        def predict(self, X):
+            return super().predict(X) + (self.fits > 4)
+    for row in network_rows(clock, effort=timing.Effort(budget=1.0, warm_up=0.0, least=3), seconds=0.3, make=Fickle):
+        assert row["status"] == "FAIL" and "something else than the first" in row["reason"] and not row["samples_s"]
+
+
+@pytest.fixture(scope="module")
+def mlp_rows():
+    """What a real network on real data gives."""
+    model, = cases.models_named(["MLPClassifier"])
+    model = model.at(cases.SCALES["smoke"])
+    model = dataclasses.replace(model, parameters={**model.parameters, "max_iter": 2})
+    return sweep.execute(cell_of(model, "fp64", "fp32", "mixed_fp16"), devices.get())
+
+
+def test_rows_of_a_network(mlp_rows):
+    sizes, numbers = {"fp64": 8, "fp32": 4, "mixed_fp16": 2}, 64 * 32 + 32 + 32 * 10 + 10
+    for row in mlp_rows:
+        assert row["status"] == "ok", row["reason"]
+        assert set(row) == set(store.COLUMNS["row"] + store.COLUMNS["training"])
+        assert [epoch["epoch"] for epoch in row["history"]] == [1, 2]
+        assert row["history"][-1]["held_out"] == row["score"] > 0.8 and row["stop_reason"] == "max_iter"
+        assert row["history"][-1]["elapsed_s"] <= row["samples_s"][0] and len(row["samples_s"]) == 1
+        assert row["model_bytes"] == numbers * sizes[row["precision"]]
+        assert row["peak_bytes"] > 3 * row["model_bytes"]      # weights, gradients, moments
+        assert row["transfer_s"] > 0 and row["predict_s"] > 0 and row["energy_j"] is None and row["clocks"] is None
+        assert row["parameters"]["hidden_layer_sizes"] == (32,) and row["launches"] > 2 * 23
+    assert [row["counts"]["skipped"] for row in mlp_rows][:2] == [0, 0]
+    assert mlp_rows[0]["labels_differ"] == 0 and mlp_rows[1]["labels_differ"] <= 2
+    assert json.loads(json.dumps(store.plain(mlp_rows)))
+
+
+def test_rows_of_a_model_without_epochs():
+    model, = cases.models_named(["LinearRegression"])
+    row, = sweep.execute(cell_of(model, "fp32", effort=timing.Effort(0.0, 0.0, 3)), devices.get())
+    assert row["status"] == "ok", row["reason"]
+    assert row["history"] is None and row["labels_differ"] is None and row["compile_s"] >= 0
+    assert row["counts"]["overflow"] == 0 and row["model_bytes"] == 4 * 11
+    assert row["target_s"] is None or row["target_s"] == np.median(row["samples_s"])

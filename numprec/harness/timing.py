@@ -39,7 +39,7 @@ class Effort:
         if n < 2 * self.least or n & (n - 1):    # an interval costs time too: looked at when n is a power of two
             return False
         interval = bootstrap(samples, resamples=200)
-        return interval.half_width < TIGHT * interval.value
+        return interval.half_width <= TIGHT * interval.value
 
 
 @dataclass(frozen=True)
