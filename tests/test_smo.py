@@ -3,9 +3,10 @@ import numpy as np
 import pytest
 
 from numprec import device as devices
-from numprec.kernels import kernel_rows, matmul, smo, working_set
-from numprec.kernels.smo import (CONVERGED, ENDED, GAP, INTERCEPT, ITERATIONS, MAX_ITER, NARROW, OVERFLOW, SIZE,
-                                 STALLED, STEPS, WIDE)
+from numprec.kernels import kernel_rows, matmul, smo, smo_fit, working_set
+from numprec.kernels.smo import NARROW, STEPS, WIDE
+from numprec.kernels.smo_step import (CONVERGED, ENDED, GAP, INTERCEPT, ITERATIONS, MAX_ITER, OVERFLOW, SIZE,
+                                      STALLED)
 from numprec.precision import PRECISIONS
 
 FP64, FP32, BF16 = PRECISIONS["fp64"], PRECISIONS["fp32"], PRECISIONS["mixed_bf16"]
@@ -37,8 +38,8 @@ class Data:
 
     def solve(self, rung, tolerance=1e-3, max_iter=10 ** 6, state="accum"):
         """alpha, f, numbers and info, in float64."""
-        todo = self.problems(state, rung is smo.fused)
-        if rung is smo.fused:
+        todo = self.problems(state, rung is smo_fit.fused)
+        if rung is smo_fit.fused:
             self.own_K = self.device.empty((self.Y.size, self.n), self.precision.storage)
             sample = self.device.array(np.tile(np.arange(self.n, dtype=np.int32), len(self.Y)))
             smo.solve(self.device, rung, self.precision, self.own_K, todo, tolerance, max_iter, fill=(
@@ -107,7 +108,7 @@ def test_intercept_without_free_multipliers(device):
 def test_rungs_agree_to_the_last_bit(device, precision):
     data = Data(device, precision, problems=2)
     reference = seen(data.solve(smo.phases))
-    for rung in smo.block, smo.problems, smo.fused:
+    for rung in smo.block, smo.problems, smo_fit.fused:
         assert seen(data.solve(rung)) == reference, rung
 
 
@@ -120,7 +121,7 @@ def seen(results):
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_fused_makes_the_same_kernel_matrix(device, precision, function):
     data = Data(device, precision, n=20, problems=2, function=function)
-    data.solve(smo.fused, max_iter=1)
+    data.solve(smo_fit.fused, max_iter=1)
     for own in np.split(device.to_host(data.own_K), 2):
         assert own.tobytes() == device.to_host(data.K).tobytes()
 
@@ -251,5 +252,5 @@ def test_what_the_host_waits_for(device, monkeypatch):
 def test_one_launch(device):
     data = Data(device, FP32, problems=3)
     before = device.launches
-    data.solve(smo.fused)
+    data.solve(smo_fit.fused)
     assert device.launches == before + 1

@@ -16,7 +16,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
 from numprec import SVC, device as devices
-from numprec.kernels import smo, working_set
+from numprec.kernels import smo_step, working_set
 from numprec.models import svm as svc
 from numprec.precision import PRECISIONS
 
@@ -397,4 +397,4 @@ def test_refused_data():
 
 
 def test_reasons_are_the_kernels():
-    assert set(svc.REASONS) == {smo.CONVERGED, smo.MAX_ITER, smo.STALLED, smo.OVERFLOW}
+    assert set(svc.REASONS) == {smo_step.CONVERGED, smo_step.MAX_ITER, smo_step.STALLED, smo_step.OVERFLOW}

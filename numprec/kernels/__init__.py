@@ -26,8 +26,17 @@ In reading order:
     moments    means and variances of a batch
     normalize  batch normalisation
     augment    mirrored and shifted images
+    sort       by value, equal values by place, inside one block
+    histogram  the edges of bins, and rows counted by bin and class
+    impurity   how mixed a node is
+    split      the best split of a node: by every threshold, by sorting, by bins
+    partition  the rows of a node divided in order; rows on their way down a tree
+    grow       a whole tree inside one block
+    levels     all nodes of a level in one launch, until they are small enough for a block
     kernel_rows      kernel functions of two matrices: other sums on the ladder of the product
-    smo        support vectors: a whole iterative method inside a block, and all binary problems in one launch
+    smo_step   support vectors: which two multipliers, how far they go, and when to stop
+    smo        a whole iterative method inside a block, and all binary problems in one launch
+    smo_fit    the kernel matrix in that launch, too
     working_set      the same for many samples: a block's worth at a time
     ptx        the instructions that Numba has no name for
 """

@@ -30,7 +30,7 @@ CHAPTERS = ("reduce", "argmax", "norm", "matmul", "gram", "solve", "qr", "least_
             "random", "dense", "cross_entropy", "batch", "loss_scale", "optimizer",
             "unfold", "conv", "pooling", "moments", "normalize", "augment",
             "sort", "histogram", "split", "partition", "grow", "levels",
-            "kernel_rows", "smo", "working_set")
+            "kernel_rows", "smo", "smo_fit", "working_set")
 
 KINDS = ("random", "same_sign", "large", "overflow", "subnormal")
 """random: standard normal. same_sign: uniform in [0, 1), where errors add up instead of cancelling. large: scaled

@@ -23,7 +23,8 @@ from numprec.kernels import kernel_rows, smo
 from numprec.kernels.reduce import WARP
 from numprec.kernels.registry import operation, rung
 from numprec.kernels.roles import constant
-from numprec.kernels.smo import BEST, ENDED, GAP, ITERATIONS, OVERFLOW, SCRATCH, SINCE, STALLED, STEPS, WIDE
+from numprec.kernels.smo import STEPS, WIDE
+from numprec.kernels.smo_step import BEST, ENDED, GAP, ITERATIONS, OVERFLOW, SCRATCH, SINCE, STALLED, steps
 from numprec.kernels.sort import block_sort
 
 HALF = 256               # of a working set
@@ -37,7 +38,7 @@ SHARE = 0.1              # of the gap that is left when a set is done with, as i
 @rung
 def working_set(p, state="accum"):
     accum, held_in = p.accum, getattr(p, state)
-    do, sort = smo.steps(p, state, WIDE), block_sort(p)
+    do, sort = steps(p, state, WIDE), block_sort(p)
     I_up, I_low, begin, verdict, extremes = do.I_up, do.I_low, do.begin, do.verdict, do.extremes
     minimize, finish = do.minimize, do.finish
     infinity, share = constant(accum, np.inf), constant(accum, SHARE)

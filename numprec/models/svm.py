@@ -1,4 +1,4 @@
-"""Support vector classifier, trained in any precision by the kernels of kernel_rows, smo and working_set."""
+"""Support vector classifier, trained in any precision by the kernels of the chapters kernel_rows to working_set."""
 import numbers
 import warnings
 from itertools import combinations
@@ -10,9 +10,9 @@ from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import _ovr_decision_function
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
-from numprec.kernels import kernel_rows, smo, working_set
+from numprec.kernels import kernel_rows, smo, smo_fit, working_set
 from numprec.kernels.registry import operations
-from numprec.kernels.smo import CONVERGED, ENDED, GAP, INTERCEPT, ITERATIONS, MAX_ITER, OVERFLOW, SIZE, STALLED
+from numprec.kernels.smo_step import CONVERGED, ENDED, GAP, INTERCEPT, ITERATIONS, MAX_ITER, OVERFLOW, SIZE, STALLED
 from numprec.models.base import Estimator, check_memory, check_range
 from numprec.precision import PRECISIONS, unknown
 
@@ -193,7 +193,7 @@ class SVC(ClassifierMixin, Estimator):
             local = np.concatenate([np.arange(size) for size in sizes])
             todo = given(np.arange(len(sample)), local)
             K = device.empty((len(sample), largest), storage)
-            smo.solve(device, smo.fused, precision, K, todo, self.tol, max_iter, fill=(
+            smo.solve(device, smo_fit.fused, precision, K, todo, self.tol, max_iter, fill=(
                 X_, parameters, FUNCTIONS.index(self.kernel), device.array(sample.astype(np.int32))))
         elif N * N * storage.bytes <= min(self.cache_size * 2 ** 20, device.free_memory() / 2):
             K = kernel_rows.launch(device, product, precision, X_, X_, parameters, self.kernel)
