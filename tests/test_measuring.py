@@ -575,3 +575,15 @@ def test_rows_of_a_model_without_epochs():
     assert row["history"] is None and row["labels_differ"] is None and row["compile_s"] >= 0
     assert row["counts"]["overflow"] == 0 and row["model_bytes"] == 4 * 11
     assert row["target_s"] is None or row["target_s"] == np.median(row["samples_s"])
+
+
+def test_scales_differ_in_what_they_run():
+    precisions = [precision_named("fp32"), precision_named("fp16")]
+
+    def kernels(scale, operations=None):
+        plan = cases.plan(cases.SCALES[scale], precisions, operations, [])
+        return [f"{cell.operation.name}/{cell.rung.name}" for cell in plan]
+    everything = [f"{operation.name}/{rung.name}" for operation, rung in cases.rungs()]
+    assert sorted(kernels("smoke")) == sorted(cases.TRAINED)
+    assert kernels("quick") == kernels("full") == everything
+    assert kernels("smoke", ["matmul"])[:3] == ["matmul/naive", "matmul/tiled", "matmul/register_blocked"]

@@ -60,19 +60,34 @@ MODELS = (
 )
 
 
+TRAINED = ("least_squares/cholesky", "smo_fit/fused", "dense/register_blocked",
+           "dense_input_gradient/register_blocked", "matmul_ta/register_blocked", "bias_gradient/strips",
+           "cross_entropy/warp", "batch/gather", "loss_scale/survey", "adam/moments", "conv/implicit",
+           "conv_weight_gradient/implicit", "conv_input_gradient/implicit", "max_pool/each", "max_pool_gradient/gather")
+
+
 @dataclass(frozen=True)
 class Scale:
-    """How large and how long: `name` picks the operations' bench_shapes."""
+    """How large and how long: `name` picks the operations' bench_shapes, `operations` are those that run where none is
+    asked for; None is all of them.
+
+    smoke   whether everything works: each model on a small problem, and the rungs that those fits are made of, which
+            are compiled for them anyway; a compilation takes longer than all that is measured here
+    quick   an answer without a GPU: every rung, every model; networks on a part of their data, and few epochs
+    full    the real data sets and networks
+    """
 
     name: str
     kernels: Effort
     training: Effort
     seeds: int
+    operations: tuple | None = None
 
 
 SCALES = {scale.name: scale for scale in (
-    Scale("smoke", Effort(budget=0.02, warm_up=0.0, least=3), Effort(budget=0.02, warm_up=0.0, least=3), seeds=5),
-    Scale("quick", Effort(budget=0.3, warm_up=0.1), Effort(budget=0.1, warm_up=0.05), seeds=10),
+    Scale("smoke", Effort(budget=0.02, warm_up=0.0, least=3), Effort(budget=0.02, warm_up=0.0, least=3), seeds=5,
+          operations=TRAINED),
+    Scale("quick", Effort(budget=0.05, warm_up=0.02), Effort(budget=0.1, warm_up=0.05), seeds=10),
     Scale("full", Effort(budget=1.0, warm_up=0.2, least=10), Effort(budget=1.0, warm_up=0.2, least=10), seeds=10),
 )}
 
@@ -150,12 +165,13 @@ class PeerCell(TrainingCell):
 def plan(scale, precisions, operations=None, models=None, seeds=None, grow=(1,), compare=False):
     """The cells to run, kernels first.
 
-    `operations` and `models` are lists of names; None means all of them, an empty list none. An operation is
+    `operations` and `models` are lists of names; None means all that the scale has, an empty list none. An operation is
     chosen by its name, by its chapter's, or with one rung, "matmul/tiled". Each model runs with its problem grown by
     each factor of `grow`; 1 leaves it as it is. `compare` adds the peers that can be imported. Raises ValueError with
     the nearest name.
     """
     precisions = tuple(precisions)
+    operations = scale.operations if operations is None else operations
     cells = [KernelCell(operation, rung, operation.bench_shapes[scale.name], chosen, scale.kernels)
              for operation, rung in rungs(operations)
              if (chosen := tuple(p for p in precisions if rung.supports(p)))]
