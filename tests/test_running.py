@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from numprec.harness import cases, executors, kills, planning, progress, run, store
+from numprec.harness import cases, executors, kills, planning, precompile, progress, run, store
 from numprec.harness.timing import Effort
 from numprec.harness.worker import Worker
 from numprec.precision import precision_named
@@ -115,6 +115,26 @@ def test_an_orphan_ends_in_the_middle_of_a_cell(tmp_path):
     parent.wait()
     kills.wait_for(lambda: not kills.alive(orphan), 30)
     parent.stdout.close()
+
+
+# ---- compiling ahead
+
+def test_kernels_are_compiled_ahead_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("NUMPREC_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(precompile, "FEW", 1)
+    monkeypatch.setattr(precompile, "cores", lambda: 2)
+    cells = plan(models=["LinearRegression"], operations=["sum/tree"], seeds=3)
+    units = precompile.missing(cells)
+    assert [(unit.kind, unit.precisions) for unit in units] == [
+        (kind, (p,)) for kind in ("kernel", "training") for p in CORE]
+    shown = []
+    precompile.compile_all(units[:2], "emulator", lambda *numbers: shown.append(numbers))
+    assert shown == [(1, 2), (2, 2)] and len(list((tmp_path / "cache").iterdir())) > 2
+    assert precompile.missing(cells) == units[2:]
+    monkeypatch.setattr(precompile, "_sources", lambda: "others")
+    assert precompile.missing(cells) == units
+    monkeypatch.setenv("NUMPREC_CACHE", "")
+    assert precompile.missing(cells) == []
 
 
 # ---- a run that is killed, and gone on with

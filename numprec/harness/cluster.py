@@ -37,6 +37,8 @@ class Cluster:
     """An executor (see `numprec.harness.executors`) on the workers of `address`, or of a cluster that it starts here,
     "local": one worker per GPU, or `workers` of them. `device` is "gpu", "emulator" or None for what is there."""
 
+    compiles_ahead = False
+
     def __init__(self, address, device=None, workers=None):
         try:
             import distributed    # noqa: F401

@@ -1,4 +1,5 @@
-"""Where cells are run: each executor has a `device`, `call`s a function there, and turns cells into `results`."""
+"""Where cells are run: each executor has a `device`, `call`s a function there, and turns cells into `results`;
+`compiles_ahead` says whether other processes of this machine may compile for it before it begins."""
 from time import perf_counter
 
 from numprec.harness.worker import Worker
@@ -13,6 +14,7 @@ class Local:
 
     def __init__(self, device):
         self.device, self._worker = device, None
+        self.compiles_ahead = device.is_emulator
 
     def __enter__(self):
         return self
@@ -45,6 +47,8 @@ class Local:
 
 class InProcess:
     """The same in this process, where a test can replace what a cell is made of."""
+
+    compiles_ahead = False
 
     def __init__(self, device):
         self.device = device

@@ -80,6 +80,29 @@ class Progress:
         self._bar.set_description_str(f", about {duration(self.left())} left  {cells}")
 
 
+class Counter:
+    """`counter(done, total)` tells how far something is that comes before the cells: on a terminal in one line that
+    changes, elsewhere in a line every EVERY seconds. Threads may share it."""
+
+    EVERY = 15
+
+    def __init__(self, what, verbosity=NORMAL):
+        self._what, self._verbosity, self._lock = what, verbosity, threading.Lock()
+        self._started, self._told = perf_counter(), perf_counter()
+
+    def __call__(self, done, total):
+        if self._verbosity == QUIET:
+            return
+        with self._lock:
+            now, terminal = perf_counter(), sys.stderr.isatty()
+            text = f"{self._what}: {done} of {total}, {duration(now - self._started)}"
+            if terminal:
+                print(f"\r{text}  ", end="\n" if done == total else "", file=sys.stderr, flush=True)
+            elif done == total or now - self._told > self.EVERY:
+                self._told = now
+                print(text, file=sys.stderr, flush=True)
+
+
 def _kind(cell):
     """What cells are compared with each other: all kernels, and the seeds of a model."""
     return "kernel" if cell.kind == "kernel" else without_seed(cell.key)

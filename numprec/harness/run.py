@@ -5,8 +5,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from time import perf_counter
 
-from numprec.harness import cases, environment, executors, planning, store
-from numprec.harness.progress import Progress
+from numprec.harness import cases, environment, executors, planning, precompile, store
+from numprec.harness.progress import QUIET, Counter, Progress
 from numprec.harness.worker import Died
 from numprec.precision import GROUPS, PRECISIONS, select
 
@@ -217,11 +217,13 @@ def _unfinished(root):
 
 def _run(cells, runs, results, facts, expected, options):
     print(environment.header(facts), end="\n\n", flush=True)
-    if results.rows:
+    if results.rows and options.verbosity > QUIET:
         print(f"bench.py: {len(results.rows)} results are there already", file=sys.stderr)
-    if runs.device.is_emulator and not _kernels_compiled():
-        print("bench.py: a first run compiles each kernel for this CPU when it first meets it, which can double its "
-              "time; later runs find them on the disk", file=sys.stderr, flush=True)
+    if runs.compiles_ahead and options.budget is None and (units := precompile.missing(cells)):
+        if options.verbosity > QUIET:
+            print("bench.py: a first run compiles the kernels for this CPU, on all cores; later runs find them on the "
+                  "disk", file=sys.stderr, flush=True)
+        precompile.compile_all(units, runs.device.kind, Counter("compiling kernels and models", options.verbosity))
     progress, start = Progress(cells, expected.seconds, options.verbosity), perf_counter()
     ended, code, before = "", OK, len(results.rows)
     try:
@@ -291,12 +293,6 @@ def _show(results, facts, plots):
         from numprec.harness import figures
         paths += figures.draw(rows, facts, results.folder)
     print("written: " + ", ".join(map(_path, paths)))
-
-
-def _kernels_compiled():
-    from numprec.emulator import cache
-    folder = cache.folder()
-    return folder is not None and folder.is_dir() and any(folder.iterdir())
 
 
 def about(command):

@@ -48,10 +48,11 @@ class Died(Exception):
 
 class Worker:
     """Runs cells in a process of its own; `device` is "gpu" or "emulator", `environment` what it has besides the
-    variables of this process. The process starts at once, and imports while its owner prepares."""
+    variables of this process, `stderr` as in subprocess. The process starts at once, and imports while its owner
+    prepares."""
 
-    def __init__(self, device, environment=None):
-        self._device, self._environment, self._process = device, environment or {}, None
+    def __init__(self, device, environment=None, stderr=None):
+        self._device, self._environment, self._stderr, self._process = device, environment or {}, stderr, None
         self._start()
 
     def __enter__(self):
@@ -108,7 +109,7 @@ class Worker:
                  else {"process_group": 0})    # Ctrl-C is for the parent, which then ends this process
         self._process = subprocess.Popen(
             [sys.executable, "-m", __name__, self._device], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **self._environment}, **apart)
+            stderr=self._stderr, env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **self._environment}, **apart)
 
 
 def _cause_of_death(process):
