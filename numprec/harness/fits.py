@@ -54,20 +54,21 @@ class Fits:
         self.cell, self.p, self.device, self.problem, self.row = cell, p, device, problem, row
         self.energy, self.count, self.paused = telemetry.Energy(device), 0, 0.0
         key = cell.model.label, problem.name, str(p), device.name
-        compiles, launches = key not in _compiled, device.launches
+        compiles = key not in _compiled
         network = "callback" in inspect.signature(self.fresh().fit).parameters
         compile_s = self._compile() if network and compiles else None
-        history = [] if network else None
+        history = row["history"] = [] if network else None    # kept where the fit breaks off
         with warnings.catch_warnings(record=True) as raised, telemetry.Memory(device) as memory:
             warnings.simplefilter("always")
-            launches = device.launches
+            before = device.launches
             seconds = self._fit(history)
+            launches = device.launches - before
         _compiled.add(key)
         self.compiled_on_the_way = compiles and not network
         self.taken = [] if self.compiled_on_the_way else [seconds]    # samples of the time
         self.predicted, predict_s = self._predicted()
-        row.update(launches=device.launches - launches, peak_bytes=memory.peak, compile_s=compile_s,
-                   first_fit_s=seconds + (compile_s or 0), history=history, predict_s=predict_s,
+        row.update(launches=launches, peak_bytes=memory.peak, compile_s=compile_s,
+                   first_fit_s=seconds + (compile_s or 0), predict_s=predict_s,
                    warnings=list(dict.fromkeys(str(w.message) for w in raised)),
                    score=problem.score(self.predicted), **self._ended(history))
 
@@ -178,7 +179,7 @@ class Fits:
 
     def _transfer(self):
         """Seconds that it takes to round X to storage on the host, and to copy it to the device."""
-        X = np.ascontiguousarray(self.problem.split.X_train, np.float64)
+        X = np.ascontiguousarray(self.problem.split.X_train)
         return self._briefly(lambda: self.device.array(X, self.p.storage))
 
 
