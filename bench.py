@@ -117,16 +117,16 @@ def _plot(arguments):
     p = Parser(prog="bench.py plot", description="Draws the figures of a run again; needs no GPU.")
     p.add_argument("run", help="its folder")
     folder = p.parse_args(arguments).run
-    from numprec.harness import figures, run, store
-    return run.about(lambda: figures.draw(*reversed(store.read(folder)), folder))
+    from numprec.harness import commands, figures, store
+    return commands.about(lambda: figures.draw(*reversed(store.read(folder)), folder))
 
 
 def _report(arguments):
     p = Parser(prog="bench.py report", description="Writes a run as one HTML page, tables and figures in it.")
     p.add_argument("run", help="its folder")
     folder = p.parse_args(arguments).run
-    from numprec.harness import report, run
-    return run.about(lambda: [report.write(folder)])
+    from numprec.harness import commands, report
+    return commands.about(lambda: [report.write(folder)])
 
 
 def _compare(arguments):
@@ -136,18 +136,18 @@ def _compare(arguments):
     p.add_argument("before", metavar="A", help="folder of the run before")
     p.add_argument("after", metavar="B", help="folder of the run after")
     options = p.parse_args(arguments)
-    from numprec.harness import compare, run
-    return run.about(lambda: compare.runs(options.before, options.after))
+    from numprec.harness import commands, compare
+    return commands.about(lambda: compare.runs(options.before, options.after))
 
 
 def _publish(arguments):
     p = Parser(prog="bench.py publish", description="Brings the tables and figures in README.md up to data/results/.")
     p.add_argument("--check", action="store_true", help="change nothing; exit 1 where they have drifted")
     options = p.parse_args(arguments)
-    from numprec.harness import published, run
+    from numprec.harness import commands, published
     if options.check:
-        return run.about(lambda: ("\n".join(stale), 1) if (stale := published.stale(ROOT)) else ("", 0))
-    return run.about(lambda: published.update(ROOT))
+        return commands.about(lambda: ("\n".join(stale), 1) if (stale := published.stale(ROOT)) else ("", 0))
+    return commands.about(lambda: published.update(ROOT))
 
 
 COMMANDS = {"plot": _plot, "report": _report, "compare": _compare, "publish": _publish}
@@ -166,20 +166,20 @@ def main(arguments=None):
     if options.emulator:
         from numprec.harness import emulation
         return emulation.benchmark()
-    from numprec.harness import run
+    from numprec.harness import commands, folders, run
     if options.clear_cache:
-        return run.clear_cache()
+        return commands.clear_cache()
     if options.list:
-        return run.show_list()
+        return commands.show_list()
     options.arguments = list(arguments)
     if options.resume:
         try:
-            folder, before = run.to_resume(options, RUNS)
-        except run.Refused as refused:
+            folder, before = folders.to_resume(options, RUNS)
+        except folders.Refused as refused:
             print(f"bench.py: {refused}", file=sys.stderr)
             return refused.code
         options = parser().parse_args([*before, *arguments])
-        options.out, options.arguments = str(folder), before
+        options.out, options.arguments, options.fresh = str(folder), before, False
     return run.benchmark(options, shlex.join(["python", "bench.py", *arguments]), root=RUNS)
 
 

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 from numba import cuda
 
-from numprec.harness import cases, executors, outcomes, run, store
+from numprec.harness import cases, executors, folders, outcomes, run, store
 from numprec.kernels import registry
 from numprec.precision import PRECISIONS
 
@@ -153,7 +153,7 @@ def test_list_names_everything():
 def in_process(monkeypatch):
     """bench.py in this process, where its parts can be replaced; returns its exit code."""
     monkeypatch.setenv("NUMPREC_DEVICE", "emulator")
-    monkeypatch.setattr(run, "_peaks", lambda runs: None)
+    monkeypatch.setattr(folders, "_peaks", lambda runs: None)
 
     def main(*arguments, executor=executors.InProcess):
         options = bench.parser().parse_args(["--scale", "smoke", *map(str, arguments)])

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from numprec.harness import cases, executors, kills, planning, precompile, progress, run, store
+from numprec.harness import cases, executors, folders, kills, planning, precompile, progress, run, store
 from numprec.harness.timing import Effort
 from numprec.harness.worker import Worker
 from numprec.precision import precision_named
@@ -207,7 +207,7 @@ def test_ctrl_c_keeps_what_is_finished(tmp_path):
 def in_process(monkeypatch, tmp_path):
     """A run of fabricated cells in this process; returns its exit code."""
     monkeypatch.setenv("NUMPREC_DEVICE", "emulator")
-    monkeypatch.setattr(run, "_peaks", lambda runs: None)
+    monkeypatch.setattr(folders, "_peaks", lambda runs: None)
     sys.path.insert(0, str(ROOT))
     import bench as command_line
     sys.path.remove(str(ROOT))
@@ -258,17 +258,17 @@ def test_an_interruption_leaves_finished_cells(in_process, tmp_path, capsys):
 def test_the_latest_unfinished_run_is_the_one_to_resume(in_process, tmp_path):
     runs = tmp_path / "runs"
     options = SimpleNamespace(fresh=False, out=None)
-    with pytest.raises(run.Refused, match="no unfinished run"):
-        run.to_resume(options, runs)
+    with pytest.raises(folders.Refused, match="no unfinished run"):
+        folders.to_resume(options, runs)
     for name, results in (("1", 6), ("2", 7), ("3", 5)):
         with store.Store(runs / name) as results_of:
             results_of.write_environment({"results": results, "options": {"arguments": ["--scale", name]}})
             results_of.append([{"cell": str(i), "precision": "fp64"} for i in range(5)])
-    assert run.to_resume(options, runs) == (runs / "2", ["--scale", "2"])
-    with pytest.raises(run.Refused, match="choose one"):
-        run.to_resume(SimpleNamespace(fresh=True, out=None), runs)
-    with pytest.raises(run.Refused, match="holds no run"):
-        run.to_resume(SimpleNamespace(fresh=False, out=str(tmp_path)), runs)
+    assert folders.to_resume(options, runs) == (runs / "2", ["--scale", "2"])
+    with pytest.raises(folders.Refused, match="choose one"):
+        folders.to_resume(SimpleNamespace(fresh=True, out=None), runs)
+    with pytest.raises(folders.Refused, match="holds no run"):
+        folders.to_resume(SimpleNamespace(fresh=False, out=str(tmp_path)), runs)
 
 
 def test_a_fresh_run_replaces_the_one_there(in_process, tmp_path):

@@ -1,6 +1,13 @@
 """Measures what a precision costs and what it gains; `bench.py` is its command line.
 
     run          one invocation of bench.py, from its options to its exit code
+    planning     in which order, for how long, and what a budget leaves out
+    folders      a new folder for it, or a run that is gone on with
+    executors    where its cells run: worker, a process of this machine; cluster, many of them
+    precompile   compiles for the emulator before a first run
+    progress     what it says meanwhile
+    kills        shows that a run survives being killed
+    commands     what bench.py does besides running
     cases        what there is to run: every rung of every operation, every model
     timing       how calls are timed
     statistics   what the samples support

@@ -5,22 +5,11 @@ from datetime import datetime, timezone
 from pathlib import Path
 from time import perf_counter
 
-from numprec.harness import cases, environment, executors, planning, precompile, store
+from numprec.harness import cases, environment, executors, folders, planning, precompile, store
+from numprec.harness.exits import FAILED, INTERRUPTED, NO_DATA, NO_GPU, OK, Refused, typed
 from numprec.harness.progress import QUIET, Counter, Progress
 from numprec.harness.worker import Died
-from numprec.precision import GROUPS, PRECISIONS, select
-
-OK, FAILED, USAGE, NO_GPU, REGRESSION, NO_DATA, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
-
-PEAKS = {True: 0.5, False: 2.0}    # seconds to measure them in; the emulator's are a CPU's, and judge nothing
-
-
-class Refused(Exception):
-    """The run cannot start; the message is for the user, `code` for the shell."""
-
-    def __init__(self, error, code=USAGE):
-        super().__init__(str(error))
-        self.code = code
+from numprec.precision import select
 
 
 def benchmark(options, command, root, executor=None):
@@ -66,8 +55,8 @@ def _benchmark(options, command, root, executor):
         if options.strict_data:
             _require_data(cells)
         folder = Path(options.out) if options.out else root / datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
-        with _open(folder, options, scale, device) as results:
-            facts = _environment(results, runs, precisions, scale, command, options)
+        with folders.opened(folder, options, scale, device) as results:
+            facts = folders.environment_for(results, runs, precisions, scale, command, options)
             left = planning.remaining(cells, results.done)
             facts["cells"] = len(cells)
             facts["results"] = len(results.rows) + sum(len(cell.precisions) for cell in left)
@@ -128,91 +117,6 @@ def _require_data(cells):
             raise Refused(error, NO_DATA) from None
 
 
-# ---- the folder of the run
-
-def _open(folder, options, scale, device):
-    """The store, at the end of the run that is there if it is one of the same kind."""
-    try:
-        before = None if options.fresh else store.environment_of(folder)
-        if before is not None:
-            _same(folder, before, options, scale, device)
-        return store.Store(folder, resume=before is not None)
-    except store.Unusable as error:
-        raise Refused(error) from None
-    except OSError as error:
-        raise Refused(f"cannot write results: {error}") from None
-
-
-def _same(folder, before, options, scale, device):
-    had = {"schema": before.get("schema_version"), "device": before.get("device"), "scale": before.get("scale"),
-           "grow": (before.get("options") or {}).get("grow")}
-    has = {"schema": store.SCHEMA_VERSION, "device": device.name, "scale": scale.name, "grow": list(options.grow)}
-    for what in has:
-        if had[what] != has[what]:
-            raise Refused(f"{folder} holds a run with {what} {had[what]}, and this one has {what} {has[what]}: name "
-                          "another folder with --out, or discard that run with --fresh")
-
-
-def _environment(results, runs, precisions, scale, command, options):
-    """What env.json is going to hold. A resumed run keeps what the first one found out about the device."""
-    facts = runs.call(environment.collect, precisions=precisions, scale=scale.name, command=command)
-    before = store.environment_of(results.folder) if results.rows else None
-    if before is None:
-        facts["peaks"] = _peaks(runs)
-        facts["options"] = {"scale": scale.name, "grow": list(options.grow), "seeds": options.seeds,
-                            "precision": options.precision, "model": options.model, "operation": options.operation,
-                            "budget": options.budget, "arguments": options.arguments}
-        return facts
-    if (before["git_commit"], before["git_dirty"]) != (facts["git_commit"], facts["git_dirty"]):
-        print(f"bench.py: warning: the results so far are of commit {_commit(before)}, those to come of "
-              f"{_commit(facts)}", file=sys.stderr)
-    again = {key: facts[key] for key in ("time", "command", "git_commit", "git_dirty")}
-    return {**before, "precisions": {**before["precisions"], **facts["precisions"]},
-            "resumed": [*before.get("resumed", ()), again]}
-
-
-def _commit(facts):
-    return f"{(facts['git_commit'] or 'unknown')[:12]}" + (" with changes" if facts["git_dirty"] else "")
-
-
-def _peaks(runs):
-    """Ceilings of the device, or None where they could not be measured: no result depends on them."""
-    try:
-        from numprec.harness import peaks
-        return runs.call(peaks.measure, seconds=PEAKS[runs.device.is_emulator])
-    except Exception as error:
-        print(f"bench.py: warning: no peaks were measured: {error}", file=sys.stderr)
-        return None
-
-
-def to_resume(options, root):
-    """(folder, command line) of the run that --resume means: that in --out, or the latest unfinished one."""
-    if options.fresh:
-        raise Refused("--resume goes on with a run, and --fresh discards it: choose one")
-    folder = Path(options.out) if options.out else _unfinished(root)
-    if folder is None:
-        raise Refused(f"there is no unfinished run under {root}")
-    try:
-        facts = store.environment_of(folder)
-    except store.Unusable as error:
-        raise Refused(error) from None
-    if facts is None or "arguments" not in (facts.get("options") or ()):
-        raise Refused(f"{folder} holds no run that could be resumed")
-    return folder, facts["options"]["arguments"]
-
-
-def _unfinished(root):
-    """The latest folder below `root` with a run that has results missing, or None."""
-    for folder in sorted(Path(root).glob("*/"), reverse=True):
-        try:
-            facts, rows = store.read(folder)
-        except (OSError, ValueError):
-            continue
-        if len(rows) < facts.get("results", 0):
-            return folder
-    return None
-
-
 # ---- the run
 
 def _run(cells, runs, results, facts, expected, options):
@@ -238,7 +142,7 @@ def _run(cells, runs, results, facts, expected, options):
         progress.close()
         runs.close()
     wall = perf_counter() - start
-    _show(results, facts, options.plots and code != FAILED)
+    _show(results, facts, options.plots)
     rows = results.rows
     counts = {status: sum(row["status"] == status for row in rows) for status in ("ok", "FAIL", "SKIP")}
     print(f"{ended}{len(rows)} results, {len(rows) - before} of them in these {wall:.0f} s: "
@@ -248,7 +152,7 @@ def _run(cells, runs, results, facts, expected, options):
         names = ", ".join(map(str, missing[:3])) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
         print(f"not run, because the budget of {planning.duration(options.budget)} was spent: {names}")
     if missing:
-        print(f"go on with: python bench.py --resume --out {_path(results.folder)}")
+        print(f"go on with: python bench.py --resume --out {typed(results.folder)}")
     if code == FAILED:
         print(problem, file=sys.stderr)
     return code or (FAILED if counts["FAIL"] else OK)
@@ -284,62 +188,16 @@ def _command_for(command, cell, row):
 
 
 def _show(results, facts, plots):
+    """Prints the results, and writes what is made of them; a disk that is full keeps nobody from reading them."""
     rows, paths = results.rows, [results.folder / store.RESULTS]
     if rows:
         from numprec.harness import tables
-        print(tables.text(rows, facts), end="\n\n")
-        paths += tables.write(rows, facts, results.folder)
-    if plots and rows:
-        from numprec.harness import figures
-        paths += figures.draw(rows, facts, results.folder)
-    print("written: " + ", ".join(map(_path, paths)))
-
-
-def about(command):
-    """Runs a command about runs on the disk: it returns the paths that it wrote, or (text, exit code)."""
-    try:
-        outcome = command()
-    except (FileNotFoundError, NotADirectoryError) as error:
-        print(f"bench.py: no run there: {error.filename or error}", file=sys.stderr)
-        return USAGE
-    except (OSError, ValueError) as error:
-        print(f"bench.py: {error}", file=sys.stderr)
-        return USAGE
-    if isinstance(outcome, tuple):
-        text, code = outcome
-        if text:
-            print(text)
-        return code
-    print("written: " + (", ".join(map(_path, outcome)) or "nothing"))
-    return OK
-
-
-def clear_cache():
-    """Empties the emulator's cache of compiled kernels."""
-    from numprec import emulator
-    emulator.clear_cache()
-    return OK
-
-
-def show_list():
-    """What there is to choose from."""
-    print("precisions")
-    for name, p in PRECISIONS.items():
-        print(f"  {name:<12}{p.roles}")
-    print("  groups      " + ", ".join((*GROUPS, "native")))
-    print("models")
-    for model in cases.MODELS:
-        print(f"  {model.name:<24}on {model.data}")
-    print("operations and their rungs, slowest first")
-    ladders = {}
-    for operation, rung in cases.rungs():
-        ladders.setdefault(operation.name, []).append(rung.name)
-    for name, ladder in ladders.items():
-        print(f"  {name:<18}{', '.join(ladder)}")
-    return OK
-
-
-def _path(path):
-    """`path` as the reader will want to type it."""
-    relative = os.path.relpath(path)
-    return str(path) if relative.startswith("..") else relative
+        print(tables.text(rows, facts), end="\n\n", flush=True)
+        try:
+            paths += tables.write(rows, facts, results.folder)
+            if plots:
+                from numprec.harness import figures
+                paths += figures.draw(rows, facts, results.folder)
+        except OSError as error:
+            print(f"bench.py: cannot write tables and figures: {error}", file=sys.stderr)
+    print("written: " + ", ".join(map(typed, paths)))

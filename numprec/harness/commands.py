@@ -1,0 +1,50 @@
+"""What bench.py does besides running: lists, and commands about runs that are there."""
+import sys
+
+from numprec.harness import cases
+from numprec.harness.exits import OK, USAGE, typed
+from numprec.precision import GROUPS, PRECISIONS
+
+
+def about(command):
+    """Runs a command about runs on the disk: it returns the paths that it wrote, or (text, exit code)."""
+    try:
+        outcome = command()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        print(f"bench.py: no run there: {error.filename or error}", file=sys.stderr)
+        return USAGE
+    except (OSError, ValueError) as error:
+        print(f"bench.py: {error}", file=sys.stderr)
+        return USAGE
+    if isinstance(outcome, tuple):
+        text, code = outcome
+        if text:
+            print(text)
+        return code
+    print("written: " + (", ".join(map(typed, outcome)) or "nothing"))
+    return OK
+
+
+def clear_cache():
+    """Empties the emulator's cache of compiled kernels."""
+    from numprec import emulator
+    emulator.clear_cache()
+    return OK
+
+
+def show_list():
+    """What there is to choose from."""
+    print("precisions")
+    for name, p in PRECISIONS.items():
+        print(f"  {name:<12}{p.roles}")
+    print("  groups      " + ", ".join((*GROUPS, "native")))
+    print("models")
+    for model in cases.MODELS:
+        print(f"  {model.name:<24}on {model.data}")
+    print("operations and their rungs, slowest first")
+    ladders = {}
+    for operation, rung in cases.rungs():
+        ladders.setdefault(operation.name, []).append(rung.name)
+    for name, ladder in ladders.items():
+        print(f"  {name:<18}{', '.join(ladder)}")
+    return OK
