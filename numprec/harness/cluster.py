@@ -44,8 +44,6 @@ class Cluster:
             import distributed    # noqa: F401
         except ImportError:
             raise Unreachable("--scheduler needs the extra cluster: python -m pip install -e \".[cluster]\"") from None
-        if workers and address != "local":
-            raise Unreachable("--workers is for --scheduler local; elsewhere there are as many as were started")
         self._cluster, self._kind, self._visible = None, device, None
         self._client = self._local(workers) if address == "local" else self._connected(address)
         try:
@@ -66,11 +64,7 @@ class Cluster:
         import dask
         from distributed import Client, LocalCluster
         from numprec import device as devices
-        try:
-            device = devices.get(self._kind)
-        except (RuntimeError, ValueError) as error:
-            raise Unreachable(error) from None
-        if device.is_emulator:
+        if devices.get(self._kind).is_emulator:
             count = workers or 2
         else:
             self._visible = _gpus()

@@ -71,14 +71,10 @@ def _benchmark(options, command, root, executor):
 
 def _executor(options, executor):
     """What runs the cells, and knows the device."""
-    if options.scheduler:
-        from numprec.harness import cluster
-        try:
-            return cluster.Cluster(options.scheduler, options.device, options.workers)
-        except cluster.Unreachable as error:
-            raise Refused(error) from None
-    if options.workers:
-        raise Refused("--workers is for --scheduler local")
+    if options.workers and options.scheduler != "local":
+        raise Refused("--workers is for --scheduler local; elsewhere there are as many as were started")
+    if options.scheduler not in (None, "local"):
+        return _cluster(options.scheduler, options.device)
     from numprec import device as devices
     try:
         device = devices.get(options.device)
@@ -86,7 +82,17 @@ def _executor(options, executor):
         raise Refused(error, NO_GPU) from None
     except ValueError as error:
         raise Refused(error) from None
+    if options.scheduler:
+        return _cluster("local", device.kind, options.workers)
     return (executor or executors.Local)(device)
+
+
+def _cluster(*arguments):
+    from numprec.harness import cluster
+    try:
+        return cluster.Cluster(*arguments)
+    except cluster.Unreachable as error:
+        raise Refused(error) from None
 
 
 def _plan(options, scale, precisions):
