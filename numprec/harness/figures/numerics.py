@@ -39,16 +39,17 @@ def exponents(rows, environment):
     low, high = min(low, -27), max(high, 3)
     for ax, (label, found) in zip(axes, groups.items()):
         top = 0.0
-        for name in style.in_order(found):
+        for i, name in enumerate(style.in_order(found)):
             total = sum(found[name].values())
             shares = [100 * found[name].get(e, 0) / total for e in range(low, high + 1)]
-            ax.step(range(low, high + 1), shares, where="mid", color=style.colour(name), linewidth=1.6, label=name)
+            ax.step(range(low, high + 1), shares, where="mid", color=style.colour(name), label=name,
+                    linewidth=max(1, 3.4 - 0.5 * i))    # what is below shows on either side
             top = max(top, *shares)
         _draw_ranges(ax, top, low, high)
         ax.set_title(label)
         ax.set_xlabel("exponent: gradients from 2ᵉ to 2ᵉ⁺¹")
         ax.set_ylabel("% of gradients")
-        ax.legend(frameon=False, loc="upper right", ncols=1, fontsize=9.5)
+        ax.legend(frameon=False, loc="upper left", fontsize=9.5)
     figure.suptitle("Gradients of the last batch, and what formats can hold"
                     "\nshaded: normal numbers; pale: subnormal ones; without: becomes 0 or overflows")
     return figure

@@ -5,13 +5,14 @@ apart; markers say the same again. Names stand beside what they name wherever th
 
 A figure is WIDTH inches wide, which makes its text readable when a README shrinks it to some 900 pixels.
 """
-import io
 import math
 
 import matplotlib
 import numpy as np
 from matplotlib import pyplot as plt
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
+from PIL import Image
 
 from numprec.harness.environment import NOT_COMPARABLE
 from numprec.precision import PRECISIONS
@@ -25,7 +26,7 @@ STYLE = {
     "font.size": 11, "axes.titlesize": 11, "axes.labelsize": 11, "legend.fontsize": 10.5, "figure.titlesize": 13,
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "#DDDDDD",
     "grid.linewidth": 0.7, "axes.axisbelow": True, "axes.titlelocation": "left", "axes.titleweight": "bold",
-    "savefig.dpi": 150, "figure.facecolor": "white", "figure.constrained_layout.h_pad": 0.08,
+    "figure.dpi": 150, "figure.facecolor": "white", "figure.constrained_layout.h_pad": 0.08,
     "figure.constrained_layout.w_pad": 0.08, "svg.fonttype": "none", "svg.hashsalt": "numprec",
 }
 WIDTH = 11
@@ -96,7 +97,7 @@ def log_axis(axis, powers=False):
         names = [power(round(math.log10(t))) for t in ticks]
     else:
         ticks = [s * 10.0 ** e for e in range(first, last + 1) for s in
-                 ((1,) if high / low > 60 else (1, 2, 5) if high / low > 8 else (1, 1.5, 2, 3, 4, 5, 7))]
+                 ((1,) if high / low > 60 else (1, 2, 5) if high / low > 8 else (1, 1.5, 2, 3, 5, 7))]
         names = [f"{t:g}" for t in ticks]
     shown = [(t, name) for t, name in zip(ticks, names) if low <= t <= high]
     axis.set_major_locator(FixedLocator([t for t, _ in shown]))
@@ -193,12 +194,16 @@ def settle(figure):
 # ---- files
 
 def save(figure, path):
-    """`path` with .png and with .svg; the same figure gives the same bytes."""
-    figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    from PIL import Image
-    image = Image.open(buffer).convert("RGB").quantize(128, dither=Image.Dither.NONE)    # a third of the bytes
-    image.save(path.with_suffix(".png"), optimize=True)
+    """`path` with .png and with .svg; the same figure gives the same bytes.
+
+    `Figure.savefig` draws everything twice, once to find the layout; here that is done once for both files.
+    """
+    if figure.get_layout_engine():
+        settle(figure)
+    figure.canvas.draw()
+    image = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3])
+    image = image.quantize(128, dither=Image.Dither.NONE)               # a third of the bytes
+    image.save(path.with_suffix(".png"))
+    FigureCanvasSVG(figure).print_svg(path.with_suffix(".svg"), metadata={"Date": None})
     plt.close(figure)
     return [path.with_suffix(".png"), path.with_suffix(".svg")]

@@ -76,14 +76,15 @@ def curves(rows, environment):
     figure, axes = style.panels(2 * len(groups), 3.4, columns=2)
     for (left, right), (label, precisions) in zip(axes.reshape(-1, 2), groups.items()):
         row = next(iter(precisions.values()))[0]
-        for name in style.in_order(precisions):
+        for i, name in enumerate(style.in_order(precisions)):
             points = _curve(precisions[name])
             if not points:
                 continue
             epochs, seconds, middle, low, high = map(np.array, zip(*points))
             for ax, x in (left, epochs), (right, seconds):
                 ax.fill_between(x, low, high, color=style.colour(name), alpha=0.13, linewidth=0)
-                ax.plot(x, middle, color=style.colour(name), marker=style.marker(name), markersize=5,
+                ax.plot(x, middle, color=style.colour(name), marker=style.marker(name), markersize=7 - 0.5 * i,
+                        linewidth=max(1, 3 - 0.4 * i),
                         markeredgecolor="white", markeredgewidth=0.5, markevery=max(1, len(x) // 8), label=name)
         seeds = max(map(len, precisions.values()))
         left.set_title(label)
