@@ -46,6 +46,8 @@ class SVC(ClassifierMixin, Estimator):
         Most iterations of a binary problem; -1 is ten million.
     decision_function_shape : "ovr" or "ovo"
     break_ties : bool
+    random_state : any
+        Without effect: nothing is drawn at random.
     state : "accum" or "storage"
         The format that alpha and the gradient are kept in. "storage" shows what a narrow format does to a running sum:
         in bfloat16 most fits of Iris stall short of tol. Their accuracy does not tell: stop_reason_ and gap_ do.
