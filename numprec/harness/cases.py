@@ -49,14 +49,16 @@ MODELS = (
           scales={"smoke": dict(data="digits", target=0.9, parameters=dict(
                       hidden_layer_sizes=(32,), batch_size=64, learning_rate_init=0.01, max_iter=5)),
                   "quick": dict(first=5000, seeds=3, target=0.8, parameters=dict(
-                      hidden_layer_sizes=(256, 128), batch_size=128, learning_rate_init=0.003, max_iter=3))}),
+                      hidden_layer_sizes=(256, 128), batch_size=128, learning_rate="one_cycle",
+                      learning_rate_init=0.003, max_iter=3))}),
     Model("CNNClassifier", data="cifar10", finished=("converged", "max_iter"), seeds=5, target=0.7,
           parameters=dict(batch_norm=True, augment=True, learning_rate="one_cycle", learning_rate_init=0.003,
                           max_iter=30),
           scales={"smoke": dict(data="digits", target=0.8, title="CNNClassifier conv8-conv16", parameters=dict(
                       layers="conv8-pool-conv16-pool-dense32", batch_size=64, learning_rate_init=0.01, max_iter=2)),
-                  "quick": dict(first=500, seeds=3, target=0.2, title="CNNClassifier conv8-conv16", parameters=dict(
-                      layers="conv8-pool-conv16-pool-dense32", batch_size=32, learning_rate_init=0.003, max_iter=2))}),
+                  "quick": dict(first=1000, seeds=3, target=0.3, title="CNNClassifier conv8/2-conv16", parameters=dict(
+                      layers="conv8/2-pool-conv16-pool-dense32", batch_norm=True, batch_size=32,
+                      learning_rate="one_cycle", learning_rate_init=0.01, max_iter=4))}),
 )
 
 
@@ -93,6 +95,7 @@ SCALES = {scale.name: scale for scale in (
 
 
 SEED = 0    # of the inputs of kernels
+LENGTHS = {"matmul/naive": tuple((16, 16, K) for K in (16, 64, 256, 1024, 4096))}    # sums that grow, for their error
 
 
 class Cell:
@@ -172,9 +175,10 @@ def plan(scale, precisions, operations=None, models=None, seeds=None, grow=(1,),
     """
     precisions = tuple(precisions)
     operations = scale.operations if operations is None else operations
-    cells = [KernelCell(operation, rung, operation.bench_shapes[scale.name], chosen, scale.kernels)
+    cells = [KernelCell(operation, rung, shape, chosen, scale.kernels)
              for operation, rung in rungs(operations)
-             if (chosen := tuple(p for p in precisions if rung.supports(p)))]
+             if (chosen := tuple(p for p in precisions if rung.supports(p)))
+             for shape in (*LENGTHS.get(f"{operation.name}/{rung.name}", ()), operation.bench_shapes[scale.name])]
     for model in (model.at(scale) for model in models_named(models)):
         count = seeds or min(scale.seeds, model.seeds or scale.seeds)
         cells += [TrainingCell(model, seed, precisions, scale.training, factor)

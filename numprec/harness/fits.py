@@ -12,7 +12,7 @@ import numpy as np
 
 from numprec.harness import problems, rows, telemetry, timing
 
-EVALUATED = 2000     # held-out samples, at most, that the score after an epoch looks at
+EVALUATED = 1000     # held-out samples, at most, that the score after an epoch looks at
 HISTORY = ("epoch", "loss", "accuracy", "seconds", "loss_scale", "skipped", "overflow", "underflow", "lost",
            "gradient_range")
 BRIEF = timing.Effort(budget=0.02, warm_up=0.0, least=3)    # for what is measured besides
