@@ -147,9 +147,19 @@ def whole(tmp_path_factory):
 
 @POSIX
 def test_a_run_killed_three_times_is_as_one_that_was_not(whole, tmp_path):
-    trial = kills.trial(tmp_path / "out", whole, times=3, seed=2024)
-    assert trial["kills"] == 3 and trial["lost"] == trial["doubled"] == trial["different"] == 0
-    assert trial["orphans"] == 0
+    trial = kills.trial(tmp_path / "runs", whole, times=3, seed=2024)
+    assert trial["kills"] == 3 == sum(moment["killed"] for moment in trial["moments"])
+    assert trial["lost"] == trial["doubled"] == trial["extra"] == trial["different"] == trial["orphans"] == 0
+    assert len(keys(tmp_path / "runs" / "0")) == len(set(keys(whole.folder))) > 0
+
+
+def test_what_the_trial_would_find():
+    row = {"cell": "a", "precision": "fp64", "score": 0.5, "samples_s": [1.0]}
+    rows = [row, {**row, "precision": "fp32", "score": float("nan")}]
+    assert not +kills.compare(rows, [{**each, "samples_s": [2.0]} for each in rows])
+    found = kills.compare(rows, [row, row, {**row, "cell": "b"}])
+    assert found == {"lost": 1, "doubled": 1, "extra": 1, "different": 0}
+    assert kills.compare(rows, [{**row, "score": 0.25}, rows[1]])["different"] == 1
 
 
 # ---- through bench.py
@@ -333,6 +343,13 @@ def test_a_budget_costs_seeds_before_precisions():
     kept = planning.fit(cells, 18, lambda cell: len(cell.precisions))
     assert [seed for seed, _ in shown(kept)] == [0, 0, 1, 1, 2, 2]
     assert planning.difference(cells, kept).count("4 seeds to 3") == 2
+
+
+def test_a_budget_costs_other_libraries_before_precisions():
+    cells = planning.ordered(cases.plan(cases.SCALES["smoke"], CORE, [], ["SVC"], 2, compare=True))
+    kept = planning.fit(cells, 6, lambda cell: len(cell.precisions))
+    assert {cell.kind for cell in cells} == {"training", "peer"}
+    assert shown(kept) == [(0, "fp64/fp32/fp16"), (1, "fp64/fp32/fp16")]
 
 
 def test_kernels_leave_half_of_a_budget_to_the_models():

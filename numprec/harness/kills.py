@@ -2,10 +2,11 @@
 
     python -m numprec.harness.kills --times 50 --out data/results/kills.jsonl
 
-A trial starts a small run, kills its process with SIGKILL after a random time, goes on with it, kills it again, some
-five times, and then lets it end. Its results have to be those of a run that nobody disturbed: the same cells in the
-same precisions, each once, with the same values wherever a value does not depend on the clock. The worker process that
-a killed run leaves behind has to end by itself. One line of JSON tells of each trial. Needs a system with SIGKILL.
+A small run is started, killed with SIGKILL after a random time, gone on with, killed again, and so on until it has
+come to its end; then the next one is started. The results of each have to be those of a run that nobody disturbed: the
+same cells in the same precisions, each once, with the same values wherever a value does not depend on the clock. The
+worker process that a killed run leaves behind has to end by itself. One line of JSON tells of a handful of kills, with
+the seconds after which each came and the results that were there. Needs a system with SIGKILL.
 """
 import argparse
 import json
@@ -23,7 +24,7 @@ import psutil
 from numprec.harness import store
 
 ARGUMENTS = ("--scale", "smoke", "--operation", "sum/tree,max/tree", "--model", "LinearRegression",
-             "--precision", "fp64,fp32", "--device", "emulator", "--no-plots")
+             "--seeds", "30", "--precision", "fp64,fp32", "--device", "emulator", "--no-plots")
 LASTING = ("error", "error_over_bound", "launches", "score", "stop_reason", "n_iter", "condition", "status", "reason",
            "n_train", "n_test", "flops", "bytes")    # columns that do not depend on the clock
 IN_A_TRIAL = 5
@@ -57,12 +58,12 @@ def uninterrupted(folder):
     return Whole(Path(folder), time.perf_counter() - begun)
 
 
-def trial(folder, whole, times, seed):
-    """Kills a run `times` times, each after a random share of the time that the whole run takes, and lets it end.
-    Returns what came of it, as a dictionary."""
-    moments, rng = [], random.Random(seed)
-    orphans = 0
-    for _ in range(times):
+def trial(place, whole, times, seed):
+    """Kills runs in folders below `place` `times` times, each after a random share of the time that the whole run
+    takes, and lets each run end. Returns what came of it, as a dictionary."""
+    rng, moments, found = random.Random(seed), [], Counter(lost=0, doubled=0, extra=0, different=0, orphans=0)
+    everything, folder = results_in(whole.folder), _next(place)
+    while sum(moment["killed"] for moment in moments) < times:
         delay = rng.uniform(0, whole.seconds)
         process = start(folder)
         try:
@@ -72,21 +73,36 @@ def trial(folder, whole, times, seed):
         children = _children(process.pid)
         process.kill()
         process.communicate()
-        orphans += sum(not _ends(child) for child in children)
-        moments.append({"after_s": round(delay, 3), "results": results_in(folder), "ended": process.returncode})
+        found["orphans"] += sum(not _ends(child) for child in children)
+        moments.append({"after_s": round(delay, 3), "results": results_in(folder), "killed": process.returncode == -9})
+        if results_in(folder) == everything:
+            found += _ended(folder, whole)
+            folder = _next(place)
+    found += _ended(folder, whole)
+    return {"seed": seed, "kills": times, "runs": len(list(Path(place).iterdir())), "results_of_each": everything,
+            **{name: found[name] for name in ("lost", "doubled", "extra", "different", "orphans")}, "moments": moments}
+
+
+def _next(place):
+    place = Path(place)
+    place.mkdir(exist_ok=True)
+    return place / str(len(list(place.iterdir())))
+
+
+def _ended(folder, whole):
+    """Lets a run come to its end, and compares it."""
     finish(folder)
-    return {"seed": seed, "kills": sum(moment["ended"] == -9 for moment in moments), "moments": moments,
-            "orphans": orphans, **compare(store.read(whole.folder)[1], store.read(folder)[1])}
+    return compare(store.read(whole.folder)[1], store.read(folder)[1])
 
 
 def compare(expected, found):
     """How many results of one run the other one lacks, has twice, or has with other values."""
     wanted, got = ({_key(row): row for row in rows} for rows in (expected, found))
     counts = Counter(map(_key, found))
-    return {"results": len(found), "lost": len(wanted.keys() - got.keys()),
-            "doubled": sum(n - 1 for n in counts.values()), "extra": len(got.keys() - wanted.keys()),
-            "different": sum(any(_other(wanted[key].get(name), got[key].get(name)) for name in LASTING)
-                             for key in wanted.keys() & got.keys())}
+    different = sum(any(_other(wanted[key].get(name), got[key].get(name)) for name in LASTING)
+                    for key in wanted.keys() & got.keys())
+    return Counter(lost=len(wanted.keys() - got.keys()), doubled=sum(n - 1 for n in counts.values()),
+                   extra=len(got.keys() - wanted.keys()), different=different)
 
 
 def _key(row):
@@ -146,14 +162,15 @@ def main():
         uninterrupted(Path(place) / "first")    # compiles the kernels
         whole = uninterrupted(Path(place) / "whole")
         while killed < options.times:
-            outcome = trial(Path(place) / str(seed), whole, min(IN_A_TRIAL, options.times - killed), seed)
+            outcome = trial(Path(place) / f"trial {seed}", whole, min(IN_A_TRIAL, options.times - killed), seed)
             killed, seed = killed + outcome["kills"], seed + 1
             lines.append(json.dumps(outcome))
             print(lines[-1], flush=True)
             if options.out:
                 Path(options.out).write_text("\n".join(lines) + "\n", encoding="utf-8")
     bad = sum(json.loads(line)[what] for line in lines for what in ("lost", "doubled", "extra", "different", "orphans"))
-    print(f"{killed} kills in {len(lines)} runs of {whole.seconds:.1f} s: "
+    runs = sum(json.loads(line)["runs"] for line in lines)
+    print(f"{killed} kills of {runs} runs, each {whole.seconds:.1f} s long where nobody kills it: "
           + (f"{bad} results or processes are not as they should be" if bad else
              "no result lost, doubled or different, and no process left behind"))
     return 1 if bad else 0
