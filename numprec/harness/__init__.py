@@ -15,7 +15,11 @@
     verdicts     equal to fp64, better, worse, undecided, or it fails
     conclusions  recommendations, and the answer to the question that the project asks
     roofline     what bounds a kernel
-    sweep        runs the cases: verify, then time; fit, then score
+    sweep        runs a cell of any kind: launches of a kernel, verified and timed; fits of a model, scored; peers
+    problems     the data of a fit, split, and grown where that is asked for
+    rows         how a row begins, and how it fails
+    telemetry    clocks, energy and memory, and the facts of a card
+    peaks        what the device can do at best
     store        the rows of a run, on disk
     environment  what they were measured on
     tables       the rows as text
