@@ -180,10 +180,19 @@ def test_only_the_largest_shape_of_an_operation_stands_for_its_speed():
     assert [bar.get_width() for bar in left.patches] == [pytest.approx(3)]
 
 
+def test_the_shape_that_most_rungs_have_stands_for_an_operation():
+    rows = [fabricated.kernel_row(p, "matmul", rung, (8, 8, 8), samples_s=[seconds] * 3)
+            for rung in ("naive", "tiled") for p, seconds in (("fp32", 4e-3), ("fp16", 1e-3))]
+    rows += [fabricated.kernel_row(p, "matmul", "naive", (64, 64, 64), samples_s=[1e-3] * 3) for p in ("fp32", "fp16")]
+    left = kernels.speed_up(rows, fabricated.environment())[0].axes[0]
+    assert [bar.get_width() for bar in left.patches] == [pytest.approx(3)]
+
+
 def test_error_against_length_needs_lengths():
     rows = [fabricated.kernel_row("fp32", shape=(64, 64, k), error=1e-6) for k in (16, 32, 64)]
     assert kernels.error_length(rows, fabricated.environment()) is None
     rows.append(fabricated.kernel_row("fp32", shape=(64, 64, 128), error=3e-6))
+    rows.append(fabricated.kernel_row("fp32", shape=(256, 256, 256), error=1e-3))    # of another series
     ax = kernels.error_length(rows, fabricated.environment()).axes[0]
     assert ax.lines[0].get_xydata().tolist() == [[16, 1e-6], [32, 1e-6], [64, 1e-6], [128, 3e-6]]
 

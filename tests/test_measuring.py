@@ -577,12 +577,23 @@ def test_rows_of_a_model_without_epochs():
     assert row["target_s"] is None or row["target_s"] == np.median(row["samples_s"])
 
 
+def test_one_ladder_has_sums_of_several_lengths():
+    """For the figure of error against length; its other rungs have one shape each, like those of every operation."""
+    plan = cases.plan(cases.SCALES["quick"], [precision_named("fp32")], ["matmul", "dot"], [])
+    shapes = {}
+    for cell in plan:
+        shapes.setdefault(f"{cell.operation.name}/{cell.rung.name}", []).append(cell.shape)
+    assert shapes.pop("matmul/naive") == [(16, 16, K) for K in (16, 64, 256, 1024, 4096)] + [(256, 256, 256)]
+    assert all(len(each) == 1 for each in shapes.values()) and len(shapes) > 4
+    assert len({cell.key for cell in plan}) == len(plan)
+
+
 def test_scales_differ_in_what_they_run():
     precisions = [precision_named("fp32"), precision_named("fp16")]
 
     def kernels(scale, operations=None):
         plan = cases.plan(cases.SCALES[scale], precisions, operations, [])
-        return [f"{cell.operation.name}/{cell.rung.name}" for cell in plan]
+        return list(dict.fromkeys(f"{cell.operation.name}/{cell.rung.name}" for cell in plan))
     everything = [f"{operation.name}/{rung.name}" for operation, rung in cases.rungs()]
     assert sorted(kernels("smoke")) == sorted(cases.TRAINED)
     assert kernels("quick") == kernels("full") == everything

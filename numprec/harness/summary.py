@@ -2,6 +2,9 @@
 
 They hold the same numbers as the full tables; cells that a reader has to take with care say so.
 """
+import math
+from collections import Counter
+
 import numpy as np
 
 from numprec.harness import roofline, verdicts
@@ -65,20 +68,29 @@ def _milliseconds(outcome):
     return number(1e3 * float(np.median(list(outcome.medians.values())))) if outcome and outcome.medians else NOTHING
 
 
+def main_shapes(rows):
+    """The timed kernel rows of the one shape of each operation that most of its rows have, the largest if several: the
+    others are there for their errors."""
+    timed = [row for row in rows if row["kind"] == "kernel" and row["samples_s"]]
+    counts = Counter((row["operation"], tuple(row["shape"])) for row in timed)
+    main = {}
+    for (operation, shape), count in counts.items():
+        main[operation] = max(main.get(operation, ()), (count, math.prod(shape), shape))
+    return [row for row in timed if tuple(row["shape"]) == main[row["operation"]][-1]]
+
+
 def fast(rows, environment):
-    """Microseconds of the highest rung of each operation that was timed, at its largest shape; None without kernels."""
+    """Microseconds of the highest rung of each operation that was timed; None without kernels."""
     found = {}
-    for row in rows:
-        if row["kind"] == "kernel" and row["samples_s"]:
-            shapes = found.setdefault(row["operation"], {})
-            shapes.setdefault((int(np.prod(row["shape"])), tuple(row["shape"])), {})[row["precision"]] = row
+    for row in main_shapes(rows):    # rungs come slowest first
+        found.setdefault(row["operation"], {})[row["precision"]] = row
     if not found:
         return None
-    names = in_order(name for shapes in found.values() for top in shapes.values() for name in top)
+    names = in_order(name for top in found.values() for name in top)
     lines = []
-    for operation, shapes in found.items():
-        (_, shape), top = max(shapes.items(), key=lambda item: item[0])
-        lines.append((f"{operation} {'x'.join(map(str, shape))}", next(reversed(top.values()))["rung"],
+    for operation, top in found.items():
+        last = list(top.values())[-1]
+        lines.append((f"{operation} {'x'.join(map(str, last['shape']))}", last["rung"],
                       *(_microseconds(top.get(name), environment) for name in names)))
     return Table(title("Kernels", environment), ("operation", "rung", *names), "ll" + "r" * len(names),
                  [("", lines)], FAST)

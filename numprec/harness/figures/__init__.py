@@ -39,7 +39,7 @@ FIGURES = {    # name of the file: function of (rows, environment) to a figure, 
     "error_time": (kernels.error_time, "Each ladder of kernels, slowest rung first: median time with quartiles, and "
                    "the largest error over the largest magnitude of the fp64 oracle."),
     "error_length": (kernels.error_length, "How the error of a sum grows with its number of terms, precision by "
-                     "precision: what counts is the format of the running sum."),
+                     "precision: what counts is the format of the running sum. An exact result has no point."),
 }
 
 

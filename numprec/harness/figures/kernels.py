@@ -5,15 +5,12 @@ import numpy as np
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from numprec.harness import statistics
+from numprec.harness import statistics, summary
 from numprec.harness.figures import style
 
 REFERENCE = "fp32"
 PAGE = 12        # panels, or 2 * PAGE operations, of one figure
-
-
-def timed(rows):
-    return [row for row in rows if row["kind"] == "kernel" and row["samples_s"]]
+LENGTHS = 4      # that make a curve
 
 
 def grouped(rows, *columns):
@@ -28,7 +25,7 @@ def grouped(rows, *columns):
 def top_rungs(rows):
     """{operation: {precision: row}} of the highest rung that each precision was timed on."""
     return {operation: {row["precision"]: row for row in found}      # rungs come slowest first
-            for operation, found in grouped(timed(rows), "operation").items()}
+            for operation, found in grouped(summary.main_shapes(rows), "operation").items()}
 
 
 def pages(items, length):
@@ -42,23 +39,15 @@ def pages(items, length):
 
 def error_time(rows, environment):
     """Figures with a panel per ladder: a line per precision, from the first rung to the last."""
-    every = grouped(_largest(timed(rows)), "operation")
-    ladders = {name: found for name, found in every.items()
-               if any(row["error"] for row in found) and len({row["rung"] for row in found}) > 1}
+    inexact = {name: found for name, found in grouped(summary.main_shapes(rows), "operation").items()
+               if any(row["error"] for row in found)}
+    ladders = {name: found for name, found in inexact.items() if len({row["rung"] for row in found}) > 1} or inexact
     if not ladders:
         return []
     errors = [row["error"] for found in ladders.values() for row in found if row["error"]]
     bottom = 10.0 ** (math.floor(math.log10(min(errors))) - 1)
     top = 10.0 ** math.ceil(math.log10(min(max(errors), 1e6)) + 0.5)
     return [_error_time_page(dict(page), bottom, top, environment) for page in pages(ladders.items(), PAGE)]
-
-
-def _largest(rows):
-    """The rows of the largest shape of each operation."""
-    size = {}
-    for row in rows:
-        size[row["operation"]] = max(size.get(row["operation"], ()), (math.prod(row["shape"]), tuple(row["shape"])))
-    return [row for row in rows if tuple(row["shape"]) == size[row["operation"]][1]]
 
 
 def _error_time_page(ladders, bottom, top, environment):
@@ -108,7 +97,7 @@ def _ladder_panel(ax, operation, rows, bottom, top):
 def speed_up(rows, environment):
     """Figures with a row per operation: how many times as fast as fp32, and the share of what the device could do."""
     from numprec.harness import roofline
-    operations = {name: found for name, found in top_rungs(_largest(rows_of_kernels(rows))).items()
+    operations = {name: found for name, found in top_rungs(rows).items()
                   if REFERENCE in found and len(found) > 1}
     figures = []
     for page in pages(operations.items(), 2 * PAGE) if operations else []:
@@ -142,10 +131,6 @@ def speed_up(rows, environment):
     return figures
 
 
-def rows_of_kernels(rows):
-    return [row for row in rows if row["kind"] == "kernel"]
-
-
 def _two_columns(lines, bars):
     from matplotlib import pyplot as plt
     return plt.subplots(1, 2, figsize=(style.WIDTH, 1.4 + lines * max(0.3, 0.11 * bars)), layout="constrained",
@@ -162,7 +147,7 @@ def roofline(rows, environment):
     from numprec.harness import roofline as ceilings
     peaks = environment.get("peaks") or {}
     bandwidth, rates = peaks.get("copy_bytes_per_s"), peaks.get("flops_per_s") or {}
-    points = [row for found in top_rungs(_largest(rows_of_kernels(rows))).values() for row in found.values()
+    points = [row for found in top_rungs(rows).values() for row in found.values()
               if row["flops"] and row["bytes"]]
     groups = {name: found for name in style.in_order(row["precision"] for row in points)
               if rates.get((found := [row for row in points if row["precision"] == name])[0].get("format"))}
@@ -215,28 +200,28 @@ def _rate(x, unit):
 def error_length(rows, environment):
     """A panel per operation that was run at several lengths: error against the one that varies."""
     groups = {}
-    for (operation, rung), found in grouped([r for r in rows_of_kernels(rows) if r["error"]],
+    for (operation, rung), found in grouped([row for row in rows if row["kind"] == "kernel" and row["error"]],
                                             "operation", "rung").items():
-        shapes = sorted({tuple(row["shape"]) for row in found})
-        varying = [i for i in range(len(shapes[0])) if len({shape[i] for shape in shapes}) > 1]
-        if len(shapes) >= 4 and varying:
-            groups[operation, rung] = varying[0], shapes, found
+        for i in range(len(found[0]["shape"])):
+            series = grouped([{**row, "fixed": [*row["shape"][:i], None, *row["shape"][i + 1:]]} for row in found],
+                             "fixed")
+            groups |= {(operation, rung, i): each for each in series.values() if len(_lengths(each, i)) >= LENGTHS}
     if not groups:
         return None
     figure, axes = style.panels(len(groups), 3.6, columns=2)
-    for ax, ((operation, rung), (varying, shapes, found)) in zip(axes, groups.items()):
+    for ax, ((operation, rung, varying), found) in zip(axes, groups.items()):
         ends = {}
         for name, own in grouped(found, "precision").items():
             points = sorted((row["shape"][varying], row["error"]) for row in own)
             ax.plot(*zip(*points), color=style.colour(name), marker=style.marker(name), markersize=6,
                     markeredgecolor="white")
             ends[name] = points[-1]
-        fixed = "×".join("K" if i == varying else str(n) for i, n in enumerate(shapes[0]))
+        fixed = "×".join("K" if i == varying else str(n) for i, n in enumerate(found[0]["shape"]))
         ax.set_title(f"{operation} {fixed}, {rung}")
         ax.set_xlabel("K, terms of each sum")
         ax.set_ylabel("relative error")
         ax.set_xscale("log", base=2)
-        lengths = sorted({shape[varying] for shape in shapes})
+        lengths = _lengths(found, varying)
         ax.set_xticks(lengths, [str(n) for n in lengths], rotation=30 if len(lengths) > 7 else 0)
         ax.xaxis.set_minor_locator(NullLocator())
         ax.margins(x=0.05)
@@ -244,3 +229,7 @@ def error_length(rows, environment):
         style.label_ends(ax, ends)
     figure.suptitle("Error against the length of sums")
     return figure
+
+
+def _lengths(rows, i):
+    return sorted({row["shape"][i] for row in rows})
