@@ -29,10 +29,10 @@ ONCE = Effort(budget=0.0, warm_up=0.0, least=1)
 
 def missing(cells):
     """The cells, in one precision each and with one seed each, whose kernels have not been compiled on this machine
-    from these sources; none where the cache is switched off."""
+    from these sources; none where there is no cache that could keep them."""
     from numprec.emulator import cache
     folder = cache.folder()
-    if folder is None or cores() < 2:
+    if folder is None or not _writable(folder) or cores() < 2:
         return []
     known, units = _read(folder), {}
     for cell in cells:
@@ -41,6 +41,14 @@ def missing(cells):
                 units.setdefault(_name(cell, p), replace(cell, precisions=(p,), effort=ONCE))
     found = [unit for name, unit in units.items() if name not in known]
     return found if len(found) >= FEW else []
+
+
+def _writable(folder):
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK)
 
 
 def _name(cell, p):
@@ -100,7 +108,6 @@ def _write(units):
     names = _read(folder) | {_name(unit, unit.precisions[0]) for unit in units}
     text = json.dumps({"sources": _sources(), "compiled": sorted(names)})
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         half = folder / f"{NOTE}.{os.getpid()}"
         half.write_text(text, encoding="utf-8")
         os.replace(half, folder / NOTE)
