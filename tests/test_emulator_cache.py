@@ -197,3 +197,25 @@ def test_fastmath_and_types_have_entries_of_their_own(cache):
             launch(cuda.jit(**options)(body), 1, 8, (np.arange(8).astype(dtype), y))
             assert y.tolist() == list(range(8))
     assert len(list(cache.iterdir())) == 6
+
+
+def kernels_of(built):
+    """Those that a rung's factory returned: one, several, or several by name."""
+    if isinstance(built, (tuple, list)):
+        for each in built:
+            yield from kernels_of(each)
+    elif hasattr(built, "py_func"):
+        yield built
+    else:
+        yield from kernels_of(list(getattr(built, "__dict__", {}).values()))
+
+
+def test_every_kernel_of_the_textbook_is_kept():
+    """A kernel without a fingerprint would be compiled again in every process; names that a module uses for something
+    else, such as a dictionary or a rung, must not cost it one."""
+    from numprec.kernels import registry
+    from numprec.precision import precision_named
+    rungs = [rung for operation in registry.operations().values() for rung in operation.rungs]
+    kernels = [kernel for rung in rungs for kernel in kernels_of(rung[precision_named("fp32")])]
+    assert len(kernels) > len(rungs)
+    assert [kernel.py_func.__name__ for kernel in kernels if not fingerprint(kernel.py_func)] == []

@@ -320,7 +320,7 @@ def test_peaks_are_measured(measured):
 
 
 def test_a_peak_with_a_wrong_result_is_not_told(monkeypatch):
-    def forgetful(fmt):
+    def forgetful(fmt, many):
         @cuda.jit
         def peak_forgetful(one, y):
             y[cuda.grid(1), 0] = fmt(0)

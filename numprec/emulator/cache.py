@@ -70,6 +70,9 @@ def write(key, description, code):
 
 # ---- what a kernel depends on
 
+INNER = ("py_func", "_defn", "factory", "__wrapped__")    # the function in a dispatcher, intrinsic, rung, lru_cache
+
+
 class _NoFingerprint(Exception):
     pass
 
@@ -90,6 +93,8 @@ def _describe(value, seen):
     if isinstance(value, (tuple, list, frozenset)):
         parts = [_describe(v, seen) for v in value]
         return sorted(parts) if isinstance(value, frozenset) else parts
+    if isinstance(value, dict):
+        return [(_describe(k, seen), _describe(v, seen)) for k, v in value.items()]
     if isinstance(value, (np.generic, np.dtype)):
         return f"{type(value).__name__} {value!r}"
     if isinstance(value, np.ndarray):
@@ -105,7 +110,7 @@ def _describe(value, seen):
         return f"class {value.__module__}.{value.__qualname__}"
     if isinstance(value, (types.BuiltinFunctionType, np.ufunc)):
         return f"built-in {value.__name__}"
-    inner = getattr(value, "py_func", None) or getattr(value, "_defn", None)     # dispatcher, intrinsic
+    inner = next(filter(None, (getattr(value, name, None) for name in INNER)), None)
     if inner is not None:
         options = repr(sorted((k, repr(v)) for k, v in getattr(value, "targetoptions", {}).items()))
         return [options, _describe(inner, seen)]
