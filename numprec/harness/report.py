@@ -37,8 +37,8 @@ th, td { padding: .28rem .6rem; text-align: left; vertical-align: top; white-spa
          border-bottom: 1px solid var(--line); }
 thead th { background: var(--wash); border-bottom: 2px solid var(--faint); }
 tbody th[colspan] { padding-top: .8rem; } .r { text-align: right; }
-td:last-child { white-space: normal; min-width: 5rem; }
-.verdicts td { white-space: nowrap; padding: .28rem .4rem; } .verdicts th { white-space: normal; min-width: 7rem; }
+.verdicts td, .verdicts th { padding: .28rem .4rem; } .verdicts th { white-space: normal; min-width: 6rem; }
+.verdicts td span { display: block; white-space: normal; }
 .equal, .better { color: var(--good); font-weight: 600; } .worse, .fails { color: var(--bad); font-weight: 600; }
 .undecided { color: var(--open); font-weight: 600; }
 .legend, figcaption { color: var(--faint); font-size: .88rem; max-width: 56rem; }

@@ -80,7 +80,8 @@ def _ladder_panel(ax, operation, rows, bottom, top):
             ax.errorbar(median, error, xerr=[[median - low], [high - median]], color=style.colour(precision),
                         marker=mark, markersize=7, markeredgecolor="white", markeredgewidth=0.6, elinewidth=1)
     ladder = ", ".join(f"{i} {name}" for i, name in enumerate(rungs, 1))
-    ax.set_title(f"{operation} {'×'.join(map(str, rows[0]['shape']))}", pad=19)
+    name = f"{operation} {'×'.join(map(str, rows[0]['shape']))}"
+    ax.set_title(name, pad=19, fontsize=min(11, 300 / len(name)))
     ax.text(0, 1.03, ladder, transform=ax.transAxes, fontsize=9.5 if len(ladder) < 52 else 8, color="#444444")
     ax.set_yscale("log")
     ax.set_ylim(bottom / 2, top)
@@ -148,7 +149,7 @@ def roofline(rows, environment):
     peaks = environment.get("peaks") or {}
     bandwidth, rates = peaks.get("copy_bytes_per_s"), peaks.get("flops_per_s") or {}
     points = [row for found in top_rungs(rows).values() for row in found.values()
-              if row["flops"] and row["bytes"]]
+              if row["flops"] and row["bytes"] and row["device"] == environment["device"]]    # whose peaks these are
     groups = {name: found for name in style.in_order(row["precision"] for row in points)
               if rates.get((found := [row for row in points if row["precision"] == name])[0].get("format"))}
     if not bandwidth or not groups:
@@ -175,12 +176,13 @@ def roofline(rows, environment):
         ax.set_ylim(bottom, top)
         style.log_axis(ax.xaxis, powers=True)
         style.log_axis(ax.yaxis, powers=True)
-        ax.text(high, rate * 1.25, f"{_rate(1e9 * rate, 'FLOP/s')} of {found[0]['format']} ", ha="right", fontsize=9.5)
+        ax.set_title(f"{_rate(1e9 * rate, 'FLOP/s')} of {found[0]['format']}", loc="right", fontsize=10,
+                     fontweight="normal")
         ax.set_xlabel("operations / byte of memory traffic")
     for ax in axes[::min(len(groups), style.COLUMNS)]:
         ax.set_ylabel("GFLOP/s")
     figure.suptitle(style.title("Roofline", environment)
-                    + f"\nslope: copying at {_rate(bandwidth, 'B/s')}; hollow: bound by launches")
+                    + f"\nceilings: copying at {_rate(bandwidth, 'B/s')}, and multiply-adds; hollow: bound by launches")
     style.settle(figure)
     for ax, found in zip(axes, groups.values()):
         found = sorted(found, key=lambda row: -row["flops"])

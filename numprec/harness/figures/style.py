@@ -97,7 +97,8 @@ def log_axis(axis, powers=False):
         names = [power(round(math.log10(t))) for t in ticks]
     else:
         ticks = [s * 10.0 ** e for e in range(first, last + 1) for s in
-                 ((1,) if high / low > 60 else (1, 2, 5) if high / low > 8 else (1, 1.5, 2, 3, 5, 7))]
+                 ((1,) if high / low > 500 else (1, 3) if high / low > 60 else
+                 (1, 2, 5) if high / low > 8 else (1, 1.5, 2, 3, 5, 7))]
         names = [f"{t:g}" for t in ticks]
     shown = [(t, name) for t, name in zip(ticks, names) if low <= t <= high]
     axis.set_major_locator(FixedLocator([t for t, _ in shown]))
