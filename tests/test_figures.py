@@ -98,7 +98,8 @@ def test_what_failed_is_not_drawn_as_if_it_had_not(tmp_path):
 
 @pytest.mark.parametrize("name", ["time_score", "curves", "roofline", "speed_up", "error_time"])
 def test_times_of_the_emulator_are_marked(name, tmp_path):
-    path = figures.draw_one(name, run_of_everything(), fabricated.environment(emulator=True), tmp_path)[1]
+    environment = fabricated.environment(emulator=True, device="Some GPU")    # as the rows call it
+    path = figures.draw_one(name, run_of_everything(), environment, tmp_path)[1]
     assert any("CPU emulation, not comparable with a GPU" in text for text in text_of(path))
 
 
@@ -165,6 +166,13 @@ def test_points_of_the_roofline():
     assert points[0] == pytest.approx(np.array([[40, 2000]]))     # 4e9 / 1e8 operations a byte, 4e9 / 2 ms
     roof = next(line.get_ydata() for line in ax.lines if len(line.get_xydata()) > 1)
     assert roof.max() == pytest.approx(6e4)
+
+
+def test_the_roofline_is_of_one_device():
+    """Its ceilings were measured there."""
+    rows = [fabricated.kernel_row("fp32"), fabricated.kernel_row("fp32", operation="gram", device="Another GPU")]
+    ax = kernels.roofline(rows, fabricated.environment()).axes[0]
+    assert [text.get_text() for text in ax.texts] == ["matmul"]
 
 
 def test_bars_of_speed():

@@ -85,10 +85,12 @@ def test_gzipped_results_are_the_same_results(root):
 
 
 def test_a_section_may_name_its_run(root):
-    keep(root, "later", time="2026-04-01T00:00:00+00:00", device="Later GPU")
+    keep(root, "later", time="2026-04-01T00:00:00+00:00", device="Later GPU",
+         command="python bench.py --out x/y --seeds 3")
     (root / "README.md").write_text(marked("measured", "measured run"), encoding="utf-8")
     published.update(root)
     first, second = published.MARKER.finditer(readme(root))
+    assert "`python bench.py --seeds 3`" in first["body"]    # where it was written says nothing here
     assert "Later GPU" in first["body"] and "data/results/later" in first["body"]
     assert "Some GPU" in second["body"] and second["run"] == "run"
 

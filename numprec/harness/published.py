@@ -147,7 +147,8 @@ def _measured(folder, environment, rows):
     e = environment
     commit = f", commit {e['git_commit'][:12]}{' with changes' if e['git_dirty'] else ''}" if e["git_commit"] else ""
     mark = f" Times: {e['times']}." if e["is_emulator"] else ""
-    return (f"Measured on {e['device']} ({e['cpu']}, {e['cores']} cores), {e['time'][:10]}{commit}: `{e['command']}`, "
+    command = re.sub(r" --out[ =]\S+", "", e["command"])    # a folder of the machine that it ran on
+    return (f"Measured on {e['device']} ({e['cpu']}, {e['cores']} cores), {e['time'][:10]}{commit}: `{command}`, "
             f"{len(rows)} results, kept in [{RESULTS.as_posix()}/{folder}]({RESULTS.as_posix()}/{folder}).{mark}")
 
 
