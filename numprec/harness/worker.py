@@ -132,7 +132,7 @@ def main(device_name):
     os.dup2(2, 1)
     os.environ["NUMPREC_DEVICE"] = device_name    # the estimators ask for themselves
     from numprec import device as devices
-    from numprec.harness import sweep    # noqa: F401    imports everything that a cell needs
+    from numprec.harness import fits, launches    # noqa: F401    what cells need, so that none of them imports it
     device = devices.get(device_name)
     waiting = queue.SimpleQueue()
     threading.Thread(target=_read, args=(requests, waiting), daemon=True).start()
