@@ -121,7 +121,7 @@ def test_pareto():
 def test_a_precision_whose_fits_do_not_finish_has_no_point():
     rows = [row for p in ("fp64", "fp32") for row in fabricated.runs(p, [0.4, 0.5, 0.6])]
     rows += fabricated.runs("fp16", [0.4, 0.5, 0.6], finished=False, stop_reason="stalled")
-    ax = training.time_score(rows, fabricated.environment()).axes[0]
+    ax = training.time_score(rows, fabricated.environment())[0].axes[0]
     named = [text.get_text() for text in ax.texts]
     assert "no time, so no point: fp16" in named and "fp16" not in named and "fp32" in named
 
@@ -130,7 +130,7 @@ def test_curves_are_means_over_the_seeds():
     rows = [fabricated.network_row("fp32", seed) for seed in range(2)]
     for row, shift in zip(rows, (-0.01, 0.03)):
         row["history"] = [{**epoch, "held_out": epoch["held_out"] + shift} for epoch in row["history"]]
-    left, right = training.curves(rows, fabricated.environment()).axes
+    left, right = training.curves(rows, fabricated.environment())[0].axes
     expected = [epoch["held_out"] + 0.01 for epoch in fabricated.network_row("fp32")["history"]]
     assert lines_of(left)["fp32"] == pytest.approx(np.column_stack([[1, 2, 3], expected]))
     assert lines_of(right)["fp32"] == pytest.approx(np.column_stack([[0.1, 0.2, 0.3], expected]))
@@ -138,7 +138,7 @@ def test_curves_are_means_over_the_seeds():
 
 def test_the_margin_is_shaded_and_differences_are_paired():
     rows = fabricated.runs("fp64", [0.4, 0.5, 0.6]) + fabricated.runs("fp32", [0.402, 0.503, 0.604])
-    right = numerics.scores(rows, fabricated.environment()).axes[1]
+    right = numerics.scores(rows, fabricated.environment())[0].axes[1]
     margin = max(right.patches, key=lambda patch: patch.get_width())
     assert (margin.get_x(), margin.get_width()) == pytest.approx((-0.01, 0.02))
     assert any(line.get_xdata() == pytest.approx([0.002, 0.003, 0.004]) for line in right.lines
@@ -205,6 +205,12 @@ def test_error_against_length_needs_lengths():
     assert ax.lines[0].get_xydata().tolist() == [[16, 1e-6], [32, 1e-6], [64, 1e-6], [128, 3e-6]]
 
 
+@pytest.mark.parametrize("count, most, lengths", [(0, 6, []), (6, 6, [6]), (7, 6, [4, 3]), (13, 6, [5, 5, 3])])
+def test_pages_are_of_about_equal_lengths(count, most, lengths):
+    found = style.pages(range(count), most)
+    assert [len(page) for page in found] == lengths and sum(found, []) == list(range(count))
+
+
 # ---- labels
 
 @pytest.mark.parametrize("wanted, gap", [([1, 1, 1], 2), ([0, 0.5, 9], 1), ([0, 5, 10], 2), ([], 1)])
@@ -226,10 +232,13 @@ def test_labels_of_points_do_not_overlap():
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
 
 
-def test_titles_of_the_panels_do_not_overlap(drawn):
-    """In the largest figures, where there is the least room."""
-    for figure in (numerics.scores(run_of_everything(), fabricated.environment()),
-                   *kernels.error_time(run_of_everything(), fabricated.environment())):
+def test_titles_of_the_panels_do_not_overlap():
+    """Names are longest where the data were enlarged."""
+    rows = run_of_everything()
+    rows += [fabricated.network_row("fp64", data=f"fashion_mnist[:5000], test [:10000] x{n}, synthetic")
+             for n in (16, 256)]
+    for figure in (page for draw in (numerics.scores, training.time_score, training.curves, kernels.error_time)
+                   for page in draw(rows, fabricated.environment())):
         figure.draw_without_rendering()
         boxes = [title.get_window_extent() for ax in figure.axes if (title := ax._left_title).get_text()]
         assert boxes and not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])

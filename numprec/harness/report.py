@@ -43,6 +43,7 @@ tbody th[colspan] { padding-top: .8rem; } .r { text-align: right; }
 .undecided { color: var(--open); font-weight: 600; }
 .legend, figcaption { color: var(--faint); font-size: .88rem; max-width: 56rem; }
 figure { margin: 1.5rem 0; } figure img { max-width: 100%; height: auto; background: #fff; }
+@media screen and (max-width: 40rem) { figure img { max-width: none; width: 40rem; } }
 pre { overflow-x: auto; background: var(--wash); padding: .75rem 1rem; font-size: .82rem; line-height: 1.45; }
 summary { cursor: pointer; font-weight: 600; }
 @media print {
@@ -141,9 +142,9 @@ def _pictures(rows, environment):
             drawn = [path for path in figures.draw_one(name, rows, environment, folder) if path.suffix == ".svg"]
             for i, path in enumerate(drawn, 1):
                 said = f"{caption} (Part {i} of {len(drawn)}.)" if len(drawn) > 1 else caption
-                data = base64.b64encode(path.read_bytes()).decode()
-                found.append((name, f'<figure><img alt="Figure {_text(path.stem)}. {_text(said)} The tables of this '
-                                    f'page hold the numbers." src="data:image/svg+xml;base64,{data}">'
+                data = "data:image/svg+xml;base64," + base64.b64encode(path.read_bytes()).decode()
+                alt = _text(f"Figure {path.stem}. {said} The tables of this page hold the numbers.")
+                found.append((name, f'<figure><div class="scroll"><img alt="{alt}" src="{data}"></div>'
                                     f"<figcaption>{_text(said)}</figcaption></figure>\n"))
     return found
 

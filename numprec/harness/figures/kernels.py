@@ -28,13 +28,6 @@ def top_rungs(rows):
             for operation, found in grouped(summary.main_shapes(rows), "operation").items()}
 
 
-def pages(items, length):
-    items = list(items)
-    count = max(1, math.ceil(len(items) / length))
-    length = math.ceil(len(items) / count)
-    return [items[i:i + length] for i in range(0, len(items), length)]
-
-
 # ---- error against time
 
 def error_time(rows, environment):
@@ -47,7 +40,7 @@ def error_time(rows, environment):
     errors = [row["error"] for found in ladders.values() for row in found if row["error"]]
     bottom = 10.0 ** (math.floor(math.log10(min(errors))) - 1)
     top = 10.0 ** math.ceil(math.log10(min(max(errors), 1e6)) + 0.5)
-    return [_error_time_page(dict(page), bottom, top, environment) for page in pages(ladders.items(), PAGE)]
+    return [_error_time_page(dict(page), bottom, top, environment) for page in style.pages(ladders.items(), PAGE)]
 
 
 def _error_time_page(ladders, bottom, top, environment):
@@ -101,7 +94,7 @@ def speed_up(rows, environment):
     operations = {name: found for name, found in top_rungs(rows).items()
                   if REFERENCE in found and len(found) > 1}
     figures = []
-    for page in pages(operations.items(), 2 * PAGE) if operations else []:
+    for page in style.pages(operations.items(), 2 * PAGE):
         names = style.in_order(name for _, found in page for name in found)
         figure, (left, right) = _two_columns(len(page), len(names))
         for y, (operation, found) in enumerate(page):

@@ -46,7 +46,7 @@ def exponents(rows, environment):
                     linewidth=max(1, 3.4 - 0.5 * i))    # what is below shows on either side
             top = max(top, *shares)
         _draw_ranges(ax, top, low, high)
-        ax.set_title(label)
+        style.name(ax, label)
         ax.set_xlabel("exponent: gradients from 2ᵉ to 2ᵉ⁺¹")
         ax.set_ylabel("% of gradients")
         ax.legend(frameon=False, loc="upper left", fontsize=9.5)
@@ -84,14 +84,17 @@ def _draw_ranges(ax, top, low, high):
 # ---- scores
 
 def scores(rows, environment):
-    """A row of panels per model: the score of every seed (a tick) with its mean, and the paired difference to fp64."""
+    """Figures with a row of panels per model: the score of every seed (a tick) with its mean, and the paired difference
+    to fp64."""
     groups = {label: {name: o for name in style.in_order(precisions) if (o := precisions[name]).scores}
               for label, precisions in outcomes.by_model(rows).items()}
     groups = {label: found for label, found in groups.items() if found}
-    if not groups:
-        return None
-    from matplotlib import pyplot as plt
     judged = {(v.label, v.precision): v for v in verdicts.judge(rows)}
+    return [_scores_page(dict(page), judged, environment) for page in style.pages(groups.items(), 6)]
+
+
+def _scores_page(groups, judged, environment):
+    from matplotlib import pyplot as plt
     lines = sum(map(len, groups.values()))
     figure, axes = plt.subplots(len(groups), 2, squeeze=False, layout="constrained", width_ratios=(1.1, 1),
                                 height_ratios=[len(found) + 1.5 for found in groups.values()],
@@ -104,7 +107,7 @@ def scores(rows, environment):
             left.plot(values, np.full(len(values), y + 0.3), "|", color=style.colour(name), markersize=8)
             _interval(left, outcome.score, y, name)
         style.name_rows(left, list(found))
-        left.set_title(label)
+        style.name(left, label)
         left.set_xlabel(f"{first.metric}, {seeds} seeds: mean with 95 % interval")
         _differences(right, label, found, judged)
         right.set_xlabel(f"{first.metric} minus {outcomes.BASELINE}'s on the same seed")

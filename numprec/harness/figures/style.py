@@ -6,6 +6,7 @@ apart; markers say the same again. Names stand beside what they name wherever th
 A figure is WIDTH inches wide, which makes its text readable when a README shrinks it to some 900 pixels.
 """
 import math
+import textwrap
 
 import matplotlib
 import numpy as np
@@ -73,6 +74,19 @@ def panels(count, height, environment=None, columns=COLUMNS, head=0.6):
     for ax in axes.flat[count:]:
         ax.set_axis_off()
     return figure, axes.flat[:count]
+
+
+def pages(items, most):
+    """`items` in lists of at most `most`, of about equal lengths; none for none."""
+    items = list(items)
+    count = math.ceil(len(items) / most)
+    length = math.ceil(len(items) / count) if count else 0
+    return [items[i * length:(i + 1) * length] for i in range(count)]
+
+
+def name(ax, label):
+    """A model's name over its panel, which is half a figure wide."""
+    ax.set_title(textwrap.fill(label, 44))
 
 
 def power(exponent, base=10):

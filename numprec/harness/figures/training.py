@@ -8,11 +8,13 @@ from numprec.harness.figures import style
 
 
 def time_score(rows, environment):
-    """A panel per model: a point per precision, with the Pareto front."""
+    """Figures with a panel per model: a point per precision, and the Pareto front."""
     groups = {label: shown for label, precisions in outcomes.by_model(rows).items()
               if (shown := {name: o for name, o in precisions.items() if o.medians and o.score})}
-    if not groups:
-        return None
+    return [_time_score_page(dict(page), rows, environment) for page in style.pages(groups.items(), 6)]
+
+
+def _time_score_page(groups, rows, environment):
     figure, axes = style.panels(len(groups), 3.3, columns=2)
     for ax, (label, found) in zip(axes, groups.items()):
         _time_score_panel(ax, label, found, outcomes.by_model(rows)[label])
@@ -40,7 +42,7 @@ def _time_score_panel(ax, label, found, every):
     front = pareto([_at(outcome) for outcome in found.values()])
     ax.step([x for x, _ in front], [y for _, y in front], where="post", color="#888888", linewidth=1.2,
             linestyle="--", zorder=1)
-    ax.set_title(label)
+    style.name(ax, label)
     ax.set_ylabel(f"{next(iter(found.values())).metric} on held-out data")
     ax.margins(0.12, 0.15)
     style.log_axis(ax.xaxis)
@@ -69,10 +71,12 @@ def histories(rows):
 
 
 def curves(rows, environment):
-    """Two panels per network: held-out score against epoch, and against training seconds."""
+    """Figures with two panels per network: held-out score against epoch, and against training seconds."""
     groups = {label: found for label, found in histories(rows).items() if any(map(_curve, found.values()))}
-    if not groups:
-        return None
+    return [_curves_page(dict(page), environment) for page in style.pages(groups.items(), 3)]
+
+
+def _curves_page(groups, environment):
     figure, axes = style.panels(2 * len(groups), 3.4, columns=2)
     for (left, right), (label, precisions) in zip(axes.reshape(-1, 2), groups.items()):
         row = next(iter(precisions.values()))[0]
@@ -87,7 +91,7 @@ def curves(rows, environment):
                         linewidth=max(1, 3 - 0.4 * i),
                         markeredgecolor="white", markeredgewidth=0.5, markevery=max(1, len(x) // 8), label=name)
         seeds = max(map(len, precisions.values()))
-        left.set_title(label)
+        style.name(left, label)
         left.set_ylabel(f"{row['metric']} on held-out data")
         left.set_xlabel("epoch" + (f" (line: mean of {seeds} seeds; band: all of them)" if seeds > 1 else ""))
         right.set_xlabel(style.seconds_label("seconds of training", environment))
@@ -146,7 +150,7 @@ def loss_scale(rows, environment):
         ticks = range(low, high + 1, max(1, (high - low) // 6))
         ax.set_yticks([2.0 ** e for e in ticks], [style.power(e, 2) for e in ticks])
         ax.set_ylim(2.0 ** low, 2.0 ** high)
-        ax.set_title(label)
+        style.name(ax, label)
         ax.set_xlabel("epoch")
         ax.set_ylabel("loss scale at its end")
         ax.xaxis.get_major_locator().set_params(integer=True)
