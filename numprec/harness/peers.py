@@ -8,7 +8,6 @@ A peer is another implementation of the same model, not the same computation: sc
 whatever it is given, XGBoost bins features and boosts one round, and cuBLAS and cuDNN choose their own algorithms.
 """
 import importlib.util
-import inspect
 import warnings
 from dataclasses import dataclass
 from importlib import metadata
@@ -112,8 +111,8 @@ def _version(library):
 
 
 def _accepted(estimator, parameters):
-    """Those of `parameters` that an estimator has."""
-    known = inspect.signature(estimator.__init__).parameters
+    """Those of `parameters` that an estimator, of scikit-learn or cuML, has."""
+    known = set(estimator._get_param_names())
     return {name: value for name, value in parameters.items() if name in known}
 
 

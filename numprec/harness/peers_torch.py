@@ -33,9 +33,11 @@ class Classifier:
             return nn.Sequential(*hidden, nn.Linear(sizes[-1], classes))
         layers, flat = [], False
         for word in given["layers"].split("-") if "layers" in given else DEFAULT:
-            kind, number = re.fullmatch(r"(conv|pool|dense)(\d*)", word).groups()
+            if not (parts := re.fullmatch(r"(conv|pool|dense)(\d*)(?:/(\d+))?", word)):
+                raise ValueError(f"the layer {word!r} is not built for PyTorch")
+            kind, number, stride = parts.groups()
             if kind == "conv":
-                layers += [nn.LazyConv2d(int(number), 3, padding=1)]
+                layers += [nn.LazyConv2d(int(number), 3, padding=1, stride=int(stride or 1))]
                 layers += [nn.LazyBatchNorm2d()] if given["batch_norm"] else []
                 layers += [nn.ReLU()]
             elif kind == "pool":
@@ -57,7 +59,7 @@ class Classifier:
         self.classes, codes = np.unique(y, return_inverse=True)
         X, codes = self._samples(X), torch.as_tensor(codes, device=self.where)
         net = self.net = self._layers(X[0].numel(), len(self.classes)).to(self.where, self.dtype)
-        net(X[:2])                 # lazy layers learn their shapes
+        net.eval()(X[:2])          # lazy layers learn their shapes
         epochs, steps = given["max_iter"], -(-len(X) // batch)
         rate = given["learning_rate_init"]
         descent = torch.optim.Adam(net.parameters(), lr=rate, weight_decay=given["alpha"] / batch)
