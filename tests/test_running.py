@@ -183,6 +183,7 @@ def test_a_finished_run_is_gone_on_with_and_has_nothing_to_do(whole):
     assert "results are there already" in done.stderr and "0 of them in these" in done.stdout
     assert (whole.folder / store.RESULTS).read_bytes() == before
     assert len(store.read(whole.folder)[0]["resumed"]) == 1
+    assert "0 cells with 0 results" in bench(*kills.ARGUMENTS, "--dry-run", "--out", whole.folder).stdout
 
 
 def test_more_of_a_run_is_added_to_it(whole, tmp_path):

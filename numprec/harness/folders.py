@@ -21,6 +21,15 @@ def opened(folder, options, scale, device):
         raise Refused(f"cannot write results: {error}") from None
 
 
+def done(options):
+    """Pairs of cell key and precision that the run in --out has finished."""
+    try:
+        rows = [] if options.fresh or not options.out else store.read(options.out)[1]
+    except (OSError, ValueError):
+        rows = []
+    return {(row["cell"], row["precision"]) for row in rows}
+
+
 def _same(folder, before, options, scale, device):
     had = {"schema": before.get("schema_version"), "device": before.get("device"), "scale": before.get("scale"),
            "grow": (before.get("options") or {}).get("grow")}

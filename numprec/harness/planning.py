@@ -5,6 +5,7 @@ something of each. How long a cell takes is known from earlier runs of the same 
 are some; otherwise only a lower bound is, the time its samples are given.
 """
 import math
+import textwrap
 from collections import deque
 from pathlib import Path
 from statistics import median
@@ -47,11 +48,12 @@ def until(seconds, cells, clock=perf_counter):
 # ---- time and memory
 
 class Expected:
-    """What cells will take, as earlier runs below `root` say; `scale`, `grow` and `device` have to be theirs."""
+    """What cells will take, as earlier runs below `root` say, and the one in the folder `also`; `scale`, `grow` and
+    `device` have to be theirs."""
 
-    def __init__(self, root, scale, grow, device):
+    def __init__(self, root, scale, grow, device, also=None):
         self.runs, self._seconds, self._bytes = 0, {}, {}
-        for folder in sorted(Path(root).glob("*/"), reverse=True):
+        for folder in [also] * (also is not None) + sorted(Path(root).glob("*/"), reverse=True):
             if self.runs == EARLIER:
                 break
             try:
@@ -145,17 +147,21 @@ def describe(cells, dropped, expected, scale, device, budget=None):
     results = sum(len(cell.precisions) for cell in cells)
     earlier = (f"Times as in {expected.runs} earlier run{'s'[:expected.runs != 1]} of this scale on this device"
                if expected.runs else "No earlier run of this scale on this device says how long a fit takes")
-    at_least = "" if all(map(expected.known, cells)) else "at least "
+    about = "about" if all(map(expected.known, cells)) else "at least"
     text = [f"Plan at scale {scale} on {device}; nothing is run.", "",
             tabulate(lines, ("what", "cells", "precisions", "seeds", "time", "memory"), tablefmt="simple",
                      disable_numparse=True, colalign=("left", "right", "left", "left", "right", "right")), "",
-            f"{len(cells)} cells with {results} results, about {at_least}{duration(total)}. {earlier}.",
-            "time: >= where only that of the samples is known. memory: the arrays of the largest kernel; what a fit "
-            "took in an earlier run."]
+            _filled(f"{len(cells)} cells with {results} results, in {about} {duration(total)}. {earlier}."),
+        _filled("time: >= where only that of the samples is known. memory: the arrays of the largest kernel; what a fit "
+                "took in an earlier run.")]
     if budget is not None:
-        text.append(f"Budget {duration(budget)}: no cell is started after it is spent." + (
-            f" Left out to fit into it: {dropped}." if dropped else ""))
+        text.append(_filled(f"Budget {duration(budget)}: no cell is started after it is spent." + (
+            f" Left out to fit into it: {dropped}." if dropped else "")))
     return "\n".join(text)
+
+
+def _filled(text):
+    return textwrap.fill(text, 118)
 
 
 def difference(before, after):

@@ -44,12 +44,13 @@ def _benchmark(options, command, root, executor):
             raise Refused(error) from None
         if not everything:
             raise Refused("no cell is left to run: no chosen rung supports a chosen precision")
-        expected = planning.Expected(root, scale.name, options.grow, device.name)
+        expected = planning.Expected(root, scale.name, options.grow, device.name, also=options.out)
         cells = everything
         if options.budget is not None:
             cells = planning.fit(cells, options.budget, expected.seconds)
         dropped = planning.difference(everything, cells)
         if options.dry_run:
+            cells = planning.remaining(cells, folders.done(options))
             print(planning.describe(cells, dropped, expected, scale.name, device.name, options.budget))
             return OK
         if options.strict_data:
