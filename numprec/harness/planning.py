@@ -8,7 +8,7 @@ import math
 import textwrap
 from collections import deque
 from pathlib import Path
-from statistics import median
+from statistics import median_low
 from time import perf_counter
 
 from tabulate import tabulate
@@ -82,7 +82,7 @@ class Expected:
     def seconds(self, cell):
         """Seconds for all precisions of a cell; at least so many, where it is not known."""
         each = self._seconds.get(cell.key) or self._seconds.get(without_seed(cell.key))
-        return len(cell.precisions) * (median(each) if each else cell.effort.warm_up + cell.effort.budget)
+        return len(cell.precisions) * (median_low(each) if each else cell.effort.warm_up + cell.effort.budget)
 
     def bytes(self, cell):
         """Memory that a cell takes on the device, or None where it is not known."""
@@ -152,8 +152,8 @@ def describe(cells, dropped, expected, scale, device, budget=None):
             tabulate(lines, ("what", "cells", "precisions", "seeds", "time", "memory"), tablefmt="simple",
                      disable_numparse=True, colalign=("left", "right", "left", "left", "right", "right")), "",
             _filled(f"{len(cells)} cells with {results} results, in {about} {duration(total)}. {earlier}."),
-        _filled("time: >= where only that of the samples is known. memory: the arrays of the largest kernel; what a fit "
-                "took in an earlier run.")]
+            _filled("time: >= where only that of the samples is known. memory: the arrays of the largest kernel; what a "
+                    "fit took in an earlier run.")]
     if budget is not None:
         text.append(_filled(f"Budget {duration(budget)}: no cell is started after it is spent." + (
             f" Left out to fit into it: {dropped}." if dropped else "")))
