@@ -152,8 +152,8 @@ def describe(cells, dropped, expected, scale, device, budget=None):
             tabulate(lines, ("what", "cells", "precisions", "seeds", "time", "memory"), tablefmt="simple",
                      disable_numparse=True, colalign=("left", "right", "left", "left", "right", "right")), "",
             _filled(f"{len(cells)} cells with {results} results, in {about} {duration(total)}. {earlier}."),
-            _filled("time: >= where only that of the samples is known. memory: the arrays of the largest kernel; what a "
-                    "fit took in an earlier run.")]
+            _filled("time: >= where only that of the samples is known. memory: the arrays of the largest kernel; what "
+                    "a fit took in an earlier run.")]
     if budget is not None:
         text.append(_filled(f"Budget {duration(budget)}: no cell is started after it is spent." + (
             f" Left out to fit into it: {dropped}." if dropped else "")))
