@@ -530,6 +530,23 @@ def test_long_fits_are_made_once_and_short_ones_again(clock):
     assert [len(row["samples_s"]) for row in rows] == [4, 4] and Network.fits == 8      # compiled already
 
 
+def test_a_fit_without_a_result_says_how_it_ended(clock):
+    class Overflown(Network):
+        def fit(self, X, y, *, callback=None):
+            super().fit(X, y)
+            self.stop_reason_ = "overflow" if self.precision.name == "fp32" else "max_iter"
+            return self
+
+        def predict(self, X):
+            if self.stop_reason_ == "overflow":
+                raise ValueError("nothing to predict with")
+            return super().predict(X)
+    fp64, fp32 = network_rows(clock, make=Overflown)
+    assert fp64["status"] == "ok" and fp64["labels_differ"] == 0
+    assert (fp32["status"], fp32["stop_reason"], fp32["finished"]) == ("FAIL", "overflow", False)
+    assert "nothing to predict with" in fp32["reason"] and fp32["samples_s"] is None
+
+
 def test_batches_grow_with_the_problem(clock):
     assert [row["parameters"]["batch_size"] for row in network_rows(clock, grow=4)] == [200, 200]
 

@@ -42,8 +42,10 @@ def training_rows(cell, device):
                                taken={p: fit.taken for p, fit in fits.items()}, together=False)
         clocks = telemetry.span(before, telemetry.clocks(device))
         baseline = next((fit.predicted for p, fit in fits.items() if str(p) == BASELINE), None)
-        for p, fit in fits.items():
-            fit.finish(timed[p], clocks, None if problem.regression else baseline)
+    for p, fit in fits.items():
+        if found[p]["status"] == "ok":
+            with rows.Blame(found[p]):
+                fit.finish(timed[p], clocks, None if problem.regression else baseline)
     return list(found.values())
 
 
@@ -66,11 +68,11 @@ class Fits:
         _compiled.add(key)
         self.compiled_on_the_way = compiles and not network
         self.taken = [] if self.compiled_on_the_way else [seconds]    # samples of the time
-        self.predicted, predict_s = self._predicted()
         row.update(launches=launches, peak_bytes=memory.peak, compile_s=compile_s,
-                   first_fit_s=seconds + (compile_s or 0), predict_s=predict_s,
-                   warnings=list(dict.fromkeys(str(w.message) for w in raised)),
-                   score=problem.score(self.predicted), **self._ended(history))
+                   first_fit_s=seconds + (compile_s or 0),
+                   warnings=list(dict.fromkeys(str(w.message) for w in raised)), **self._ended(history))
+        self.predicted, predict_s = self._predicted()    # which a fit without a result may refuse
+        row.update(predict_s=predict_s, score=problem.score(self.predicted))
 
     # ---- fitting
 
