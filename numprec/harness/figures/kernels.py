@@ -57,7 +57,7 @@ def _error_time_page(ladders, bottom, top, environment):
     names = style.in_order(row["precision"] for found in ladders.values() for row in found)
     handles = [Line2D([], [], color=style.colour(name), linewidth=3, label=name) for name in names]
     handles += [Line2D([], [], color="#777777", linestyle="", marker=style.MARKERS[i % len(style.MARKERS)],
-                       markersize=6, label=f"rung {i + 1}") for i in range(longest)]
+                       markersize=6, label=f"rung {i + 1}") for i in range(longest) if longest > 1]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 3 * columns), frameon=False)
     return figure
 
@@ -72,7 +72,7 @@ def _ladder_panel(ax, operation, rows, bottom, top):
         for (low, median, high), error, mark in points:
             ax.errorbar(median, error, xerr=[[median - low], [high - median]], color=style.colour(precision),
                         marker=mark, markersize=7, markeredgecolor="white", markeredgewidth=0.6, elinewidth=1)
-    ladder = ", ".join(f"{i} {name}" for i, name in enumerate(rungs, 1))
+    ladder = ", ".join(f"{i} {name}" for i, name in enumerate(rungs, 1)) if len(rungs) > 1 else rungs[0]
     name = f"{operation} {'×'.join(map(str, rows[0]['shape']))}"
     ax.set_title(name, pad=19, fontsize=min(11, 300 / len(name)))
     ax.text(0, 1.03, ladder, transform=ax.transAxes, fontsize=9.5 if len(ladder) < 52 else 8, color="#444444")
