@@ -1,6 +1,7 @@
 """Cells on a cluster: a local one of two workers, which die in the middle of cells, on the emulator."""
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 
 distributed = pytest.importorskip("distributed", reason="the extra cluster is not installed")
 
-from numprec.harness import cases, cluster    # noqa: E402
+from numprec.harness import cases, cluster, store    # noqa: E402
 from numprec.harness.timing import Effort    # noqa: E402
 from numprec.precision import precision_named    # noqa: E402
 
@@ -76,6 +77,17 @@ def test_a_cell_that_crashes_leaves_its_worker_alone(outcome):
     assert "3" not in killed
     assert {(row["status"], row["reason"]) for row in rows[3]} == {
         ("FAIL", "the worker process ended with exit code 5")}
+
+
+def test_a_run_on_a_cluster(tmp_path):
+    done = subprocess.run([sys.executable, "bench.py", "--scale", "smoke", "--model", "LinearRegression", "--seeds", "2",
+                           "--precision", "fp64,fp32", "--no-plots", "--device", "emulator", "--scheduler", "local",
+                           "--out", str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    environment, rows = store.read(tmp_path)
+    assert environment["peaks"] and "Traceback" not in done.stderr
+    assert sorted((row["seed"], row["precision"]) for row in rows if row["status"] == "ok") == [
+        (0, "fp32"), (0, "fp64"), (1, "fp32"), (1, "fp64")]
 
 
 @pytest.mark.parametrize("address, says", [
