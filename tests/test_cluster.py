@@ -80,9 +80,9 @@ def test_a_cell_that_crashes_leaves_its_worker_alone(outcome):
 
 
 def test_a_run_on_a_cluster(tmp_path):
-    done = subprocess.run([sys.executable, "bench.py", "--scale", "smoke", "--model", "LinearRegression", "--seeds", "2",
-                           "--precision", "fp64,fp32", "--no-plots", "--device", "emulator", "--scheduler", "local",
-                           "--out", str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
+    command = ("bench.py --scale smoke --model LinearRegression --seeds 2 --precision fp64,fp32 --no-plots "
+               "--device emulator --scheduler local --out").split()
+    done = subprocess.run([sys.executable, *command, str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     environment, rows = store.read(tmp_path)
     assert environment["peaks"] and "Traceback" not in done.stderr
