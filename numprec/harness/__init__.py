@@ -24,6 +24,7 @@
     environment  what they were measured on
     tables       the rows as text
     figures      the rows as pictures
+    summary      a run in three small tables
     report       a run as one page of HTML
     published    the result tables of the README
     compare      two runs
