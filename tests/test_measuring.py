@@ -2,6 +2,7 @@
 import contextlib
 import dataclasses
 import functools
+import itertools
 import json
 import math
 import pickle
@@ -116,6 +117,14 @@ def test_both_clocks_of_a_kernel():
     assert row["status"] == "ok" and row["samples_s"] and row["end_to_end_s"] and row["format"] == "float32"
     assert row["cell"] == "dot/tree 1000" and row["device"] == devices.get().name
     assert set(row) == set(store.COLUMNS["row"] + store.COLUMNS["kernel"])
+
+
+def test_no_more_samples_than_are_of_use():
+    durations = (1e-6 * (1 + 7919 * i % 1000) for i in itertools.count())    # so wide that 2 % is out of reach
+    effort = timing.Effort(budget=10.0, warm_up=0.0, most=100)
+    for given, most in (effort, 100), (effort.brief(), 20):
+        found = timing.measure({"": lambda times: next(durations)}, given, together=False)[""]
+        assert len(found.seconds) == most and found.calls == 1
 
 
 class Unpoisoned(devices.Emulator):

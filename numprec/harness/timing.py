@@ -22,19 +22,20 @@ class Effort:
     budget: float           # seconds of samples
     warm_up: float          # seconds of calls that are thrown away
     least: int = 5          # samples that are taken in any case, unless they cost PATIENCE budgets
+    most: int = 1000
 
     PATIENCE = 4
 
     def brief(self):
         """A fifth of it, for what is measured besides, warm already."""
-        return Effort(self.budget / 5, warm_up=0.0, least=min(5, self.least))
+        return Effort(self.budget / 5, warm_up=0.0, least=min(5, self.least), most=20)
 
     def enough(self, samples, spent):
         """Whether `samples`, which took `spent` seconds, will do."""
         n = len(samples)
         if n < self.least:
             return n > 0 and spent >= self.PATIENCE * self.budget
-        if spent >= self.budget:
+        if spent >= self.budget or n >= self.most:
             return True
         if n < 2 * self.least or n & (n - 1):    # an interval costs time too: looked at when n is a power of two
             return False
