@@ -244,6 +244,13 @@ def test_titles_of_the_panels_do_not_overlap():
         assert boxes and not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
 
 
+def test_names_are_readable_on_white():
+    """A contrast of 4.5 : 1, which WCAG 2.1 asks for in criterion 1.4.3."""
+    for precision in PRECISIONS:
+        linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in style.ink(precision)]
+        assert 1.05 / (np.dot((0.2126, 0.7152, 0.0722), linear) + 0.05) >= 4.5, precision
+
+
 def test_precisions_that_are_spelled_out_have_a_colour():
     assert style.in_order(["storage=float16,compute=float16,accum=float64", "fp16", "fp64"])[0] == "fp64"
     assert style.colour("storage=float16,compute=float16,accum=float64") not in map(style.colour, PRECISIONS)

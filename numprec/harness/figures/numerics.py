@@ -126,7 +126,7 @@ def _differences(ax, label, found, judged):
         verdict = judged.get((label, name))
         if verdict:
             ax.annotate(verdict.brief, (1.02, y), xycoords=("axes fraction", "data"), va="center", fontsize=10,
-                        color=style.colour(name))
+                        color=style.ink(name))
         if name == outcomes.BASELINE:
             continue
         values = [score - reference[seed] for seed, score in outcome.scores.items() if seed in reference]

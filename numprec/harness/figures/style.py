@@ -8,7 +8,7 @@ A figure is WIDTH inches wide, which makes its text readable when a README shrin
 import math
 import textwrap
 
-import matplotlib
+import matplotlib.colors
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -48,6 +48,11 @@ def seconds_label(what, environment):
 
 def colour(precision):
     return COLOURS[_index(precision) % len(COLOURS)]
+
+
+def ink(precision):
+    """Its colour for text, dark enough to read on white."""
+    return tuple(0.7 * part for part in matplotlib.colors.to_rgb(colour(precision)))
 
 
 def marker(precision):
@@ -144,7 +149,7 @@ def label_ends(ax, ends, gap=1.25):
     right = max(x for x, _ in pixels)
     for name, (x, y), height in zip(names, pixels, heights):
         ax.annotate(name, ends[name], xytext=((right - x + 8) * 72 / figure.dpi, (height - y) * 72 / figure.dpi),
-                    textcoords="offset points", color=colour(name), va="center", annotation_clip=False)
+                    textcoords="offset points", color=ink(name), va="center", annotation_clip=False)
 
 
 def spread(wanted, gap):

@@ -23,7 +23,7 @@ def _time_score_page(groups, rows, environment):
     style.settle(figure)
     for ax, found in zip(axes, groups.values()):
         names = style.in_order(found)
-        style.label_points(ax, [_at(found[name]) for name in names], names, [style.colour(n) for n in names], 11)
+        style.label_points(ax, [_at(found[name]) for name in names], names, [style.ink(n) for n in names], 11)
     return figure
 
 
