@@ -53,8 +53,9 @@ def test_every_model_and_its_kernels_have_their_rows(smoke):
     kernels = {(row["operation"], row["rung"], row["precision"]) for row in rows if row["kind"] == "kernel"}
     assert kernels == {(*name.split("/"), p) for name in cases.TRAINED for p in ("fp32", "fp64")}
     trained = {(row["model"], row["precision"], row["seed"]) for row in rows if row["kind"] == "training"}
-    models = [model.at(cases.SCALES["smoke"]).label for model in cases.MODELS]
-    assert trained == {(model, p, seed) for model in models for p in ("fp32", "fp64") for seed in range(5)}
+    models = [model.at(cases.SCALES["smoke"]) for model in cases.MODELS]
+    assert trained == {(model.label, p, seed) for model in models for p in ("fp32", "fp64")
+                       for seed in range(model.seeds or cases.SCALES["smoke"].seeds)}
     assert environment["schema_version"] == store.SCHEMA_VERSION and environment["is_emulator"]
     assert environment["precisions"]["fp32"]["status"] == "emulated"
 

@@ -439,9 +439,10 @@ def test_growing_is_for_models_and_named_in_their_cells():
 def test_seeds_of_the_scales():
     def seeds(scale):
         plan = cases.plan(cases.SCALES[scale], [precision_named("fp32")], [])
-        return [sum(cell.model.name == model.name for cell in plan) for model in cases.MODELS]
-    assert seeds("smoke")[:3] == [5, 5, 5] and seeds("quick") == [10, 10, 10, 3, 3]
-    assert seeds("full") == [10, 10, 10, 5, 5]
+        return [sum(cell.model == model.at(cases.SCALES[scale]) for cell in plan)
+                for model in cases.MODELS + cases.VARIANTS]
+    assert seeds("smoke") == [10, 10, 10, 5, 5, 0] and seeds("quick") == [10, 10, 10, 3, 3, 10]
+    assert seeds("full") == [10, 10, 10, 5, 5, 10]
 
 
 def test_a_cell_that_cannot_run_has_its_rows_all_the_same():

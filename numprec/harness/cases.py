@@ -61,6 +61,9 @@ MODELS = (
                       learning_rate="one_cycle", learning_rate_init=0.01, max_iter=4))}),
 )
 
+VARIANTS = (    # of models above, with parameters that show what a precision breaks; left out at the smallest scale
+    Model("SVC", data="iris", target=0.9, title="SVC state=storage", parameters=dict(state="storage")),
+)
 
 TRAINED = ("least_squares/cholesky", "smo_fit/fused", "dense/register_blocked",
            "dense_input_gradient/register_blocked", "matmul_ta/register_blocked", "bias_gradient/strips",
@@ -87,7 +90,7 @@ class Scale:
 
 
 SCALES = {scale.name: scale for scale in (
-    Scale("smoke", Effort(budget=0.02, warm_up=0.0, least=3), Effort(budget=0.02, warm_up=0.0, least=3), seeds=5,
+    Scale("smoke", Effort(budget=0.02, warm_up=0.0, least=3), Effort(budget=0.02, warm_up=0.0, least=3), seeds=10,
           operations=TRAINED),
     Scale("quick", Effort(budget=0.05, warm_up=0.02), Effort(budget=0.1, warm_up=0.05), seeds=10),
     Scale("full", Effort(budget=1.0, warm_up=0.2, least=10), Effort(budget=1.0, warm_up=0.2, least=10), seeds=10),
@@ -179,11 +182,14 @@ def plan(scale, precisions, operations=None, models=None, seeds=None, grow=(1,),
              for operation, rung in rungs(operations)
              if (chosen := tuple(p for p in precisions if rung.supports(p)))
              for shape in (*LENGTHS.get(f"{operation.name}/{rung.name}", ()), operation.bench_shapes[scale.name])]
-    for model in (model.at(scale) for model in models_named(models)):
+    trained = models_named(models)
+    if scale.name != "smoke":
+        trained += tuple(model for model in VARIANTS if model.name in {model.name for model in trained})
+    for model in (model.at(scale) for model in trained):
         count = seeds or min(scale.seeds, model.seeds or scale.seeds)
         cells += [TrainingCell(model, seed, precisions, scale.training, factor)
                   for factor in grow for seed in range(count)]
-        if compare:
+        if compare and model not in VARIANTS:
             from numprec.harness import peers
             cells += [PeerCell(model, seed, peer.formats, scale.training, factor, peer.library)
                       for peer in peers.available(model.name) for factor in grow for seed in range(count)]

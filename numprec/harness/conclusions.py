@@ -129,7 +129,7 @@ def _answer(models, verdicts, low):
     by_name = {name: [v for v in verdicts if v.precision == name] for name in low}
     if not any(v.verdict != "undecided" for found in by_name.values() for v in found):
         return f"This run cannot tell: nothing is decided about {listed(low)}."
-    total, kinds = len(models), len({row["model"] for o in models.values() for each in o.values() for row in each.rows})
+    total, kinds = len(models), sum(any(label.startswith(m.name) for label in models) for m in MODELS)
     general = [name for name, found in by_name.items() if len(found) == total and all(v.safe for v in found)]
     refuted = [name for name, found in by_name.items() if any(v.verdict in ("worse", "fails") for v in found)]
     open_ = [name for name in low if name not in general and name not in refuted]
