@@ -61,8 +61,8 @@ def permutation_oracle(key, index):
             left, right = right, left ^ (words(key, right, SHUFFLE, r).astype(np.int64) & mask)
         return left << h | right
     i = once(index.astype(np.int64))
-    while (i >= n).any():
-        i = np.where(i >= n, once(i), i)
+    while (beyond := i >= n).any():
+        i[beyond] = once(i[beyond])
     return i
 
 
