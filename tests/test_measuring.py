@@ -441,7 +441,7 @@ def test_seeds_of_the_scales():
         plan = cases.plan(cases.SCALES[scale], [precision_named("fp32")], [])
         return [sum(cell.model == model.at(cases.SCALES[scale]) for cell in plan)
                 for model in cases.MODELS + cases.VARIANTS]
-    assert seeds("smoke") == [10, 10, 10, 5, 5, 0] and seeds("quick") == [10, 10, 10, 3, 3, 10]
+    assert seeds("smoke") == [10, 10, 10, 5, 3, 0] and seeds("quick") == [10, 10, 10, 3, 3, 10]
     assert seeds("full") == [10, 10, 10, 5, 5, 10]
 
 

@@ -54,7 +54,7 @@ MODELS = (
     Model("CNNClassifier", data="cifar10", finished=("converged", "max_iter"), seeds=5, target=0.7,
           parameters=dict(batch_norm=True, augment=True, learning_rate="one_cycle", learning_rate_init=0.003,
                           max_iter=30),
-          scales={"smoke": dict(data="digits", target=0.8, title="CNNClassifier conv8-conv16", parameters=dict(
+          scales={"smoke": dict(data="digits", seeds=3, target=0.8, title="CNNClassifier conv8-conv16", parameters=dict(
                       layers="conv8-pool-conv16-pool-dense32", batch_size=64, learning_rate_init=0.01, max_iter=2)),
                   "quick": dict(first=1000, seeds=3, target=0.3, title="CNNClassifier conv8/2-conv16", parameters=dict(
                       layers="conv8/2-pool-conv16-pool-dense32", batch_norm=True, batch_size=32,
