@@ -25,9 +25,10 @@ COST = """\
 ms: one fit, host to host, transfers included, compiling not; median over the seeds of each seed's median, with the 10th
 and 90th percentile over the seeds; "-" unless every fit finished. JIT s: compiling, or loading from the cache, once in
 a process. transfer ms: the training data to the device. predict ms: the held-out set. to target s: training until the
-held-out score first reached the target, median of those that did, and how many did. launches: of a fit. model kB, peak
-MB: the fitted model, and the most device memory of a fit (1 kB is 1000 bytes). J: energy of one fit, where the device
-tells. Medians over the seeds. "-": not measured."""
+held-out score first reached the target, median of those that did, and how many did; where there are epochs, the score
+after one, of at most 1000 held-out samples. launches: of a fit. model kB, peak MB: the fitted model, and the most
+device memory of a fit (1 kB is 1000 bytes). J: energy of one fit, where the device tells. Medians over the seeds.
+"-": not measured."""
 SHARES = ("underflow", "lost")    # of the counts
 
 SPEED = """\
