@@ -22,8 +22,8 @@ FIGURES = {    # name of the file: function of (rows, environment) to a figure, 
                    "score with its 95 % interval. Dashed: the Pareto front, the precisions that no other one beats in "
                    "both. A precision in which a fit did not finish has no time, and so no point. The intervals are "
                    "wider than those of the differences to fp64, because splits differ more than precisions do."),
-    "curves": (training.curves, "The score after each epoch, of at most the first 1,000 held-out samples: by epoch, where "
-               "precisions can be compared directly, and by the seconds that training had taken until then, "
+    "curves": (training.curves, "The score after each epoch, of at most the first 1,000 held-out samples: by epoch, "
+               "where precisions can be compared directly, and by the seconds that training had taken until then, "
                "evaluation left out."),
     "loss_scale": (training.loss_scale, "The factor by which the loss is multiplied, so that small gradients do not "
                    "vanish in half precision. It is doubled after many good steps, and halved with a step that "
