@@ -96,10 +96,10 @@ def poisoned(cell, device):
 
 
 def test_after_an_error_of_cuda_the_next_cell_gets_a_new_process(worker):
-    before = worker.call(talk)[0]
-    assert worker.call(poisoned, cell=None)[0]["status"] == "FAIL"    # it does answer
-    worker._process.wait(timeout=30)
-    assert worker.call(talk)[0] != before
+    for _ in range(3):
+        before = worker.call(talk)[0]
+        assert worker.call(poisoned, cell=None)[0]["status"] == "FAIL"    # it does answer
+        assert worker.call(talk)[0] != before
 
 
 @POSIX

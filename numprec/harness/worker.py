@@ -2,7 +2,7 @@
 
 Imports and compiled kernels stay warm from cell to cell, and a crash costs one cell: its rows say what happened to
 the process, and the next cell gets a new one. An error of the CUDA driver can leave every later call failing, so a
-process that has met one answers and then ends by itself.
+process that has met one says so in its answer, and takes no other request.
 
 `python -m numprec.harness.worker DEVICE` is the process. Requests and replies are pickles, each after its length in
 eight bytes, on its stdin and stdout; what it prints goes to stderr. When its stdin ends it ends at once, in the middle
@@ -80,12 +80,14 @@ class Worker:
             self._start()
         try:
             send(self._process.stdin, (function, arguments))
-            value, error = receive(self._process.stdout)
+            value, error, leaving = receive(self._process.stdout)
         except (EOFError, OSError):
             raise Died(_cause_of_death(self._process)) from None
         except BaseException:     # a signal: the answer would come too late
             self.close()
             raise
+        if leaving:
+            self.close()
         if error is not None:
             raise error
         return value
@@ -143,8 +145,9 @@ def main(device_name):
             value = function(**arguments, device=device)
         except Exception as raised:
             error = raised
-        send(replies, (value, error))
-        if not _healthy(device, value):
+        leaving = not _healthy(device, value)
+        send(replies, (value, error, leaving))
+        if leaving:
             os._exit(0)    # an orderly exit would wait for the GPU
 
 
