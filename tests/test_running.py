@@ -286,6 +286,28 @@ def test_the_latest_unfinished_run_is_the_one_to_resume(in_process, tmp_path):
         folders.to_resume(SimpleNamespace(fresh=False, out=str(tmp_path)), runs)
 
 
+def test_a_budget_is_for_what_is_left(in_process, tmp_path, capsys):
+    """Until everything is done the run counts as unfinished, and each time it is gone on with it does what it plans."""
+    out, options = tmp_path / "runs" / "1", SimpleNamespace(fresh=False, out=None)
+    asked = *MODEL, "--seeds", "4", "--out", str(out), "--budget"
+    assert in_process(*asked, "0.001") == 1
+    found = len(keys(out))
+    assert 0 < found < 20
+    for _ in range(5):
+        assert folders.to_resume(options, tmp_path / "runs")[0] == out
+        assert f"--resume --out {out}" in capsys.readouterr().out
+        assert in_process(*asked, "1.2", "--dry-run") == 0          # there is time for two cells
+        planned = int(re.search(r"cells with (\d+) results", capsys.readouterr().out)[1])
+        assert in_process(*asked, "1.2") == 1 and planned > 0
+        found += planned
+        assert len(keys(out)) == found == len(set(keys(out)))
+        if found == 20:
+            break
+    assert found == 20 == store.read(out)[0]["results"]
+    with pytest.raises(folders.Refused, match="no unfinished run"):
+        folders.to_resume(options, tmp_path / "runs")
+
+
 def test_a_fresh_run_replaces_the_one_there(in_process, tmp_path):
     out = tmp_path / "out"
     assert in_process(*MODEL, "--seeds", "2") == 1

@@ -45,12 +45,11 @@ def _benchmark(options, command, root, executor):
         if not everything:
             raise Refused("no cell is left to run: no chosen rung supports a chosen precision")
         expected = planning.Expected(root, scale.name, options.grow, device.name, also=options.out)
-        cells = everything
+        cells = unfinished = planning.remaining(everything, folders.done(options))
         if options.budget is not None:
             cells = planning.fit(cells, options.budget, expected.seconds)
-        dropped = planning.difference(everything, cells)
+        dropped = planning.difference(unfinished, cells)
         if options.dry_run:
-            cells = planning.remaining(cells, folders.done(options))
             print(planning.describe(cells, dropped, expected, scale.name, device.name, options.budget))
             return OK
         if options.strict_data:
@@ -59,8 +58,9 @@ def _benchmark(options, command, root, executor):
         with folders.opened(folder, options, scale, device) as results:
             facts = folders.environment_for(results, runs, precisions, scale, command, options)
             left = planning.remaining(cells, results.done)
-            facts["cells"] = len(cells)
-            facts["results"] = len(results.rows) + sum(len(cell.precisions) for cell in left)
+            facts["cells"] = len(everything)
+            wanted = sum(len(cell.precisions) for cell in planning.remaining(everything, results.done))
+            facts["results"] = max(facts.get("results", 0), len(results.rows) + wanted)
             try:
                 results.write_environment(facts)
             except OSError as error:
@@ -158,7 +158,7 @@ def _run(cells, runs, results, facts, expected, options):
     if missing and not ended:
         names = ", ".join(map(str, missing[:3])) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
         print(f"not run, because the budget of {planning.duration(options.budget)} was spent: {names}")
-    if missing:
+    if len(rows) < facts["results"]:
         print(f"go on with: python bench.py --resume --out {typed(results.folder)}")
     if code == FAILED:
         print(problem, file=sys.stderr)
