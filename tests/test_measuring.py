@@ -13,8 +13,8 @@ import pytest
 from numba import cuda
 
 from numprec import device as devices
-from numprec.harness import (cases, environment, fits, launches, peaks, peers, problems, store, sweep, telemetry,
-                             timing)
+from numprec.harness import (cases, environment, fits, launches, outcomes, peaks, peers, problems, rows, store, sweep,
+                             telemetry, timing)
 from numprec.kernels import registry
 from numprec.precision import precision_named
 
@@ -324,8 +324,21 @@ def measured():
 def test_peaks_are_measured(measured):
     assert measured["problems"] == {}
     assert 1e7 < measured["copy_bytes_per_s"] < 1e14 and 1e-7 < measured["launch_s"] < 0.1
+    assert 1e-7 < measured["launch_in_graph_s"] < 0.1
     assert list(measured["flops_per_s"]) == ["float64", "float32", "float16"]
     assert all(1e6 < rate < 1e16 for rate in measured["flops_per_s"].values())
+
+
+def test_launches_of_a_graph_are_counted_one_by_one(monkeypatch):
+    """Each costs a share of the graph that is replayed."""
+    device, graphs = devices.get(), []
+
+    def measure(contenders, effort):
+        graphs.append(contenders[""](3))
+        return {"": timing.Samples((5.0,), 1)}
+    monkeypatch.setattr(timing, "measure", measure)
+    assert peaks._launch(device, QUICK) == 5.0
+    assert peaks._launch(device, QUICK, peaks.MANY) == 5.0 / peaks.MANY and peaks.MANY >= 100
 
 
 def test_a_peak_with_a_wrong_result_is_not_told(monkeypatch):
@@ -385,6 +398,63 @@ def test_a_peer_that_fails_says_why(monkeypatch):
     monkeypatch.setattr(peers, "PEERS", (peers.Peer("sklearn", "SVC", ("float32",), broken),))
     row, = sweep.execute(peer_cells("SVC")[0], FakeDevice())
     assert row["status"] == "FAIL" and "half installed" in row["reason"] and row["samples_s"] is None
+
+
+class Library:
+    """Takes an hour to import, and a second a fit."""
+
+    max_iter, woken = 10, False
+
+    def __init__(self, clock, iterations):
+        self.clock, self.n_iter_ = clock, iterations
+
+    def fit(self, X, y):
+        self.clock.now += 1 if Library.woken else 3600
+        Library.woken = True
+
+    def predict(self, X):
+        return np.zeros(len(X))
+
+
+@pytest.mark.parametrize("iterations, stop, finished", [
+    (3, "converged", True), (10, "max_iter", False), (None, None, None)])
+def test_a_library_wakes_up_before_it_is_timed_and_says_how_it_ended(clock, monkeypatch, iterations, stop, finished):
+    monkeypatch.setattr(Library, "woken", False)
+    peer = peers.Peer("sklearn", "SVC", ("float64",), lambda *_: Library(clock, iterations))
+    monkeypatch.setattr(peers, "PEERS", (peer,))
+    cell = dataclasses.replace(peer_cells("SVC")[0], effort=QUICK)
+    row, = sweep.execute(cell, FakeDevice())
+    assert row["status"] == "ok", row["reason"]
+    assert row["samples_s"] == (1,) and row["first_fit_s"] == 3601
+    assert (row["stop_reason"], row["finished"]) == (stop, finished)
+    outcome, = outcomes.by_model([row], "peer")["SVC on iris"].values()
+    assert bool(outcome.medians) == (finished is not False)      # a fit that does not tell is shown
+
+
+@pytest.mark.parametrize("given, stop", [
+    (dict(tol=1e-3), "converged"), (dict(tol=1e-3, max_iter=1), "max_iter")])
+def test_what_scikit_learn_says_of_its_end(given, stop):
+    cell = dataclasses.replace(peer_cells("SVC")[0], effort=QUICK, precisions=("float64",))
+    cell = dataclasses.replace(cell, model=dataclasses.replace(cell.model, parameters=given))
+    row, = sweep.execute(cell, FakeDevice())
+    assert row["status"] == "ok" and row["stop_reason"] == stop and row["finished"] == (stop == "converged")
+
+
+def test_a_peer_that_died_stands_with_those_that_ran():
+    cell = dataclasses.replace(peer_cells("SVC")[0], effort=QUICK, precisions=("float64",))
+    died = rows.failed(dataclasses.replace(cell, seed=1), "float64", "killed")
+    found = sweep.execute(cell, FakeDevice()) + [died]
+    assert found[0]["library"] == died["library"] and died["library"].startswith("scikit-learn 1")
+    outcome, = outcomes.by_model(found, "peer")["SVC on iris"].values()
+    assert len(outcome.rows) == 2
+
+
+def test_the_version_of_a_library_under_another_name(monkeypatch):
+    """No library is imported for it."""
+    monkeypatch.setattr(peers, "_distributions", lambda: {"cupy": ["numpy"]})
+    peers.title.cache_clear()
+    assert peers.title("cupy") == f"cupy {np.__version__}" and peers.title("no_such_library") == "no_such_library"
+    peers.title.cache_clear()
 
 
 def test_a_library_that_is_absent_is_not_asked(monkeypatch):
@@ -557,6 +627,73 @@ def test_a_fit_without_a_result_says_how_it_ended(clock):
     assert "nothing to predict with" in fp32["reason"] and fp32["samples_s"] is None
 
 
+class Solver:
+    """Has no epochs. Its first fit takes 100 seconds and its first prediction 50, later ones a hundredth of it."""
+
+    warm, order = {}, []
+    stop_reason_ = "converged"
+
+    def __init__(self, precision, clock):
+        self.precision, self.clock = precision, clock
+
+    def get_params(self, deep):
+        return {}
+
+    def _spend(self, call, seconds):
+        key = call, self.precision
+        self.clock.now += seconds / 100 if key in self.warm else seconds
+        self.warm[key] = True
+
+    def fit(self, X, y):
+        self.order.append(str(self.precision))
+        self._spend("fit", 100)
+
+    def predict(self, X):
+        self._spend("predict", 50)
+        return np.zeros(len(X))
+
+
+class Meter:
+    """A card that takes 2 W."""
+
+    def __init__(self, clock):
+        self.clock, self.joules = clock, 0.0
+
+    def start(self):
+        self.since = self.clock.now
+
+    def stop(self):
+        self.joules += 2 * (self.clock.now - self.since)
+
+
+def solver_rows(clock, monkeypatch, seed=0, effort=QUICK, precisions=("fp64", "fp32", "fp16")):
+    monkeypatch.setattr(Solver, "warm", {})
+    monkeypatch.setattr(Solver, "order", [])
+    monkeypatch.setattr(telemetry, "Energy", lambda device: Meter(clock))
+    model = SimpleNamespace(name="Solver", label="Solver", data="iris", first=None, target=None,
+                            finished=("converged",), make=lambda p: Solver(p, clock))
+    device = FakeDevice()
+    device.availability = lambda precision: SimpleNamespace(status="native", reason="")
+    return sweep.execute(cell_of(model, *precisions, seed=seed, effort=effort), device)
+
+
+@pytest.mark.parametrize("least", (1, 4))
+def test_what_compiles_on_the_way_counts_nowhere(clock, monkeypatch, least):
+    for row in solver_rows(clock, monkeypatch, effort=timing.Effort(budget=1.0, warm_up=0.0, least=least)):
+        assert row["status"] == "ok", row["reason"]
+        assert set(row["samples_s"]) == {1} and row["compile_s"] == 99 and row["first_fit_s"] == 100
+        assert row["energy_j"] == 2 and row["predict_s"] == 0.5
+
+
+def test_the_first_fit_of_a_seed_is_that_of_another_precision(clock, monkeypatch):
+    """The rows stay in the order of the cell."""
+    names = ["fp64", "fp32", "fp16"]
+    for seed, first in enumerate(names + names):
+        assert [row["precision"] for row in solver_rows(clock, monkeypatch, seed)] == names
+        assert Solver.order[0] == first and set(Solver.order[:3]) == set(names)
+        monkeypatch.setattr(fits, "_compiled", set())
+
+
 def test_batches_grow_with_the_problem(clock):
     assert [row["parameters"]["batch_size"] for row in network_rows(clock, grow=4)] == [200, 200]
 
@@ -565,8 +702,11 @@ def test_fits_that_disagree_have_no_time(clock):
     class Fickle(Network):
         def predict(self, X):
             return super().predict(X) + (self.fits > 4)
-    for row in network_rows(clock, effort=timing.Effort(budget=1.0, warm_up=0.0, least=3), seconds=0.3, make=Fickle):
+    effort = timing.Effort(budget=1.0, warm_up=0.0, least=3)
+    for row in network_rows(clock, effort=effort, seconds=0.3, make=Fickle):
         assert row["status"] == "FAIL" and "something else than the first" in row["reason"] and not row["samples_s"]
+        assert {row[name] for name in rows.COSTS if name in row} == {None}
+        assert {(epoch["seconds"], epoch["elapsed_s"]) for epoch in row["history"]} == {(None, None)}
 
 
 @pytest.fixture(scope="module")
@@ -579,7 +719,7 @@ def mlp_rows():
 
 
 def test_rows_of_a_network(mlp_rows):
-    sizes, numbers = {"fp64": 8, "fp32": 4, "mixed_fp16": 2}, 64 * 32 + 32 + 32 * 10 + 10
+    sizes, numbers = {"fp64": 8, "fp32": 4, "mixed_fp16": 4}, 64 * 32 + 32 + 32 * 10 + 10
     for row in mlp_rows:
         assert row["status"] == "ok", row["reason"]
         assert set(row) == set(store.COLUMNS["row"] + store.COLUMNS["training"])
@@ -595,12 +735,31 @@ def test_rows_of_a_network(mlp_rows):
     assert json.loads(json.dumps(store.plain(mlp_rows)))
 
 
+@pytest.mark.parametrize("precision, learned, expected", [
+    ("mixed_fp16", {"LinearRegression": dict(coef_=np.zeros(3), intercept_=0.0)}, 8 * 4),
+    ("mixed_fp16", {"SVC": dict(support_vectors_=np.zeros((5, 2)), dual_coef_=np.zeros((1, 5)), intercept_=np.zeros(1),
+                                state="accum")}, 2 * 10 + 4 * 5 + 4),
+    ("mixed_fp16", {"SVC": dict(support_vectors_=np.zeros((5, 2)), dual_coef_=np.zeros((1, 5)), intercept_=np.zeros(1),
+                                state="storage")}, 2 * 10 + 2 * 5 + 4),
+    ("fp16", {"MLPClassifier": dict(coefs_=[np.zeros((2, 3))], intercepts_=[np.zeros(3)])}, 2 * 9),
+    ("fp16", {"DecisionTreeClassifier": dict(tree_=SimpleNamespace(children_left=0, node_count=7))}, 7 * 18),
+    ("storage=f16,compute=f16,accum=f32,master=f64",
+     {"CNNClassifier": dict(parameters_={"conv1.F": np.zeros(10), "norm1.mean": np.zeros(2), "norm1.var": np.zeros(2)})
+      }, 8 * 10 + 4 * 4),
+])
+def test_a_model_is_as_large_as_what_predictions_are_made_from(precision, learned, expected):
+    (name, attributes), = learned.items()
+    fitted = type(name, (), attributes)()
+    assert fits.model_bytes(fitted, precision_named(precision)) == expected
+    assert fits.model_bytes(Estimator(None), precision_named(precision)) is None
+
+
 def test_rows_of_a_model_without_epochs():
     model, = cases.models_named(["LinearRegression"])
     row, = sweep.execute(cell_of(model, "fp32", effort=timing.Effort(0.0, 0.0, 3)), devices.get())
     assert row["status"] == "ok", row["reason"]
     assert row["history"] is None and row["labels_differ"] is None and row["compile_s"] >= 0
-    assert row["counts"]["overflow"] == 0 and row["model_bytes"] == 4 * 11
+    assert row["counts"]["overflow"] == 0 and row["model_bytes"] == 8 * 11
     assert row["target_s"] is None or row["target_s"] == np.median(row["samples_s"])
 
 

@@ -148,6 +148,13 @@ class TrainingCell(Cell):
     grow: int = 1    # how many times its training set is made larger; see `numprec.harness.problems`
     kind = "training"
 
+    @property
+    def turns(self):
+        """The precisions in the order of their first fits, which another one begins with the next seed: what is first
+        meets a clock that has idled, and that may be its only sample."""
+        first = self.seed % max(1, len(self.precisions))
+        return self.precisions[first:] + self.precisions[:first]
+
     def columns(self):
         return {"model": self.model.label, "data": self.model.data, "seed": self.seed, "grow": self.grow,
                 "target": self.model.target}
@@ -161,8 +168,12 @@ class TrainingCell(Cell):
 class PeerCell(TrainingCell):
     """The same by another library; `precisions` are its own names of formats."""
 
-    library: str = ""
+    library: str = ""    # as it is imported
     kind = "peer"
+
+    def columns(self):
+        from numprec.harness import peers
+        return {**super().columns(), "library": peers.title(self.library)}
 
     def __str__(self):
         return f"{self.library}: {super().__str__()}"

@@ -1,8 +1,10 @@
 """Rows of models: one fit in each precision, scored on held-out data, and as many more as there is time for.
 
-The fit that is scored is also the first that is timed, unless it is what had to compile the kernels; no fit that takes
-long is made twice. Networks compile beforehand, by an epoch on one batch. The score after each epoch is computed while
-the clock of the training stands still: neither `samples_s` nor `elapsed_s` holds any of it.
+The fit that is scored is also the first that is timed, where nothing had to compile on its way. Networks compile
+beforehand, by an epoch on one batch, so that a long fit of theirs is made once. The other models compile during their
+first fit in a process, which then counts neither as time nor as energy: it is made again, however long it took. The
+score after each epoch is computed while the clock of the training stands still: neither `samples_s` nor `elapsed_s`
+holds any of it.
 """
 import inspect
 import warnings
@@ -18,10 +20,12 @@ HISTORY = ("epoch", "loss", "accuracy", "seconds", "loss_scale", "skipped", "ove
 BRIEF = timing.Effort(budget=0.02, warm_up=0.0, least=3)    # for what is measured besides
 BASELINE = "fp64"
 
-# what an estimator has learned, and needs for predictions
-LEARNED = {"DecisionTreeClassifier": ("tree_",), "LinearRegression": ("coef_", "intercept_"),
-           "SVC": ("support_vectors_", "dual_coef_", "intercept_"), "MLPClassifier": ("coefs_", "intercepts_"),
-           "CNNClassifier": ("parameters_",)}
+# what an estimator has learned, and needs for predictions; and the role of its format, see `model_bytes`
+LEARNED = {"DecisionTreeClassifier": {"tree_": "storage"},
+           "LinearRegression": {"coef_": "float64", "intercept_": "float64"},
+           "SVC": {"support_vectors_": "storage", "dual_coef_": "state", "intercept_": "accum"},
+           "MLPClassifier": {"coefs_": "master", "intercepts_": "master"}, "CNNClassifier": {"parameters_": "master"}}
+MOMENTS = ("mean", "var")    # of a batch norm; kept in accum
 
 _compiled = set()    # (model, data, precision, device) that this process has fitted
 
@@ -29,13 +33,12 @@ _compiled = set()    # (model, data, precision, device) that this process has fi
 def training_rows(cell, device):
     """One row per precision of the cell, all on the same split of the data."""
     problem = problems.of(cell)
-    found, fits = {}, {}
+    found, fits = {p: rows.begin(cell, p, device, **problem.columns()) for p in cell.precisions}, {}
     before = telemetry.clocks(device)
-    for p in cell.precisions:
-        row = found[p] = rows.begin(cell, p, device, **problem.columns())
-        if row["status"] == "ok":
-            with rows.Blame(row):
-                fits[p] = Fits(cell, p, device, problem, row)
+    for p in cell.turns:
+        if found[p]["status"] == "ok":
+            with rows.Blame(found[p]):
+                fits[p] = Fits(cell, p, device, problem, found[p])
     fits = {p: fit for p, fit in fits.items() if found[p]["status"] == "ok"}
     with rows.Blame(*(found[p] for p in fits)):
         timed = timing.measure({p: fit.run for p, fit in fits.items()}, cell.effort,
@@ -54,7 +57,7 @@ class Fits:
 
     def __init__(self, cell, p, device, problem, row):
         self.cell, self.p, self.device, self.problem, self.row = cell, p, device, problem, row
-        self.energy, self.count, self.paused = telemetry.Energy(device), 0, 0.0
+        self.energy, self.count, self.paused, self.again = telemetry.Energy(device), 0, 0.0, False
         key = cell.model.label, problem.name, str(p), device.name
         compiles = key not in _compiled
         network = "callback" in inspect.signature(self.fresh().fit).parameters
@@ -67,10 +70,14 @@ class Fits:
             launches = device.launches - before
         _compiled.add(key)
         self.compiled_on_the_way = compiles and not network
-        self.taken = [] if self.compiled_on_the_way else [seconds]    # samples of the time
+        self.taken = [seconds]    # samples of the time
+        if self.compiled_on_the_way:
+            self.taken, self.energy, self.count = [], telemetry.Energy(device), 0
         row.update(launches=launches, peak_bytes=memory.peak, compile_s=compile_s,
                    first_fit_s=seconds + (compile_s or 0),
                    warnings=list(dict.fromkeys(str(w.message) for w in raised)), **self._ended(history))
+        if self.compiled_on_the_way:    # as may the first prediction
+            self.estimator.predict(problem.split.X_test)
         self.predicted, predict_s = self._predicted()    # which a fit without a result may refuse
         row.update(predict_s=predict_s, score=problem.score(self.predicted))
 
@@ -121,6 +128,7 @@ class Fits:
 
     def run(self, times):
         """A contender: so many fits more."""
+        self.again = True
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return sum(self._fit() for _ in range(times))
@@ -160,7 +168,7 @@ class Fits:
         """Enters the times, once the last fit is seen to predict what the first did. `baseline` are the predictions
         in fp64."""
         row, median = self.row, float(np.median(samples.seconds))
-        if self.count > 1 and not np.array_equal(self._predicted()[0], self.predicted, equal_nan=True):
+        if self.again and not np.array_equal(self._predicted()[0], self.predicted, equal_nan=True):
             return rows.fail(row, "a later fit predicts something else than the first")
         if self.compiled_on_the_way:
             row["compile_s"] = max(0.0, row["first_fit_s"] - median)
@@ -186,19 +194,30 @@ class Fits:
 
 
 def model_bytes(fitted, precision):
-    """Bytes of what predictions are made from, its floating-point numbers in storage; None for a foreign estimator.
-    Masters, which only training needs, and supports of a search are not in it."""
-    learned = [getattr(fitted, name) for name in LEARNED.get(type(fitted).__name__, ())]
-    return sum(_bytes(value, precision.storage.bytes) for value in learned) if learned else None
+    """Bytes of what predictions are made from, each number in the narrowest format that holds it as the fit left it;
+    None for a foreign estimator.
+
+    A network predicts with its masters where the precision has such a format, else with its weights in storage; the
+    running moments of a batch norm are in accum. Support vectors are in storage, their coefficients in the format of
+    the solver's state, an intercept in accum. Linear regression ends on the host, in float64. A node of a tree is two
+    links, a feature and a class, of four bytes each, and a threshold in storage. Which sample a support vector is,
+    which predictions do not need, is not in it.
+    """
+    formats = {"master": precision.master or precision.storage, "storage": precision.storage,
+               "accum": precision.accum, "state": getattr(precision, getattr(fitted, "state", "accum"))}
+    sizes = {role: fmt.bytes for role, fmt in formats.items()} | {"float64": 8}
+    learned = LEARNED.get(type(fitted).__name__)
+    return learned and sum(_bytes(getattr(fitted, name), sizes[role], sizes["accum"]) for name, role in learned.items())
 
 
-def _bytes(value, each):
+def _bytes(value, each, of_moments):
     if isinstance(value, dict):
-        return _bytes(list(value.values()), each)
+        return sum(_bytes(item, of_moments if name.rpartition(".")[2] in MOMENTS else each, of_moments)
+                   for name, item in value.items())
     if isinstance(value, (list, tuple)):
-        return sum(_bytes(item, each) for item in value)
-    if hasattr(value, "children_left"):    # a tree: two links, a feature, a threshold and a class a node
-        return value.node_count * (3 * 4 + each + 4)
+        return sum(_bytes(item, each, of_moments) for item in value)
+    if hasattr(value, "children_left"):    # a tree
+        return value.node_count * (4 * 4 + each)
     value = np.asarray(value)
     return value.size * (each if value.dtype.kind == "f" else value.itemsize)
 

@@ -106,7 +106,7 @@ def _verified(cell, p, device, row):
     if not found.passed:
         return rows.fail(row, f"error is {found.over_bound:.3g} times the bound")
     if not found.bounded:
-        row.update(status="SKIP", error_over_bound=None,
+        row.update(status="SKIP", error_over_bound=None, compile_s=None,
                    reason="the theory bounds no error for this shape and precision, so the result cannot be verified")
         return None
     launch = _Launch(device, lambda: operation.launch(device, cell.rung, p, *arrays), first)

@@ -3,7 +3,8 @@
     copy_bytes_per_s   bytes read and written by a copy of an array that no cache holds
     flops_per_s        by format: multiply-adds, two operations each, in independent chains, with nothing in the way.
                        One number at a time, as the kernels here compute: no packed halves, no tensor cores
-    launch_s           a launch that does next to nothing, replayed as kernels are when they are timed
+    launch_s           a launch that does next to nothing, replayed alone, as kernels are when they are timed
+    launch_in_graph_s  the same as one of many in a graph, as they are in fits
 
 Each is verified, or it is not there: the copy by its bytes; the multiply-adds by a chain of additions of one, which are
 exact in every format as long as the sum is below 2^11, so that a step left out would show; the launches by a counter.
@@ -18,6 +19,7 @@ from numprec.kernels import roles    # noqa: F401    teaches Numba what a Format
 from numprec.precision import PRECISIONS
 
 THREADS = 256
+MANY = 100               # launches of a graph
 STEPS = 512              # multiply-adds of a chain
 CHAINS = {True: 64, False: 16}    # of a thread, on the emulator and on a GPU: enough to hide how long one step takes
 FORMATS = {"float64": "fp64", "float32": "fp32", "float16": "fp16"}    # and the precision that has no other
@@ -67,8 +69,9 @@ def measure(device, seconds=2.0):
     """A dictionary for env.json, in about so many seconds without the compilation; much less on the emulator. What
     could not be measured, or came out wrong, is None, and `problems` says why."""
     start, problems = perf_counter(), {}
-    effort = timing.Effort(budget=(0.1 if device.is_emulator else 0.7) * seconds / 5, warm_up=seconds / 50)
-    parts = {"copy_bytes_per_s": _copy, "launch_s": _launch}
+    effort = timing.Effort(budget=(0.1 if device.is_emulator else 0.7) * seconds / 6, warm_up=seconds / 50)
+    parts = {"copy_bytes_per_s": _copy, "launch_s": _launch,
+             "launch_in_graph_s": lambda device, effort: _launch(device, effort, MANY)}
     parts |= {name: lambda device, effort, name=name: _chains(device, effort, name) for name in FORMATS}
     found = {}
     for name, part in parts.items():
@@ -77,24 +80,26 @@ def measure(device, seconds=2.0):
         except Exception as error:
             found[name], problems[name] = None, f"{type(error).__name__}: {error}"
     return {"copy_bytes_per_s": found["copy_bytes_per_s"], "launch_s": found["launch_s"],
+            "launch_in_graph_s": found["launch_in_graph_s"],
             "flops_per_s": {name: found[name] for name in FORMATS}, "problems": problems,
             "seconds": perf_counter() - start}
 
 
-def _timed(device, effort, kernel, grid, block, *arguments):
-    """Median seconds of a replayed launch, and the number of launches there have been."""
+def _timed(device, effort, kernel, grid, block, *arguments, many=1):
+    """Median seconds of a launch in a replayed graph of `many`, and the number of launches there have been."""
     device.launch(kernel, grid, block, *arguments)          # compiles
     with device.capture() as graph:
-        device.launch(kernel, grid, block, *arguments)
+        for _ in range(many):
+            device.launch(kernel, grid, block, *arguments)
     launches = 1
 
     def run(times):
         nonlocal launches
-        launches += times
+        launches += times * many
         with device.timer() as timer:
             graph.replay(times)
         return timer.seconds
-    return float(np.median(timing.measure({"": run}, effort)[""].seconds)), launches
+    return float(np.median(timing.measure({"": run}, effort)[""].seconds)) / many, launches
 
 
 def _expect(truth):
@@ -130,8 +135,8 @@ def _multiprocessors():
     return cuda.get_current_device().MULTIPROCESSOR_COUNT
 
 
-def _launch(device, effort):
+def _launch(device, effort, many=1):
     launches = device.zeros(1, np.int64)
-    seconds, times = _timed(device, effort, count(), 1, 32, launches)
+    seconds, times = _timed(device, effort, count(), 1, 32, launches, many=many)
     _expect(device.to_host(launches)[0] == times)
     return seconds

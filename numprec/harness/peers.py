@@ -6,7 +6,12 @@ such model, or no such format, there is no row.
 
 A peer is another implementation of the same model, not the same computation: scikit-learn's SVC computes in float64
 whatever it is given, XGBoost bins features and boosts one round, and cuBLAS and cuDNN choose their own algorithms.
+Its results are not verified: its score on held-out data is all that is known of them, and how its fit ended is what it
+says itself.
+
+A library is imported, and fits a few rows, before a fit of it is timed.
 """
+import functools
 import importlib.util
 import warnings
 from dataclasses import dataclass
@@ -14,10 +19,11 @@ from importlib import metadata
 from typing import Callable
 
 import numpy as np
+from sklearn.exceptions import ConvergenceWarning
 
 from numprec.harness import problems, rows, timing
 
-WAKING = 5.0       # seconds; a first fit shorter than this is mostly the library waking up, and is no sample
+FEW = 200          # rows, and some of each class, that a library fits before it is timed
 BRIEF = timing.Effort(budget=0.02, warm_up=0.0, least=3)
 
 
@@ -44,13 +50,11 @@ def named(library, model):
 def peer_rows(cell, device):
     """One row per format of the library."""
     problem, peer = problems.of(cell), named(cell.library, cell.model.name)
-    library = f"{DISTRIBUTIONS.get(peer.library, peer.library)} {_version(peer.library)}"
-    found, fits = {}, {}
-    for name in cell.precisions:
-        row = found[name] = rows.blank(cell, name, device=device.name, availability="native", status="ok", reason="",
-                                       library=library, **problem.columns())
-        with rows.Blame(row):
-            fits[name] = _first(cell, peer, name, problem, row)
+    found, fits = {name: rows.blank(cell, name, device=device.name, availability="native", status="ok", reason="",
+                                    **problem.columns()) for name in cell.precisions}, {}
+    for name in cell.turns:
+        with rows.Blame(found[name]):
+            fits[name] = _first(cell, peer, name, problem, found[name])
     fits = {name: fit for name, fit in fits.items() if found[name]["status"] == "ok"}
     with rows.Blame(*(found[name] for name in fits)):
         timed = timing.measure({name: run for name, (run, _) in fits.items()}, cell.effort,
@@ -63,7 +67,7 @@ def peer_rows(cell, device):
 
 
 def _first(cell, peer, name, problem, row):
-    """Fits and scores once, after a fit that warms the library up. Returns a contender and its first sample."""
+    """Fits and scores once, after a fit of a few rows. Returns a contender and its first sample."""
     X, X_test, y, _ = problem.split
     X, X_test = (np.ascontiguousarray(a, np.float64 if name == "float64" else np.float32)
                  for a in (X, X_test))
@@ -71,24 +75,41 @@ def _first(cell, peer, name, problem, row):
     parameters = {"random_state": cell.seed, **cell.model.parameters}
     if isinstance(parameters.get("batch_size"), int):
         parameters["batch_size"] *= cell.grow
-    last = []
+    few = np.arange(min(FEW, len(y)))
+    if not problem.regression:
+        few = np.union1d(few, np.unique(y, return_index=True)[1])
+    last, raised = [], []
 
-    def fit():
+    def fit(X=X, y=y):
         last[:] = [peer.make(parameters, name, problem)]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
             last[0].fit(X, y)
+        raised[:] = caught
+    waking = timing.host_clock(lambda: fit(X[few], y[few]), lambda: None)(1)
     run = timing.host_clock(fit, lambda: None)
-    first = seconds = run(1)
-    if first < WAKING:
-        seconds = run(1)
-    predicted = []
+    seconds = run(1)
+    ended, predicted = _ended(last[0], raised, parameters), []
     predict = timing.host_clock(lambda: predicted.append(_to_host(last[0].predict(X_test))), lambda: None)
     taken = timing.measure({"": predict}, BRIEF, {"": [predict(1)]}, together=False)[""]
-    row.update(first_fit_s=first, predict_s=float(np.median(taken.seconds)), score=problem.score(predicted[0]),
-               finished=True, n_iter=_plain(getattr(last[0], "n_iter_", None)),
+    row.update(first_fit_s=waking + seconds, predict_s=float(np.median(taken.seconds)),
+               score=problem.score(predicted[0]), stop_reason=ended,
+               finished=None if ended is None else ended in cell.model.finished,
+               n_iter=_plain(getattr(last[0], "n_iter_", None)),
                parameters={k: v for k, v in parameters.items() if not callable(v)})
     return run, seconds
+
+
+def _ended(estimator, raised, parameters):
+    """Why a fit ended, in numprec's words, by what the estimator tells of it; None where it tells nothing."""
+    if any(issubclass(warning.category, ConvergenceWarning) for warning in raised):
+        return "max_iter"
+    if (status := getattr(estimator, "fit_status_", None)) is not None:    # of an SVC: 0 where it converged
+        return "max_iter" if np.any(status) else "converged"
+    made, most = (getattr(estimator, "n_iter_", None), getattr(estimator, "max_iter", parameters.get("max_iter")))
+    if made is None or most is None or most <= 0:
+        return None
+    return "converged" if np.max(made) < most else "max_iter"
 
 
 def _to_host(array):
@@ -103,11 +124,21 @@ def _plain(value):
     return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
 
 
-def _version(library):
+@functools.cache
+def title(library):
+    """Name and version of a library, which is not imported for it: no row of a peer has another, whether it ran or
+    died."""
+    names = _distributions().get(library) or [library]
     try:
-        return metadata.version(DISTRIBUTIONS.get(library, library))
+        return f"{DISTRIBUTIONS.get(library, library)} {metadata.version(sorted(names)[0])}"
     except metadata.PackageNotFoundError:
-        return getattr(importlib.import_module(library), "__version__", "")
+        return DISTRIBUTIONS.get(library, library)
+
+
+@functools.cache
+def _distributions():
+    """{name that is imported: the names of the packages that bring it}."""
+    return metadata.packages_distributions()
 
 
 def _accepted(estimator, parameters):

@@ -2,6 +2,8 @@
 from numprec.harness import store
 
 LONGEST = 500    # characters of a reason
+COSTS = ("samples_s", "calls_per_sample", "end_to_end_s", "compile_s", "first_fit_s", "transfer_s", "predict_s",
+         "target_s", "energy_j")
 
 
 def blank(cell, p, **values):
@@ -24,10 +26,10 @@ def failed(cell, p, reason, device=None):
 
 
 def fail(row, reason):
-    """Makes a row a failure; it then has no time."""
-    row.update(status="FAIL", reason=reason[:LONGEST], samples_s=None, calls_per_sample=None)
-    if "end_to_end_s" in row:
-        row["end_to_end_s"] = None
+    """Makes a row a failure; it then has no time, in its history neither."""
+    row.update(status="FAIL", reason=reason[:LONGEST], **{name: None for name in COSTS if name in row})
+    for epoch in row.get("history") or ():
+        epoch.update(seconds=None, elapsed_s=None)
 
 
 class Blame:
