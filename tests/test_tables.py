@@ -51,6 +51,14 @@ def test_a_failed_kernel_has_its_reason_and_no_time():
     assert "FAIL matmul/tiled fp16: error is 12.3 times the bound" in tables.kernels(rows, GPU)
 
 
+def test_what_failed_shows_no_time_whatever_its_row_holds():
+    row = {**kernel_row("fp16"), "status": "FAIL", "samples_s": None, "compile_s": 7.0, "reason": "died"}
+    assert cells(of_kernels.table([row], GPU))["fp16"]["first s"] == "-"
+    kept = dict(status="FAIL", samples_s=None, reason="died", compile_s=7., predict_s=8., transfer_s=9., energy_j=5.)
+    cost = cells(training_table([{**training_row(seed=seed), **kept} for seed in range(3)], "cost"))["fp64"]
+    assert {cost[name] for name in ("ms", "JIT s", "predict ms", "transfer ms", "J")} == {"-"}
+
+
 def test_the_emulator_shows_no_speed_up_and_marks_its_times():
     table = of_kernels.table([kernel_row("fp32")], EMULATOR)
     assert "vs fp32" not in table.columns and "CPU emulation, not comparable with a GPU" in table.title
@@ -169,6 +177,8 @@ def test_speed_on_a_gpu_only():
     assert found["fp32"]["vs fp64 [95 %]"] == "2.00 [2.00, 2.00]" and found["fp32"]["vs fp32 [95 %]"] == "-"
     assert found["fp64"]["vs fp32 [95 %]"] == "0.500 [0.500, 0.500]"
     assert found["fp64"]["launches"] == "7 %"      # 100 of 4 µs in 6 ms
+    peaks = {**GPU["peaks"], "launch_in_graph_s": 2e-6}     # which is what a fit pays for a launch
+    assert cells(training_table(rows, "speed", {**GPU, "peaks": peaks}))["fp64"]["launches"] == "3 %"
     assert not any("speed" in table.title for table in of_training.tables(rows, EMULATOR))
 
 
@@ -181,6 +191,16 @@ def test_other_libraries_stand_beside():
     assert found["scikit-learn 1.9.1 float64"]["held out"] == found["numprec fp64"]["held out"]
     assert found["cuML 26.08 float32"]["ms"] == "-" and found["cuML 26.08 float32"]["status"] == "FAIL"
     assert table.notes == ("FAIL cuML 26.08 LinearRegression: ImportError: no GPU",)
+
+
+def test_legends_say_what_numbers_do_not_tell():
+    rows = runs("fp64", BASE) + [peer_row(seed=seed) for seed in range(5)]
+    for name, parts in (("outcome", ["NumPy's in float64 on the host, from master weights"]),
+                        ("cost", ["NumPy's in float64 on the host, from master weights", "the sum of the epochs alone",
+                                  "whose turn is first there"]),
+                        ("Other libraries", ["Nothing of theirs is verified", "does not tell counts as finished"])):
+        legend = " ".join(training_table(rows, name).legend.split())
+        assert all(part in legend for part in parts), legend
 
 
 def test_stand_in_data_are_named():

@@ -13,8 +13,8 @@ result is right up to 1; beyond, or where there is no finite bound, it has no ti
 launches{clock}, with the 10th and 90th percentile beside it. end to end: one launch and the wait for it, by the host's
 clock. first s: the first launch, which compiles the kernel or loads it from the cache. GFLOP/s and GB/s count what the
 operation needs, not what the rung does. bound: the largest of the least times that the peaks measured in this run allow
-for the launches, the bytes and the operations, as a share of the time; over 100 % where a cache, or arithmetic on
-several numbers at a time, beats the peak."""
+for the launches (each by itself), the bytes and the operations, as a share of the time; over 100 % where a cache, or
+arithmetic on several numbers at a time, beats the peak."""
 SPEED_UP = " vs fp32: how many times as fast as fp32 on the same rung in this run, by medians."
 WITHHELD = " Speed-ups are not shown, because the times are the emulator's."
 
@@ -52,7 +52,8 @@ def _cells(row, rung, reference, environment):
         cells += [NOTHING] * 6
     if not environment["is_emulator"]:
         cells.append(number(reference / middle) if reference and middle else NOTHING)
-    return [*cells, scientific(row["error"]), number(row["error_over_bound"]), number(row["compile_s"]),
+    return [*cells, scientific(row["error"]), number(row["error_over_bound"]),
+            number(row["compile_s"] if row["status"] == "ok" else None),
             status(row, environment)]
 
 

@@ -9,6 +9,9 @@ from numprec.harness.tables.layout import (
     NOTHING, Table, between, chance, number, plus_minus, reasons, title, whole)
 from numprec.harness.wording import signed, span
 
+PREDICTIONS = """\
+Predictions are NumPy's in float64 on the host, from master weights where there are some (the tree: on the device, in
+storage); so scores tell how training went and nothing else."""
 OUTCOME = """\
 held out: the metric, computed in float64 on data that were not trained on, the same splits and seeds in every
 precision; mean over the seeds with a 95 % interval of Student's t, which where splits overlap is the wider one of
@@ -20,23 +23,28 @@ is corrected for the number of tests. fails: more than one fit did not finish; f
 those of fp64, of all. stop: how the fits ended, each binary problem by itself where there are several. iterations: of a
 fit, all of its problems together; epochs where there are epochs. counts: overflow: gradients that were not finite;
 skipped: steps, for that reason; stalled: fits or binary problems; in all fits together; underflow: share of gradients
-that were subnormal; lost: share of updates that left their weight as it was; mean over the fits."""
+that were subnormal; lost: share of updates that left their weight as it was; mean over the fits. """ + PREDICTIONS
 COST = """\
 ms: one fit, host to host, transfers included, compiling not; median over the seeds of each seed's median, with the 10th
 and 90th percentile over the seeds; "-" unless every fit finished. JIT s: compiling, or loading from the cache, once in
-a process. transfer ms: the training data to the device. predict ms: the held-out set. to target s: training until the
-held-out score first reached the target, median of those that did, and how many did; where there are epochs, the score
-after one, of at most 1000 held-out samples. launches: of a fit. model kB, peak MB: the fitted model, and the most
-device memory of a fit (1 kB is 1000 bytes). J: energy of one fit, where the device tells. Medians over the seeds.
-"-": not measured."""
+a process; the longest of the seeds. What a process has to import and set up before its first kernel is in that of the
+precision whose turn is first there. transfer ms: the training data to the device. predict ms: the held-out set, which
+does not tell how fast a GPU would predict in the precision. to target s: training until the held-out score first
+reached the target, median of those that did, and how many did; where there are epochs, the sum of the epochs alone up
+to the first whose score, of at most 1000 held-out samples, did, without what a fit does before and after them; else the
+whole fit. launches: of a fit. model kB: what predictions are made from, master weights where there are some; peak MB:
+the most device memory of a fit (1 kB is 1000 bytes). J: energy of one fit, where the device tells. Medians over the
+seeds. "-": not measured. """ + PREDICTIONS
 SHARES = ("underflow", "lost")    # of the counts
 
 SPEED = """\
 Ratio of median times, with its 95 % interval by a bootstrap of the seeds, each fit paired with that of the same seed;
-above 1 is faster. launches: the cost of that many empty launches, as a share of the time."""
+above 1 is faster. launches: the cost of that many empty launches in a graph of many, as a share of the time."""
 PEERS = """\
 Other libraries on the same splits, in the same run, each with its own algorithm and defaults but for the parameters
-that the models share; they run where they can, be it on a CPU. numprec's own fits stand beside them."""
+that the models share; they run where they can, be it on a CPU. Nothing of theirs is verified: the score is all that is
+known of their results. stop: as far as the library tells how its fits ended; one that does not tell counts as finished.
+ms: a fit, after one of a few rows. numprec's own fits stand beside them."""
 
 
 def tables(rows, environment):
@@ -144,11 +152,15 @@ def costs(outcome):
     epochs = [e["seconds"] for history in outcome.values("history") for e in history if e.get("seconds") is not None]
     aimed = [row for row in outcome.run if row["target"] is not None]
     arrived = [row["target_s"] for row in aimed if row["target_s"] is not None]
+    worked = [row for row in outcome.run if row["status"] == "ok"]
+
+    def measured(name):
+        return [row[name] for row in worked if row.get(name) is not None]
     return {"train_s": middle, "train_p10_s": low, "train_p90_s": high,
             "epoch_s": median(epochs) if medians else None,
-            "compile_s": max(outcome.values("compile_s"), default=None),
-            **{name: median(outcome.values(name)) for name in ("transfer_s", "predict_s", "model_bytes", "peak_bytes",
-                                                               "energy_j")},
+            "compile_s": max(measured("compile_s"), default=None),
+            **{name: median(measured(name)) for name in ("transfer_s", "predict_s", "model_bytes", "peak_bytes",
+                                                         "energy_j")},
             "target_s": None if outcome.fails else median(arrived), "arrived": len(arrived), "aimed": len(aimed)}
 
 
@@ -180,7 +192,8 @@ def statuses(outcome):
 # ---- how much faster
 
 def _speed(models, rows, environment):
-    speeds, launch_s = verdicts.speed(rows, environment), (environment.get("peaks") or {}).get("launch_s")
+    speeds, peaks = verdicts.speed(rows, environment), environment.get("peaks") or {}
+    launch_s = peaks.get("launch_in_graph_s") or peaks.get("launch_s")
     blocks = []
     for label, precisions in models.items():
         lines = []
