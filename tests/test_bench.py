@@ -2,6 +2,7 @@
 import importlib.util
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -160,6 +161,18 @@ def in_process(monkeypatch):
         options = bench.parser().parse_args(["--scale", "smoke", *map(str, arguments)])
         return run.benchmark(options, "command", ROOT, executor)
     return main
+
+
+def test_a_fresh_run_removes_all_that_the_one_before_wrote(smoke, in_process, tmp_path, monkeypatch):
+    folder = tmp_path / "out"
+    shutil.copytree(smoke.folder, folder)
+    assert len(list(folder.iterdir())) > 10
+
+    def stop(*_):
+        raise KeyboardInterrupt
+    monkeypatch.setattr(folders, "environment_for", stop)
+    assert in_process("--fresh", "--out", folder) == 130
+    assert {path.name for path in folder.iterdir()} == {store.RESULTS, store.LOCK}
 
 
 # ---- no time without a right result

@@ -1,4 +1,5 @@
 """Running: cells survive crashes, runs survive kills, and what was finished is neither lost nor done twice."""
+import io
 import json
 import os
 import re
@@ -313,6 +314,36 @@ def test_a_fresh_run_replaces_the_one_there(in_process, tmp_path):
     assert in_process(*MODEL, "--seeds", "2") == 1
     assert in_process(*MODEL, "--seeds", "3") == 1 and len(keys(out)) == 15
     assert in_process(*MODEL, "--seeds", "1", "--fresh") == 1 and len(keys(out)) == 5
+
+
+def test_a_fresh_run_leaves_nothing_of_the_one_before(in_process, tmp_path, monkeypatch):
+    """Its tables and figures go, and other files stay; and when it is killed early there is nothing to go on with."""
+    out = tmp_path / "out"
+    in_process(*MODEL, "--seeds", "1")
+    made = ["scores.png", "scores_2.png", "scores_12.svg", "kernels.csv", "error_time.svg"]
+    kept = ["scores_old.png", "mine.png", "notes.md", "report.html"]
+    for name in made + kept:
+        (out / name).touch()
+    monkeypatch.setattr(folders, "environment_for", interrupted)
+    assert in_process(*MODEL, "--seeds", "2", "--fresh") == 130
+    assert sorted(path.name for path in out.iterdir()) == sorted([*kept, store.RESULTS, store.LOCK])
+    with pytest.raises(folders.Refused, match="holds no run"):
+        folders.to_resume(SimpleNamespace(fresh=False, out=str(out)), tmp_path)
+
+
+def test_a_fresh_run_has_no_environment_before_it_has_no_results(tmp_path, monkeypatch):
+    with store.Store(tmp_path) as results:
+        results.write_environment({})
+        results.append([{"cell": "first", "precision": "fp64"}])
+    monkeypatch.setattr("builtins.open", lambda path, mode="r", **how: (
+        interrupted() if str(path).endswith(store.RESULTS) and "w" in mode else io.open(path, mode, **how)))
+    with pytest.raises(KeyboardInterrupt):
+        store.Store(tmp_path)
+    assert (tmp_path / store.RESULTS).stat().st_size and store.environment_of(tmp_path) is None
+
+
+def interrupted(*_):
+    raise KeyboardInterrupt
 
 
 def test_another_commit_is_warned_of(in_process, tmp_path, capsys):

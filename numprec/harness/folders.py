@@ -1,4 +1,5 @@
 """The folder of a run: a new one, or one that is gone on with; and what its env.json says."""
+import re
 import sys
 from pathlib import Path
 
@@ -14,11 +15,28 @@ def opened(folder, options, scale, device):
         before = None if options.fresh else store.environment_of(folder)
         if before is not None:
             _same(folder, before, options, scale, device)
-        return store.Store(folder, resume=before is not None)
+        used = (Path(folder) / store.RESULTS).exists()
+        results = store.Store(folder, resume=before is not None)
+        if used and before is None:
+            _discard_what_was_made(results)
+        return results
     except store.Unusable as error:
         raise Refused(error) from None
     except OSError as error:
         raise Refused(f"cannot write results: {error}") from None
+
+
+def _discard_what_was_made(results):
+    """Removes the tables and figures of the run before, of which the next one may have fewer."""
+    from numprec.harness import figures
+    names = re.compile(rf"(tables\.md|(kernels|training)\.csv|({'|'.join(figures.FIGURES)})(_\d+)?\.(png|svg))")
+    try:
+        for path in results.folder.iterdir():
+            if names.fullmatch(path.name):
+                path.unlink()
+    except BaseException:
+        results.__exit__()
+        raise
 
 
 def done(options):

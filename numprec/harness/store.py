@@ -52,6 +52,8 @@ class Store:
         try:
             self._probe()
             results = self.folder / RESULTS
+            if not resume:     # first, so that no kill leaves an environment that is not that of the results
+                (self.folder / ENVIRONMENT).unlink(missing_ok=True)
             self.rows, size = _complete(results) if resume and results.exists() else ([], 0)
             self._file = open(results, "r+b" if size else "wb", buffering=0)
             self._file.truncate(size)
