@@ -83,12 +83,23 @@ def test_the_ratio_of_medians_agrees_with_scipy(samples):
     assert abs(ours.low - theirs.low) < 0.05 * width and abs(ours.high - theirs.high) < 0.05 * width
 
 
-def test_pairs_are_drawn_together():
+def test_pairs_are_compared_by_their_ratios():
     """Seeds that take very different times, each twice as long in one precision as in the other."""
     below = np.array([1.0, 10.0, 100.0, 3.0, 30.0])
     paired, unpaired = (statistics.ratio(2 * below, below, paired=paired) for paired in (True, False))
-    assert (paired.low, paired.value, paired.high) == (2, 2, 2)
+    assert (paired.low, paired.value, paired.high) == pytest.approx((2, 2, 2))
     assert unpaired.low < 1 < 4 < unpaired.high
+    one = statistics.ratio([2.0], [1.0], paired=True)
+    assert one.value == 2 and math.isnan(one.low) and math.isnan(one.high)
+
+
+@pytest.mark.parametrize("n", (2, 3, 5))
+def test_the_interval_of_few_pairs_covers_the_truth(n):
+    """In 95 % of 400 trials, with a tolerance of three standard errors."""
+    rng = np.random.default_rng(11)
+    found = [statistics.ratio(*rng.lognormal(0, 0.1, (2, n)), paired=True) for _ in range(400)]
+    covered = sum(interval.low < 1 < interval.high for interval in found)
+    assert abs(covered - 400 * 0.95) <= 3 * math.sqrt(400 * 0.95 * 0.05)
 
 
 @pytest.mark.parametrize("shift, spread, n, verdict", [
@@ -109,6 +120,26 @@ def test_two_sets_of_times(shift, spread, n, verdict):
 def test_equal_times_are_rarely_called_different():
     rng = np.random.default_rng(6)
     found = [statistics.compare_times(*rng.gamma(50, size=(2, 8))).verdict for _ in range(400)]
+    assert sum(verdict in ("slower", "faster") for verdict in found) <= 400 * 0.01 + 3 * math.sqrt(400 * 0.01)
+
+
+@pytest.mark.parametrize("spread, shift, n, verdict", [
+    (0.002, 1.0, 5, "same"), (0.002, 1.1, 5, "slower"), (0.002, 0.9, 5, "faster"),
+    (0.002, 1.1, 4, "ambiguous"), (0.2, 1.0, 5, "ambiguous"), (0.0, 1.1, 5, "slower"), (0.0, 1.0, 2, "same"),
+    (0.0, 1.1, 1, "ambiguous"),
+])
+def test_times_of_pairs(spread, shift, n, verdict):
+    first = 10.0 ** np.arange(n)
+    second = shift * first * np.random.default_rng(12).lognormal(0, spread, n)
+    change = statistics.compare_pairs(first, second)
+    assert change.verdict == verdict and math.isnan(change.p) == (n < 5)
+    if spread and n >= 5:
+        assert change.p == pytest.approx(stats.ttest_rel(np.log(first), np.log(second)).pvalue)
+
+
+def test_pairs_without_a_difference_are_rarely_called_different():
+    rng = np.random.default_rng(13)
+    found = [statistics.compare_pairs(*rng.gamma(50, size=(2, 5))).verdict for _ in range(400)]
     assert sum(verdict in ("slower", "faster") for verdict in found) <= 400 * 0.01 + 3 * math.sqrt(400 * 0.01)
 
 
@@ -174,12 +205,57 @@ def test_overlap_is_paid_for():
 
 
 def test_identical_scores_are_bounded_by_their_labels():
-    """No label of 150 differs: by the rule of three up to 2 % still could, so 5 seeds of 30 labels do not show that
-    accuracies agree to 1 %; 10 do."""
-    few = statistics.equivalence([0.9] * 5, [0.9] * 5, 0.01, 0.25, labels=(0, 150))
+    """No label of 150 on a fixed test set differs: by the rule of three up to 2 % still could, so 5 seeds of 30 labels
+    do not show that accuracies agree to 1 %; 10 do."""
+    few = statistics.equivalence([0.9] * 5, [0.9] * 5, 0.01, labels=(0, 150))
     assert few.verdict == "undecided" and few.needed == 10
     assert few.narrow.high == pytest.approx(1 - 0.05 ** (1 / 150)) and few.narrow.low == -few.narrow.high
-    assert statistics.equivalence([0.9] * 10, [0.9] * 10, 0.01, 0.25, labels=(0, 300)).verdict == "equal"
+    assert statistics.equivalence([0.9] * 10, [0.9] * 10, 0.01, labels=(0, 300)).verdict == "equal"
+
+
+def test_predictions_of_overlapping_splits_are_not_independent():
+    """Ten test sets of 30 hold far fewer than 300 samples, and any number of them no more than there are."""
+    assert statistics.effective(300, 10, 0.25) == pytest.approx(85.7, abs=0.1)
+    assert statistics.effective(30 * 10 ** 6, 10 ** 6, 0.25) == pytest.approx(120, rel=1e-4)
+    assert statistics.effective(300, 10, 0.0) == 300
+    iris = statistics.equivalence([0.9] * 10, [0.9] * 10, 0.01, 0.25, labels=(0, 300))
+    assert iris.verdict == "undecided" and iris.needed == math.inf
+    assert iris.narrow.high == pytest.approx(0.0343, abs=1e-4) and iris.floor == pytest.approx(0.0247, abs=1e-4)
+
+
+def test_the_seeds_needed_are_the_first_that_decide_by_labels():
+    def found(n):
+        return statistics.equivalence([0.9] * n, [0.9] * n, 0.01, 0.25, labels=(0, 100 * n))
+    needed = found(2).needed
+    assert found(needed).verdict == "equal" and found(needed - 1).verdict == "undecided"
+
+
+@pytest.mark.parametrize("centre, n, verdict", [
+    (0.0, 10, "undecided"), (0.005, 10, "undecided"), (-0.63, 4, "undecided"), (-0.63, 5, "worse"), (0.63, 5, "better"),
+])
+def test_no_spread_and_no_labels_never_show_equality(centre, n, verdict):
+    found = statistics.equivalence([0.8 + centre] * n, [0.8] * n, 0.01, 0.25)
+    assert found.verdict == verdict and math.isnan(found.difference.low) and found.needed is None
+
+
+@pytest.mark.parametrize("centre, labels, verdict", [
+    (-0.63, (95, 150), "worse"), (0.63, (95, 150), "better"), (-0.63, (150, 150), "worse"),
+    (-0.02, (3, 150), "undecided"), (0.0, (2, 150), "undecided"),
+])
+def test_a_constant_difference_is_bounded_by_labels(centre, labels, verdict):
+    found = statistics.equivalence([0.3 + centre] * 5, [0.3] * 5, 0.01, 0.25, labels=labels)
+    assert found.verdict == verdict and found.difference.low <= centre <= found.difference.high
+    assert -1 <= found.difference.low and found.difference.high <= 1
+
+
+def test_a_loss_within_the_margin_is_not_worse():
+    """It is seen, for the interval leaves 0 out, but it may be small enough not to count."""
+    pairs = np.array([-0.009, -0.012, -0.007, -0.011, -0.009])
+    loss, gain = (statistics.equivalence(each, np.zeros(5), 0.01) for each in (pairs, -pairs))
+    assert loss.verdict == "undecided" and loss.difference.high < 0 and loss.worse_within_margin
+    assert gain.verdict == "better" and not gain.worse_within_margin
+    assert decided(loss.needed, loss.difference.value, pairs.std(ddof=1), 0.01)
+    assert not decided(loss.needed - 1, loss.difference.value, pairs.std(ddof=1), 0.01)
 
 
 @pytest.mark.parametrize("count, of", [(0, 30), (1, 30), (7, 300), (30, 30)])

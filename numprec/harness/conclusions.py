@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from numprec.harness.cases import MODELS
+from numprec.harness.cases import MODELS, VARIANTS
 from numprec.harness.outcomes import BASELINE, storage_bytes
 from numprec.harness.wording import listed, signed, size, times_as_fast
 
@@ -29,36 +29,58 @@ def recommendations(models, verdicts, environment):
         else:
             safe = [name for name in precisions if name in about and about[name].safe]
             if environment["is_emulator"]:
-                chosen, line = _by_bytes(precisions, safe)
+                chosen, line = _by_bytes(precisions, safe, about)
             else:
-                chosen, line = _by_time(precisions, safe, environment)
+                chosen, line = _by_time(precisions, safe, about, environment)
+            about = {name: v for name, v in about.items() if name not in chosen}
             lines.append(f"{label}: {line}{_warned(precisions, chosen)}{_not_safe(about)}.")
     return lines
 
 
-def _by_bytes(precisions, safe):
+def _by_bytes(precisions, safe, about):
     """(precisions, sentence): the smallest storage, then the smallest master copy, then the smallest sums."""
+    cost = {name: storage_bytes(outcome.run[0]) for name, outcome in precisions.items() if outcome.run}
+    least = min(cost[name] for name in (BASELINE, *safe))
+    cheapest = [name for name in safe if cost[name] == least]
+    if least == cost[BASELINE]:
+        unchanged = _unchanged(about, (name for name in cost if cost[name] < least))
+        if unchanged[0]:
+            return unchanged
     if not safe:
         return [], f"stay with {BASELINE}: nothing smaller is shown to be as good"
-    cost = {name: storage_bytes(precisions[name].run[0]) for name in (BASELINE, *safe)}
-    least = min(cost.values())
-    cheapest = [name for name in safe if cost[name] == least]
     if not cheapest:
         return [], f"stay with {BASELINE}: what is as good is not smaller"
     return cheapest, (f"{listed(cheapest, 'or')}, the smallest precision as good as {BASELINE}: {least[0]} bytes a "
                       f"stored number instead of {cost[BASELINE][0]}; speed is not judged under CPU emulation")
 
 
-def _by_time(precisions, safe, environment):
+def _unchanged(about, names):
+    """(precisions, sentence): those of `names` that changed no prediction, though equality is not shown."""
+    found = {}
+    for name in names:
+        if name in about and about[name].unchanged and not about[name].flagged:
+            found.setdefault(about[name].labels[1], []).append(name)
+    if not found:
+        return [], ""
+    margin = next(v.margin for v in about.values() if v.unchanged)
+    told = [f"{listed(alike)} changed no prediction of {of}" for of, alike in found.items()]
+    return sum(found.values(), []), f"{'; '.join(told)}; too few data to show equality within {margin:g}"
+
+
+def _by_time(precisions, safe, about, environment):
     """(precisions, sentence): the fastest of those that the GPU has, unless launches take most of the time."""
-    times = {name: float(np.median(list(precisions[name].medians.values()))) for name in (BASELINE, *safe)
-             if precisions[name].medians and precisions[name].run[0]["availability"] == "native"}
+    native = {name: float(np.median(list(outcome.medians.values()))) for name, outcome in precisions.items()
+              if outcome.medians and outcome.run[0]["availability"] == "native"}
+    times = {name: native[name] for name in (BASELINE, *safe) if name in native}
     if BASELINE not in times:
         return [], f"no recommendation, because {BASELINE} has no time"
     bound = _launches(precisions[BASELINE], times[BASELINE], environment)
     if bound:
         return [], bound
     fastest = min(times, key=times.get)
+    unchanged = _unchanged(about, (name for name in native if native[name] < times[BASELINE]))
+    if fastest == BASELINE and unchanged[0]:
+        return unchanged
     if fastest == BASELINE:
         return [], f"stay with {BASELINE}: nothing faster is shown to be as good"
     gain = precisions[fastest].speed_up(precisions[BASELINE])
@@ -69,7 +91,8 @@ def _by_time(precisions, safe, environment):
 
 
 def _launches(baseline, seconds, environment):
-    launch_s = (environment.get("peaks") or {}).get("launch_s")
+    peaks = environment.get("peaks") or {}
+    launch_s = peaks.get("launch_in_graph_s") or peaks.get("launch_s")
     counts = baseline.values("launches")
     if not launch_s or not counts or not seconds:
         return ""
@@ -77,10 +100,13 @@ def _launches(baseline, seconds, environment):
     share = count * launch_s / seconds
     if share < LAUNCH_BOUND:
         return ""
-    most = "at all" if share >= 1 else f"by more than {1 / (1 - share):.2g} times"
-    return (f"any precision that is as good, since the time is bound by launches ({count:.0f} of "
-            f"{1e6 * launch_s:.2g} µs in a fit of {1e3 * seconds:.3g} ms): at this size no precision can speed it up "
-            f"{most}; --grow enlarges the problem")
+    told = f"{count:.0f} of {1e6 * launch_s:.2g} µs in a fit of {1e3 * seconds:.3g} ms"
+    if share >= 1:
+        return (f"any precision that is as good, since the time is mostly launches ({told}: more than the whole, so "
+                "that the floor of a launch is an over-estimate, and no bound on what a precision can gain follows); "
+                "--grow enlarges the problem")
+    return (f"any precision that is as good, since the time is bound by launches ({told}): at this size no precision "
+            f"can speed it up by more than {1 / (1 - share):.2g} times; --grow enlarges the problem")
 
 
 def _warned(precisions, chosen):
@@ -109,26 +135,51 @@ def conclusion(models, verdicts, environment):
     models = {label: precisions for label, precisions in models.items() if any(o.run for o in precisions.values())}
     if not models:
         return ""
-    verdicts = [v for v in verdicts if v.precision != BASELINE]
+    every = [v for v in verdicts if v.precision != BASELINE]
+    aside = {label: precisions for label, precisions in models.items() if _is_aside(precisions)}
+    main = {label: precisions for label, precisions in models.items() if label not in aside}
+    verdicts = [v for v in every if v.label in main]
     names = list(dict.fromkeys(v.precision for v in verdicts))
-    low = [name for name in names if _is_low(models, name)]
-    parts = ["Is low precision training a general-purpose method? " + _answer(models, verdicts, low)]
+    low = [name for name in names if _is_low(main, name)]
+    said = _answer(main, verdicts, low) if main else \
+        "This run cannot tell: nothing but variants of models and enlarged, synthetic data was run."
+    parts = [f"Is low precision training a general-purpose method? {said}",
+             _besides([v for v in every if v.label in aside])]
     alike = {}
     for name in names:
         alike.setdefault(_of_precision([v for v in verdicts if v.precision == name]), []).append(name)
     parts += [f"{listed(found)}: {said}" for said, found in alike.items()]
     if not environment["is_emulator"]:
-        parts.append(_gains(models, verdicts))
+        parts.append(_gains(models, every))
     parts.append(_scope(models, environment))
     return "\n".join(part for part in parts if part)
+
+
+def _is_aside(precisions):
+    """Whether a model is a variant that was made to show what a precision breaks, or its data were grown: neither
+    tells whether training in that precision works for a model and data as they come."""
+    row = next((row for outcome in precisions.values() for row in outcome.rows), {})
+    return row.get("model") in {model.label for model in VARIANTS} or (row.get("grow") or 1) > 1
+
+
+def _besides(found):
+    """The verdicts on what does not count in the answer."""
+    alike = {}
+    for v in found:
+        text = f"fails ({v.reason.removeprefix('fails, because ')})" if v.verdict == "fails" else v.brief
+        alike.setdefault(v.label, {}).setdefault(text, []).append(v.precision)
+    told = [f"{label}: " + "; ".join(f"{listed(names)} {text}" for text, names in each.items())
+            for label, each in alike.items()]
+    return f"Besides, and not counted above: {'. '.join(told)}." if told else ""
 
 
 def _answer(models, verdicts, low):
     if not low:
         return "This run cannot tell: no precision below 32 bits was run."
     by_name = {name: [v for v in verdicts if v.precision == name] for name in low}
+    unchanged = _without_a_change(by_name)
     if not any(v.verdict != "undecided" for found in by_name.values() for v in found):
-        return f"This run cannot tell: nothing is decided about {listed(low)}."
+        return " ".join(filter(None, (f"This run cannot tell: nothing is decided about {listed(low)}.", unchanged)))
     total, kinds = len(models), sum(any(label.startswith(m.name) for label in models) for m in MODELS)
     general = [name for name, found in by_name.items() if len(found) == total and all(v.safe for v in found)]
     refuted = [name for name, found in by_name.items() if any(v.verdict in ("worse", "fails") for v in found)]
@@ -153,11 +204,24 @@ def _answer(models, verdicts, low):
         said.append(f"Open for {listed(open_)}: no model is worse or fails, but not every one "
                     + ("is decided" if complete else "was run or is decided")
                     + (" or free of a flag." if any(v.flagged for name in open_ for v in by_name[name]) else "."))
+    if unchanged:
+        said.append(unchanged)
     everywhere = [label for label in models if all(v.safe for v in verdicts if v.label == label and v.precision in low)
                   and any(v.label == label and v.precision in low for v in verdicts)]
     if everywhere and len(everywhere) < total:
         said.append(f"Every low precision that was run is as good as {BASELINE} for {listed(everywhere)}.")
     return " ".join(said)
+
+
+def _without_a_change(by_name):
+    """Where not one prediction differs, which is not decided for want of data."""
+    alike = {}
+    for name, found in by_name.items():
+        for v in found:
+            if v.unchanged:
+                alike.setdefault(v.label, []).append(name)
+    told = [f"in {listed(names)} for {label}" for label, names in alike.items()]
+    return f"No label differs, on data too few to show equality: {'; '.join(told)}." if told else ""
 
 
 def _list_where(found, kinds):
@@ -169,13 +233,12 @@ def _of_precision(found):
     """One precision over all the models: the counts, then what was found against it."""
     total = len(found)
     parts = []
-    for kind in ("equal", "better", "worse", "undecided", "fails"):
-        chosen = [v for v in found if v.verdict == kind]
+    for kind in ("equal", "better", "worse", "no label differs, not decided", "undecided", "fails"):
+        chosen = [v for v in found if kind == ("no label differs, not decided" if v.unchanged else v.verdict)]
         if not chosen:
             continue
         about = [_short(v) for v in chosen]
-        verb = "fails" if kind == "fails" else kind
-        parts.append(f"{verb} in {len(chosen)} of {total} ({'; '.join(about)})")
+        parts.append(f"{kind} in {len(chosen)} of {total} ({'; '.join(about)})")
     return ", ".join(parts) + "."
 
 

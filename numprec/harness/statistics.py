@@ -1,7 +1,8 @@
 """What the samples of a run support: medians of times, means of scores, and how far to trust them.
 
 Times are summed up by median and percentiles, because their distribution has one long tail; the interval of the
-median is a bootstrap, which assumes no shape, and two sets of times are compared by ranks. Scores are compared in
+median is a bootstrap, which assumes no shape, and two sets of times are compared by ranks. Times of fits are paired,
+seed by seed, and their ratios compared by Student's t of logarithms. Scores are compared in
 pairs, seed by seed, because the split moves a score far more than the precision does. With 5 to 10 seeds a bootstrap
 of the mean difference would be too narrow, so Student's t is used; and where the seeds draw overlapping splits of one
 data set the differences are not independent, which the correction of Nadeau and Bengio pays for by a wider interval.
@@ -30,6 +31,7 @@ ALPHA = 0.05                                # of each of the two one-sided tests
 MARGINS = {"accuracy": 0.01, "R2": 0.01}    # differences up to here count as none: one point of accuracy, 0.01 of R2
 LEAST_EFFECT = 0.02                         # a smaller change of a median time is no change
 RANK_ALPHA = 0.01                           # of the rank test; reached from 5 samples on either side
+LEAST_PAIRS = 5                             # for fewer, a t test of ratios would rest on its assumptions alone
 
 
 @dataclass(frozen=True)
@@ -65,18 +67,23 @@ def bootstrap(samples, statistic=np.median, level=LEVEL, resamples=RESAMPLES, se
 
 
 def ratio(above, below, paired=False, level=LEVEL, resamples=RESAMPLES, seed=0):
-    """median(above) / median(below) with its percentile bootstrap. `paired` samples, one of each for every seed, are
-    drawn together."""
+    """median(above) / median(below) with its percentile bootstrap. Of `paired` samples, one of each for every seed, the
+    geometric mean of their ratios with Student's t interval of the logarithms: few pairs are too few for a bootstrap,
+    which with two covers the truth half of the time."""
     above, below = np.asarray(above, np.float64), np.asarray(below, np.float64)
+    if paired:
+        logs = mean(np.log(above / below), level=level)
+        return Interval(*(float(np.exp(x)) for x in (logs.value, logs.low, logs.high)), logs.n,
+                        "t of log ratios" if logs.n > 1 else "none")
     value, n = float(np.median(above) / np.median(below)), min(len(above), len(below))
     if n < 2:
         return Interval(value, np.nan, np.nan, n, "none")
     rng = np.random.default_rng(seed)
     first = rng.integers(0, len(above), (resamples, len(above)))
-    second = first if paired else rng.integers(0, len(below), (resamples, len(below)))
+    second = rng.integers(0, len(below), (resamples, len(below)))
     drawn = np.median(above[first], axis=-1) / np.median(below[second], axis=-1)
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(value, float(low), float(high), n, "paired bootstrap" if paired else "percentile bootstrap")
+    return Interval(value, float(low), float(high), n, "percentile bootstrap")
 
 
 def quartiles(samples):
@@ -95,7 +102,7 @@ class Change:
 
     verdict: str
     ratio: Interval    # second over first
-    p: float           # of the rank test, two-sided
+    p: float           # of the test, two-sided
 
 
 def compare_times(first, second, least=LEAST_EFFECT):
@@ -103,7 +110,22 @@ def compare_times(first, second, least=LEAST_EFFECT):
     interval of the ratio of medians lies within `least`. Ambiguous: neither."""
     from scipy.stats import mannwhitneyu
     changed = ratio(second, first)
-    p = float(mannwhitneyu(first, second, alternative="two-sided").pvalue)
+    return _change(changed, float(mannwhitneyu(first, second, alternative="two-sided").pvalue), least)
+
+
+def compare_pairs(first, second, least=LEAST_EFFECT):
+    """The same of one time of each seed in either set, by a t test of the logarithms of their ratios; no slower or
+    faster from fewer than LEAST_PAIRS."""
+    from scipy.stats import t
+    changed, n, p = ratio(second, first, paired=True), len(first), np.nan
+    if n > 1:
+        logs = np.log(np.divide(second, first))
+        error = standard_error(logs)
+        p = float(2 * t.sf(abs(logs.mean()) / error, n - 1)) if error > 0 else float(logs[0] == 0)
+    return _change(changed, p if n >= LEAST_PAIRS else np.nan, least)
+
+
+def _change(changed, p, least):
     if p < RANK_ALPHA and not 1 / (1 + least) <= changed.value <= 1 + least:
         verdict = "slower" if changed.value > 1 else "faster"
     else:
@@ -150,54 +172,97 @@ class Equivalence:
     """Whether paired scores are equal within a margin: "equal", "better", "worse" or "undecided"."""
 
     verdict: str
-    difference: Interval     # at 95 %: better or worse where it leaves 0 out, unless equal
+    difference: Interval     # at 95 %; NaN where every pair differs by the same and no labels bound what was missed
     narrow: Interval         # at 90 %: equal where it lies within the margin
     margin: float
     p: float                 # of the two one-sided tests, the larger; NaN where there is no interval
     needed: float | None     # seeds that would decide; inf where no number would; None where one cannot say
     floor: float             # half the width of the 90 % interval that any number of seeds would leave
 
+    @property
+    def worse_within_margin(self):
+        """Whether a loss is seen that is smaller than the margin and not shown to stay so."""
+        return self.verdict == "undecided" and self.difference.high < 0
+
 
 def equivalence(values, baseline, margin, test_to_train=0.0, labels=None):
-    """Two one-sided tests of `values - baseline`, taken seed by seed, against -margin and +margin.
+    """Two one-sided tests of `values - baseline`, taken seed by seed, against -margin and +margin. Better: the 95 %
+    interval of the mean lies above 0. Worse: it lies below 0, and the mean beyond the margin.
 
     Where every pair differs by the same, t has no spread to work with, and an interval of width 0 would be too good to
     be true. `labels`, (how many predictions differ, out of how many), then bounds what may have been missed: accuracies
-    cannot differ by more than the share of predictions that do.
+    cannot differ by more than the share of predictions that do. Without them nothing is equal, and a difference beyond
+    the margin is told by its sign alone.
     """
     from scipy.stats import t
     difference = paired_difference(values, baseline, test_to_train)
     narrow = paired_difference(values, baseline, test_to_train, 1 - 2 * ALPHA)
     pairs = np.asarray(values, np.float64) - np.asarray(baseline, np.float64)
     n, centre, floor, p, needed = len(pairs), difference.value, 0.0, np.nan, None
-    if n > 1 and np.ptp(pairs) < 1e-12 and labels and labels[1]:
-        difference = _by_labels(centre, n, *labels, LEVEL)
-        narrow = _by_labels(centre, n, *labels, 1 - 2 * ALPHA)
-        if labels[0] == 0:
-            needed = math.ceil(math.log(ALPHA) / math.log1p(-margin) / (labels[1] / n))
+    constant = n > 1 and np.ptp(pairs) < 1e-12
+    if constant:
+        bounds = _by_labels if labels and labels[1] else _unbounded
+        difference, narrow = (bounds(centre, n, margin, test_to_train, labels, level)
+                              for level in (LEVEL, 1 - 2 * ALPHA))
+        if labels and labels[1] and labels[0] == 0:
+            needed = _seeds_of_labels(labels[1] / n, margin, test_to_train)
+            floor = most(0, labels[1] / n / test_to_train) if test_to_train else 0.0
     elif n > 1:
         error = standard_error(pairs, test_to_train)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            p = float(t.sf(np.divide(margin - abs(centre), error), n - 1))
+        p = float(t.sf((margin - abs(centre)) / error, n - 1))
         floor = float(t.ppf(1 - ALPHA, np.inf) * pairs.std(ddof=1) * math.sqrt(test_to_train))
         needed = seeds_needed(centre, pairs.std(ddof=1), margin, test_to_train)
     if narrow.within(-margin, margin):
         verdict = "equal"
-    elif difference.low > 0 or difference.high < 0:
-        verdict = "better" if centre > 0 else "worse"
+    elif difference.low > 0:
+        verdict = "better"
+    elif difference.high < 0 and centre < -margin:
+        verdict = "worse"
+    elif constant and np.isnan(difference.low) and abs(centre) > margin and 0.5 ** n < ALPHA:
+        verdict = "better" if centre > 0 else "worse"    # the sign test: from 5 seeds
     else:
         verdict = "undecided"
     return Equivalence(verdict, difference, narrow, margin, p, needed if verdict == "undecided" else None, floor)
 
 
-def _by_labels(centre, n, differ, of, level):
-    share = most(differ, of, (1 - level) / 2)
-    return Interval(centre, -share, share, n, f"{differ} of {of} predictions differ")
+def effective(count, n, test_to_train):
+    """How many independent predictions `count` are worth that come from the test sets of n overlapping splits: as many
+    fewer as Nadeau and Bengio's variance of the mean is larger. A sample is in several test sets, and is no more than
+    one sample; at most count / n / test_to_train, however many splits there are."""
+    return count * (1 / n) / (1 / n + test_to_train)
+
+
+def _by_labels(centre, n, margin, test_to_train, labels, level):
+    """What a difference that is the same on every seed may really be. Within the margin: up to the share of predictions
+    that differ, either way. Beyond it: the share that became right less that which became wrong, each bounded; at
+    least `centre` of all predictions went the one way, and what remains of those that differ may have gone either."""
+    differ, of = (effective(count, n, test_to_train) for count in labels)
+    method = f"{labels[0]} of {labels[1]} predictions differ"
+    if abs(centre) <= margin:
+        share = most(differ, of, (1 - level) / 2)
+        return Interval(centre, -share, share, n, method)
+    net, alpha = min(abs(centre) * of, of), (1 - level) / 4    # both shares are bounded, on both sides
+    differ = max(differ, net)
+    far = most((differ + net) / 2, of, alpha)
+    near = (1 - most(of - net, of, alpha)) - most((differ - net) / 2, of, alpha)
+    return Interval(centre, near, far, n, method) if centre > 0 else Interval(centre, -far, -near, n, method)
+
+
+def _unbounded(centre, n, margin, test_to_train, labels, level):
+    return Interval(centre, np.nan, np.nan, n, "no spread")
+
+
+def _seeds_of_labels(per_seed, margin, test_to_train):
+    """How many seeds show equality if no prediction ever differs; inf where the test sets of overlapping splits are too
+    small for any number."""
+    enough = math.log(ALPHA) / math.log1p(-margin)    # independent predictions: (1 - margin)**enough = ALPHA
+    left = per_seed - enough * test_to_train
+    return max(2, math.ceil(enough / left)) if left > 0 else math.inf
 
 
 def most(count, of, alpha=ALPHA):
     """The largest share that `count` out of `of` is consistent with, at level `alpha` (Clopper and Pearson); for none
-    at all about 3 / of, the rule of three."""
+    at all about 3 / of, the rule of three. Neither has to be whole."""
     from scipy.stats import beta
     return 1.0 if count >= of else float(beta.ppf(1 - alpha, count + 1, of - count))
 
@@ -205,10 +270,12 @@ def most(count, of, alpha=ALPHA):
 def seeds_needed(centre, deviation, margin, test_to_train=0.0):
     """The least number of seeds at which `equivalence` would be decided either way, were mean and standard deviation
     of the differences as observed: so many at least, since they will not be. inf where no number would do, because
-    splits that overlap leave a variance of test_to_train * deviation**2 however many there are."""
+    splits that overlap leave a variance of test_to_train * deviation**2 however many there are. A loss within the
+    margin can only turn out equal."""
     equal = _seeds(margin - abs(centre), deviation, 1 - ALPHA, test_to_train)
-    different = _seeds(abs(centre), deviation, (1 + LEVEL) / 2, test_to_train)
-    return min(equal, different)
+    if -margin <= centre < 0:
+        return equal
+    return min(equal, _seeds(abs(centre), deviation, (1 + LEVEL) / 2, test_to_train))
 
 
 def _seeds(room, deviation, quantile, test_to_train):

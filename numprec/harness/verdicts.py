@@ -29,6 +29,7 @@ class Verdict:
     reason: str                           # the sentence, without the names and the flag
     flagged: str = ""                     # what else one has to know, where one fit of several did not finish
     equivalence: Equivalence | None = None
+    labels: tuple | None = None           # (how many predictions differ from fp64's, out of how many)
 
     @property
     def sentence(self):
@@ -42,6 +43,12 @@ class Verdict:
     def safe(self):
         """Whether one may train in it: no worse than fp64, and every fit finished."""
         return self.verdict in ("equal", "better") and not self.flagged
+
+    @property
+    def unchanged(self):
+        """Whether not one prediction differs from fp64's, and yet equality is not shown, the data being too few."""
+        return (self.verdict == "undecided" and bool(self.labels) and self.labels[0] == 0 < self.labels[1]
+                and abs(self.equivalence.difference.value) < 1e-12)
 
     @property
     def interval(self):
@@ -60,9 +67,15 @@ class Verdict:
     @property
     def brief(self):
         """For a column of a table."""
-        text = self.verdict
-        if self.verdict == "undecided" and self.needed_seeds:
-            text += ", more data" if math.isinf(self.needed_seeds) else f", >= {self.needed_seeds} seeds"
+        text, needed = self.verdict, self.needed_seeds if self.verdict == "undecided" else None
+        if self.unchanged:
+            text += ", no label differs"
+        elif self.equivalence and self.equivalence.worse_within_margin:
+            text += ", worse within the margin"
+        elif needed and math.isinf(needed):
+            text += ", more data"
+        if needed and not math.isinf(needed):
+            text += f", >= {needed} seeds"
         return text + (" (flagged)" if self.flagged else "")
 
 
@@ -101,7 +114,8 @@ def _judge(label, outcome, baseline):
     if equivalence is None:
         return Verdict(*named, "undecided", f"undecided: no seed has a score both here and in {BASELINE}",
                        "; ".join(flags))
-    return Verdict(*named, equivalence.verdict, _reason(outcome, equivalence), "; ".join(flags), equivalence)
+    return Verdict(*named, equivalence.verdict, _reason(outcome, equivalence), "; ".join(flags), equivalence,
+                   outcome.labels if outcome.metric == "accuracy" else None)
 
 
 def _looks(outcome, baseline):
@@ -121,13 +135,24 @@ def _reason(outcome, e):
     if e.verdict == "equal":
         return (f"equal to {BASELINE} within {e.margin:g} of {metric}: difference {signed(e.difference.value)}, "
                 f"90 % interval {span(e.narrow)}, {e.narrow.n} seeds")
+    if e.difference.method == "no spread":
+        return _reason_without_spread(outcome, e)
     if e.verdict in ("better", "worse"):
         return (f"{e.verdict} than {BASELINE} by {size(e.difference.value)} of {metric}: difference "
                 f"{signed(e.difference.value)}, 95 % interval {span(e.difference)}, {e.difference.n} seeds")
     if e.difference.n < 2:
         return f"undecided: difference {signed(e.difference.value)} of {metric} on one seed, which has no interval"
-    return (f"undecided: difference {signed(e.difference.value)} of {metric}, 95 % interval {span(e.difference)}, "
-            f"{e.difference.n} seeds; {_what_would_decide(e)}")
+    seen = f"worse than {BASELINE}, by less than the margin of {e.margin:g} so far: " if e.worse_within_margin else ""
+    return (f"undecided: {seen}difference {signed(e.difference.value)} of {metric}, 95 % interval "
+            f"{span(e.difference)}, {e.difference.n} seeds; {_what_would_decide(e)}")
+
+
+def _reason_without_spread(outcome, e):
+    told = f"{signed(e.difference.value)} of {outcome.metric} on each of {e.difference.n} seeds"
+    if e.verdict in ("better", "worse"):
+        return f"{e.verdict} than {BASELINE} by {size(e.difference.value)} of {outcome.metric}: difference {told}, " \
+               f"sign test, p = {0.5 ** e.difference.n:.2g}"
+    return f"undecided: difference {told}, which leaves no spread to judge it by, and no predictions were compared"
 
 
 def _reason_by_labels(outcome, e):
@@ -137,7 +162,15 @@ def _reason_by_labels(outcome, e):
     if e.verdict == "equal":
         return f"equal to {BASELINE} within {e.margin:g} of {outcome.metric}: {told}, so that accuracy differs by at " \
                f"most {size(e.narrow.high)} (95 %)"
-    left = f"undecided: {told}, which still leaves room for {size(e.narrow.high)} of {outcome.metric} (95 %)"
+    if e.verdict in ("better", "worse"):
+        return f"{e.verdict} than {BASELINE} by {size(e.difference.value)} of {outcome.metric}: {told}, " \
+               f"95 % interval {span(e.difference)}, {e.difference.n} seeds"
+    if abs(e.difference.value) > e.margin:
+        return f"undecided: {told}, {signed(e.difference.value)}, 95 % interval {span(e.difference)}"
+    room = f"leave room for {size(e.narrow.high)} of {outcome.metric} (95 %)"
+    if e.needed and math.isinf(e.needed):
+        return f"undecided: {told}, but splits of so few samples {room}; it takes more data"
+    left = f"undecided: {told}, but so few predictions {room}"
     return left + (f"; {e.needed} seeds would decide, if still none differed" if e.needed else "")
 
 
