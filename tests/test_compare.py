@@ -88,6 +88,19 @@ def test_times_of_fits_are_compared_within_seeds(compared, factor, verdict, code
     assert found == code and f"training times: 1 {verdict}\n" in text and "scores: 1 same\n" in text
 
 
+def test_what_moves_a_whole_seed_is_no_difference_between_runs(compared):
+    """Each seed is off by its own factor, and its repetitions with it: many samples, and five pairs."""
+    factors = [1.3, 1.2, 1.1, 0.99, 1.05]
+    after = runs("fp32", BASE, samples_s=lambda seed: times(10.0 ** seed * factors[seed], STEADY))
+    text, code = compared(runs("fp32", BASE, samples_s=lambda seed: times(10.0 ** seed, STEADY)), after)
+    assert code == 0 and "training times: 1 ambiguous\n" in text
+
+
+def test_few_seeds_are_never_slower(compared):
+    text, code = compared(fits(1.0, BASE[:4]), fits(1.2, BASE[:4]))
+    assert code == 0 and "training times: 1 ambiguous\n" in text
+
+
 @pytest.mark.parametrize("shift, verdict, code", [
     (0, "same", 0), (NOISE, "same", 0), (-0.05 + NOISE, "worse", 4), (0.05 + NOISE, "better", 0),
     (40 * NOISE, "ambiguous", 0),
@@ -98,8 +111,14 @@ def test_scores(compared, shift, verdict, code):
 
 
 def test_labels_that_differ_from_fp64_say_nothing_of_another_run(compared):
+    before, after = (runs("fp16", np.array(BASE) + shift, metric="accuracy", labels_differ=50) for shift in (0, 0.001))
+    text, code = compared(before, after)
+    assert code == 0 and "scores: 1 ambiguous\n" in text and "+0.0010" in text and "+0.0010 [" not in text
+
+
+def test_identical_scores_are_the_same(compared):
     rows = runs("fp16", BASE, metric="accuracy", labels_differ=50)
-    assert "0 [0, 0]" in compared(rows, rows)[0]
+    assert "scores: 1 same\n" in compared(rows, rows)[0]
 
 
 def test_models_that_fail(compared):
@@ -107,6 +126,26 @@ def test_models_that_fail(compared):
     text, code = compared(fits(1.0), stalled)
     assert code == 4 and "LinearRegression on diabetes, fp32, score: newly fails" in text
     assert "training times: 1 ambiguous\n" in text      # a fit that gave up is not fast
+
+
+@pytest.mark.parametrize("values", [dict(status=lambda seed: "FAIL" if seed == 2 else "ok", reason="ValueError: x"),
+                                    dict(finished=lambda seed: seed != 2, stop_reason="stalled")])
+def test_one_seed_that_fails_where_it_did_not(compared, values):
+    text, code = compared(fits(1.0), fits(1.0, **values))
+    assert code == 4 and "LinearRegression on diabetes, fp32, score: newly fails" in text
+
+
+def test_one_seed_that_fails_in_both(compared):
+    values = dict(finished=lambda seed: seed != 2, stop_reason="stalled")
+    text, code = compared(fits(1.0, **values), fits(1.0, **values))
+    assert code == 0 and "scores: 1 same\n" in text
+
+
+def test_another_seed_that_fails(compared):
+    before, after = (fits(1.0, finished=lambda seed, ok=ok: seed in ok, stop_reason="stalled")
+                     for ok in ((0, 1, 2), (0, 1, 4)))
+    text, code = compared(before, after)
+    assert code == 4 and "scores: 1 newly fails\n" in text
 
 
 def test_models_that_no_longer_fail(compared):

@@ -1,9 +1,10 @@
 """Two runs compared, result by result: the same, faster, slower or ambiguous; and whether something got worse.
 
-Times are compared by statistics.compare_times, a rank test with a least effect. Those of a model are first divided by
-the median of the same seed in the first run, since seeds differ more than runs do. Scores are compared in pairs, seed
-by seed, like those of two precisions. Runs on different devices or at different scales are refused: what differs
-between them is not what changed.
+Times of kernels are compared by statistics.compare_times, a rank test with a least effect. Those of a model are paired,
+seed by seed, since seeds differ more than runs do: a t test of the ratios of medians, one of each seed, because the
+repetitions of a fit share whatever moved that fit. Scores are compared in pairs likewise, like those of two precisions;
+but where each is the same to the last digit, nothing was changed. Runs on different devices or at different scales are
+refused: what differs between them is not what changed.
 """
 from collections import Counter
 from dataclasses import dataclass
@@ -25,9 +26,12 @@ ms: medians. B / A: ratio of medians with its 95 % bootstrap interval. p: Mann-W
 faster: p below {alpha:g} and a median more than {least:g} % away; same: the interval lies within {least:g} %;
 ambiguous: neither, as with fewer than 5 samples each."""
 TRAINING = """\
-B / A: of the times of a fit, each over the median of its seed in A. score B - A: mean over the seeds that both have,
-with its 95 % interval; same: within the margin of {margins} by two one-sided tests at 5 %; worse, better: the interval
-leaves out 0. fails: more than one fit did not finish."""
+ms: median over the seeds of each seed's median. B / A: geometric mean over the seeds of the ratio of medians, with its
+95 % interval of Student's t on logarithms. p: t test of those, two-sided. slower, faster: p below {alpha:g}, from
+{pairs} seeds, and a mean more than {least:g} % away; same: the interval lies within {least:g} %. score B - A: mean over
+the seeds that both have, with its 95 % interval; same: equal to the last digit, or within the margin of {margins} by
+two one-sided tests at 5 %; better, worse: the interval leaves out 0, and a loss is beyond the margin. fails: more than
+one fit did not finish; newly fails: also where one did not that finished in A."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +136,8 @@ def _training(rows, others, environment, found):
         return None
     columns = ("precision", "A ms", "B ms", "B / A", "p", "time", "A", "B", "score B - A", "score")
     return Table(title("Training", environment), columns, "lrrlrlrrll", blocks,
-                 TRAINING.format(margins=" and ".join(sorted(margins - {""}))))
+                 TRAINING.format(margins=" and ".join(sorted(margins - {""})), alpha=statistics.RANK_ALPHA,
+                                 pairs=statistics.LEAST_PAIRS, least=100 * statistics.LEAST_EFFECT))
 
 
 def _fits(a, b):
@@ -140,9 +145,7 @@ def _fits(a, b):
     seeds = [seed for seed in a.medians if seed in b.medians]
     if not seeds:
         return "not run" if not (a.run and b.run) else "ambiguous", [NOTHING] * 4
-    of_a, of_b = ({row["seed"]: row["samples_s"] for row in each.run} for each in (a, b))
-    scaled = [np.concatenate([np.divide(samples[seed], a.medians[seed]) for seed in seeds]) for samples in (of_a, of_b)]
-    change = statistics.compare_times(*scaled)
+    change = statistics.compare_pairs([a.medians[seed] for seed in seeds], [b.medians[seed] for seed in seeds])
     return change.verdict, _times(*(np.median([each.medians[seed] for seed in seeds]) for each in (a, b)), change)
 
 
@@ -155,11 +158,20 @@ def _scores(a, b):
     difference = NOTHING if e is None else signed(e.difference.value)
     if e is not None and not np.isnan(e.difference.low):
         difference += f" {span(e.difference)}"
-    if a.fails or b.fails:
+    finished_before = {row["seed"] for row in a.run} - set(a.unfinished)
+    if finished_before & set(b.unfinished):
+        verdict = "newly fails"
+    elif a.fails or b.fails:
         verdict = "newly fails" if not a.fails else "fails in both" if b.fails else "no longer fails"
+    elif _identical(a.scores, b.scores):
+        verdict = "same"
     else:
         verdict = SCORES[e.verdict] if e else "ambiguous"
     return verdict, [*shown, difference]
+
+
+def _identical(ours, theirs):
+    return len(ours) > 1 and ours == theirs
 
 
 # ---- in the end
