@@ -12,7 +12,8 @@ def lines(table):
 
 def test_scores_and_verdicts():
     rows = [row for p, shift in (("fp64", 0), ("fp16", -0.05), ("fp32", 1e-6))
-            for row in fabricated.runs(p, [score + shift for score in (0.4, 0.41, 0.42, 0.43)])]
+            for row in fabricated.runs(p, [score + shift + 1e-6 * shift * i
+                                           for i, score in enumerate((0.4, 0.41, 0.42, 0.43))])]
     table = summary.safe(rows, fabricated.environment())
     line, = lines(table).values()
     assert table.columns == ("model and data", "fp64", "fp32", "fp16")       # as the table of precisions has them
@@ -47,6 +48,26 @@ def test_microseconds_of_the_highest_rung():
     line, = lines(summary.fast(rows, fabricated.environment())).values()
     assert (line["operation"], line["rung"]) == ("matmul 64x64x64", "tiled")
     assert line["fp32"] == "2000 (compute 50 %)"      # 6e10 operations at 6e13 a second take half of it
+
+
+def test_one_rung_stands_for_an_operation():
+    """A precision without a time there has none: not that of the rung below."""
+    rows = [fabricated.kernel_row(name, rung="tiled", samples_s=[1e-3] * 3) for name in ("fp64", "fp32", "fp16")]
+    rows += [fabricated.kernel_row("fp64", rung="wide", status="SKIP", reason="not there"),
+             fabricated.kernel_row("fp32", rung="wide", samples_s=[2e-3] * 3),
+             fabricated.kernel_row("fp16", rung="wide", status="FAIL", reason="wrong")]
+    line, = lines(summary.fast(rows, fabricated.environment())).values()
+    assert line["rung"] == "wide" and line["fp32"].startswith("2000")
+    assert line["fp64"] == line["fp16"] == "-"
+
+
+def test_a_highest_rung_that_fails_throughout_is_not_replaced():
+    rows = [fabricated.kernel_row("fp32", rung="tiled"), fabricated.kernel_row("fp32", rung="wide", status="FAIL")]
+    line, = lines(summary.fast(rows, fabricated.environment())).values()
+    assert line["rung"] == "wide" and line["fp32"] == "-"
+    skipped = [rows[0], fabricated.kernel_row("fp32", rung="wide", status="SKIP")]
+    line, = lines(summary.fast(skipped, fabricated.environment())).values()
+    assert line["rung"] == "tiled" and line["fp32"] != "-"
 
 
 def test_the_shape_that_most_rows_have():

@@ -18,8 +18,8 @@ equal within {margins}, better, worse, undecided, or fails, because fits did not
 COST = """\
 ms of a fit, host to host, transfers included, compiling not: median over the seeds; "-" unless every fit finished."""
 FAST = """\
-µs of a launch on the highest rung of each operation, median; in brackets what bounds it, and the share of that ceiling
-that it reaches."""
+µs of a launch on the highest rung of each operation that the device runs, median; in brackets what bounds it, and the
+share of that ceiling that it reaches; "-": no time on that rung in that precision, because it failed or was not run."""
 
 
 def in_order(names):
@@ -80,18 +80,18 @@ def main_shapes(rows):
 
 
 def fast(rows, environment):
-    """Microseconds of the highest rung of each operation that was timed; None without kernels."""
-    found = {}
-    for row in main_shapes(rows):    # rungs come slowest first
-        found.setdefault(row["operation"], {})[row["precision"]] = row
-    if not found:
+    """Microseconds of the highest rung of each operation, be it that its launches failed; None without kernels."""
+    timed = main_shapes(rows)
+    if not timed:
         return None
-    names = in_order(name for top in found.values() for name in top)
-    lines = []
-    for operation, top in found.items():
-        last = list(top.values())[-1]
-        lines.append((f"{operation} {'x'.join(map(str, last['shape']))}", last["rung"],
-                      *(_microseconds(top.get(name), environment) for name in names)))
+    shapes = {row["operation"]: row["shape"] for row in timed}
+    highest = {row["operation"]: row["rung"] for row in rows    # rungs come slowest first
+               if row["kind"] == "kernel" and row["status"] != "SKIP" and row["shape"] == shapes.get(row["operation"])}
+    top = {(row["operation"], row["precision"]): row for row in timed if row["rung"] == highest[row["operation"]]}
+    names = in_order(row["precision"] for row in timed)
+    lines = [(f"{operation} {'x'.join(map(str, shape))}", highest[operation],
+              *(_microseconds(top.get((operation, name)), environment) for name in names))
+             for operation, shape in shapes.items()]
     return Table(title("Kernels", environment), ("operation", "rung", *names), "ll" + "r" * len(names),
                  [("", lines)], FAST)
 
