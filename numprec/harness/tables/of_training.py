@@ -16,14 +16,16 @@ OUTCOME = """\
 held out: the metric, computed in float64 on data that were not trained on, the same splits and seeds in every
 precision; mean over the seeds with a 95 % interval of Student's t, which where splits overlap is the wider one of
 Nadeau and Bengio 2003. minus fp64: difference seed by seed, mean and 95 % interval, likewise; where it is the same on
-every seed, the interval of what may have been missed, by the number of predictions (Clopper and Pearson 1934, as if
-each were drawn anew). p: of the two one-sided tests (Schuirmann 1987) that the difference lies beyond a margin that was
-fixed before any run, {margins}; below 0.05 the verdict is equal. better, worse: the 95 % interval leaves out 0. No test
-is corrected for the number of tests. fails: more than one fit did not finish; flagged: one. labels: predictions unlike
-those of fp64, of all. stop: how the fits ended, each binary problem by itself where there are several. iterations: of a
-fit, all of its problems together; epochs where there are epochs. counts: overflow: gradients that were not finite;
-skipped: steps, for that reason; stalled: fits or binary problems; in all fits together; underflow: share of gradients
-that were subnormal; lost: share of updates that left their weight as it was; mean over the fits. """ + PREDICTIONS
+every seed, the interval of what may have been missed, by the number of predictions (Clopper and Pearson 1934; those of
+overlapping splits count as so many fewer as Nadeau and Bengio's interval is wider), and none without labels. p: of the
+two one-sided tests (Schuirmann 1987) that the difference lies beyond a margin that was fixed before any run, {margins};
+below 0.05 the verdict is equal. better, worse: the 95 % interval leaves out 0, and a loss is beyond the margin; a
+smaller one is undecided, worse within the margin. No test is corrected for the number of tests. fails: more than one
+fit did not finish; flagged: one. labels: predictions unlike those of fp64, of all. stop: how the fits ended, each
+binary problem by itself where there are several. iterations: of a fit, all of its problems together; epochs where there
+are epochs. counts: overflow: gradients that were not finite; skipped: steps, for that reason; stalled: fits or binary
+problems; in all fits together; underflow: share of gradients that were subnormal; lost: share of updates that left
+their weight as it was; mean over the fits. """ + PREDICTIONS
 COST = """\
 ms: one fit, host to host, transfers included, compiling not; median over the seeds of each seed's median, with the 10th
 and 90th percentile over the seeds; "-" unless every fit finished. JIT s: compiling, or loading from the cache, once in
@@ -38,8 +40,9 @@ seeds. "-": not measured. """ + PREDICTIONS
 SHARES = ("underflow", "lost")    # of the counts
 
 SPEED = """\
-Ratio of median times, with its 95 % interval by a bootstrap of the seeds, each fit paired with that of the same seed;
-above 1 is faster. launches: the cost of that many empty launches in a graph of many, as a share of the time."""
+Ratio of median times, each fit paired with that of the same seed: geometric mean over the seeds, with its 95 % interval
+of Student's t on logarithms (of one seed: by a bootstrap of its times); above 1 is faster. launches: the cost of that
+many empty launches in a graph of many, as a share of the time."""
 PEERS = """\
 Other libraries on the same splits, in the same run, each with its own algorithm and defaults but for the parameters
 that the models share; they run where they can, be it on a CPU. Nothing of theirs is verified: the score is all that is
