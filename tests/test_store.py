@@ -37,7 +37,7 @@ def test_it_keeps_what_json_cannot_say(tmp_path):
                          "d": math.nan}])
     environment, (row,) = store.read(tmp_path)
     assert environment == {"device": "none", "schema_version": 2} and math.isnan(row.pop("d"))
-    assert row == {"schema_version": 2, "cell": None, "precision": "fp64", "a": 0.5, "b": math.inf,
+    assert row == {"schema_version": 2, "cell": None, "of": 1, "precision": "fp64", "a": 0.5, "b": math.inf,
                    "c": [1, 2, [-math.inf]]}
 
 
@@ -52,29 +52,34 @@ def test_a_run_is_gone_on_with(folder):
 
 def test_a_fresh_run_discards_the_one_before(folder):
     with store.Store(folder) as results:
-        assert results.rows == [] and results.done == set()
+        assert results.rows == [] and results.done == set() and store.environment_of(folder) is None
+        results.write_environment({})
         results.append(cell("only", "fp64"))
     assert named(store.read(folder)[1]) == [("only", "fp64")]
 
 
 def test_what_a_kill_left_half_written_is_cut_off_at_any_byte(folder, monkeypatch):
-    """Wherever the last write was cut, the first cell stays, and of the second all or what can be gone on with."""
+    """Wherever the last write was cut, the first cell stays, and the second is redone as a whole."""
     monkeypatch.setattr(store, "PROBE", 1)
     path = folder / store.RESULTS
     whole = path.read_bytes()
     lines = whole.splitlines(keepends=True)
-    begin = len(lines[0] + lines[1])
-    ends = {begin, len(whole), *(begin + len(b"".join(lines[2:n])) for n in (3, 4))}
-    for size in range(begin, len(whole)):
+    for size in range(len(lines[0] + lines[1]), len(whole)):
         path.write_bytes(whole[:size])
         assert len(store.read(folder)[1]) == whole[:size].count(b"\n")      # what was cut off is not read
         with store.Store(folder, resume=True) as results:
-            kept = named(results.rows)
-            results.append([row for row in TWO[1] if (row["cell"], row["precision"]) not in results.done])
-        assert kept[:2] == named(TWO[0])
-        if size - max(end for end in ends if end <= size) > 60 and size not in ends:   # the line says whose it is
-            assert kept == named(TWO[0])
-        assert sorted(named(store.read(folder)[1])) == sorted(named(TWO[0] + TWO[1]))
+            assert named(results.rows) == named(store.finished(folder)) == named(TWO[0])
+            results.append(TWO[1])
+        assert path.read_bytes() == whole
+
+
+def test_a_cell_that_was_added_to_loses_only_what_was_added(folder):
+    with store.Store(folder, resume=True) as results:
+        results.append(cell('a "second"\\', "bf16", "mixed_fp16"))
+    path = folder / store.RESULTS
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
+    assert named(store.finished(folder)) == named(TWO[0] + TWO[1])
+    assert [row["of"] for row in store.finished(folder)] == [2, 2, 3, 3, 3]
 
 
 def test_damage_in_the_middle_is_refused(folder):

@@ -42,7 +42,7 @@ def _discard_what_was_made(results):
 def done(options):
     """Pairs of cell key and precision that the run in --out has finished."""
     try:
-        rows = [] if options.fresh or not options.out else store.read(options.out)[1]
+        rows = [] if options.fresh or not options.out else store.finished(options.out)
     except (OSError, ValueError):
         rows = []
     return {(row["cell"], row["precision"]) for row in rows}

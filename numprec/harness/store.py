@@ -1,9 +1,9 @@
 """The folder of a run: `env.json`, and `results.jsonl`, one finished result a line.
 
 The rows of a cell, one per precision, are appended in one write, and are on the disk before the next cell starts, so
-that a run killed at any moment loses nothing that it had finished. A resumed run cuts off what the kill left half
-written, the whole of that cell, because its precisions are measured in turns; everything else stays. A lock keeps a
-second process out of the folder.
+that a run killed at any moment loses nothing that it had finished. Each row says how many were written with it, so
+that a resumed run can cut off what a kill left half written: all rows of that write, because the precisions of a cell
+are measured in turns. Everything else stays. A lock keeps a second process out of the folder.
 
 COLUMNS names what a row holds. Times are seconds per call. A value that was not measured is null; JSON has no
 infinity and no NaN, which are the strings "inf", "-inf" and "nan".
@@ -13,7 +13,6 @@ import gzip
 import json
 import math
 import os
-import re
 from pathlib import Path
 
 SCHEMA_VERSION = 2
@@ -25,7 +24,8 @@ _TRAINING = (
 COLUMNS = {    # of every row, and of a row of one kind; `status` is "ok", "FAIL" or "SKIP"
     "row": ("schema_version", "kind", "cell", "precision", "roles", "availability", "status", "reason", "seed",
             "launches", "samples_s", "calls_per_sample", "command", "device", "clocks",
-            "cell_s"),     # seconds that the cell took, all of its precisions together
+            "cell_s",      # seconds that the cell took, all of its precisions together
+            "of"),         # rows that were written together with this one, it included
     "kernel": ("operation", "rung", "shape", "error", "error_over_bound", "compile_s", "flops", "bytes",
                "end_to_end_s", "format"),
     "training": _TRAINING,
@@ -92,7 +92,7 @@ class Store:
 
     def append(self, rows):
         """Adds the rows of one cell. Where they cannot all be written, none are, and it raises OSError."""
-        rows = [{"schema_version": SCHEMA_VERSION, "cell": None, **row} for row in rows]
+        rows = [{"schema_version": SCHEMA_VERSION, "cell": None, **row, "of": len(rows)} for row in rows]
         lines = "".join(json.dumps(plain(row), allow_nan=False) + "\n" for row in rows).encode()
         before = self._file.tell()
         try:
@@ -128,24 +128,22 @@ def _lock(path):
 def _complete(path):
     """(rows, bytes that they take) of the cells in a results file that were written to their end."""
     lines = path.read_bytes().splitlines(keepends=True)
-    torn = lines.pop() if lines and not lines[-1].endswith(b"\n") else b""
-    rows, ends = [], [0]
+    if lines and not lines[-1].endswith(b"\n"):
+        lines.pop()
+    rows, begin = [], 0
     for number, line in enumerate(lines, 1):
         try:
             rows.append(_numbers(json.loads(line)))
         except ValueError:
             raise Unusable(f"line {number} of {path} is damaged; name another folder, or --fresh") from None
-        ends.append(ends[-1] + len(line))
-    while rows and _cell_of(torn) == rows[-1]["cell"]:    # the same write began with these
-        rows.pop()
-        ends.pop()
-    return rows, ends[-1]
+    while begin < len(rows) and (end := begin + (rows[begin].get("of") or 1)) <= len(rows):
+        begin = end
+    return rows[:begin], sum(map(len, lines[:begin]))
 
 
-def _cell_of(torn):
-    """The cell that a line belongs to; None where it was cut off before it said."""
-    found = re.search(r'"cell": ("(?:[^"\\]|\\.)*")', torn.decode(errors="ignore"))
-    return json.loads(found[1]) if found else None
+def finished(folder):
+    """The rows that a resumed run in `folder` keeps."""
+    return _complete(Path(folder) / RESULTS)[0]
 
 
 def environment_of(folder):
