@@ -352,7 +352,26 @@ def test_another_commit_is_warned_of(in_process, tmp_path, capsys):
     facts = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps({**facts, "git_commit": "f" * 40}), encoding="utf-8")
     in_process(*MODEL, "--seeds", "2")
-    assert "warning: the results so far are of commit ffffffffffff" in capsys.readouterr().err
+    printed = capsys.readouterr()
+    assert "warning: the results so far are of commit ffffffffffff" in printed.err
+    again, = json.loads(path.read_text(encoding="utf-8"))["resumed"]
+    commit = f"commit {again['git_commit'][:12]}" if again["git_commit"] else "no git checkout"
+    assert f"\nresumed   {again['time']}  command  ({commit}" in printed.out
+    assert "resumed" in (tmp_path / "out" / "tables.md").read_text(encoding="utf-8")
+    in_process(*MODEL, "--seeds", "3")
+    assert f"resumed   2 times, {again['time']} to 2" in capsys.readouterr().out
+
+
+def test_another_cpu_or_driver_is_warned_of(in_process, tmp_path, capsys):
+    in_process(*MODEL, "--seeds", "1")
+    path = tmp_path / "out" / store.ENVIRONMENT
+    facts = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**facts, "cpu": "abacus", "gpu": {"driver": "1.2"}}), encoding="utf-8")
+    in_process(*MODEL, "--seeds", "2")
+    printed = capsys.readouterr()
+    assert f"warning: the results so far are of CPU abacus, those to come of {facts['cpu']}" in printed.err
+    assert "warning: the results so far are of driver 1.2, those to come of unknown" in printed.err
+    assert f"CPU {facts['cpu']}; driver unknown" in " ".join(printed.out.split())
 
 
 def test_a_data_set_that_is_required_and_absent(in_process, monkeypatch, capsys):

@@ -1,4 +1,5 @@
 """What a run was measured on: the header of its output, and env.json in its folder."""
+import itertools
 import os
 import platform
 import subprocess
@@ -42,8 +43,6 @@ def collect(device, precisions, scale, command):
 def header(environment):
     """The environment as the lines that open the output."""
     e = environment
-    commit = "no git checkout" if e["git_commit"] is None else (
-        e["git_commit"][:12] + (", with uncommitted changes" if e["git_dirty"] else ""))
     capability = "" if e["is_emulator"] else " (compute capability {}.{})".format(*e["compute_capability"])
     lines = [
         ("device", e["device"] + capability),
@@ -52,8 +51,9 @@ def header(environment):
         ("CPU", f"{e['cpu']}, {e['cores']} cores usable; {e['platform']}"),
         ("versions", f"Python {e['python']}, " + ", ".join(
             f"{name} {version}" for name, version in e["packages"].items() if version)),
-        ("commit", commit),
+        ("commit", _commit(e)),
         ("run", f"{e['time']}  {e['command']}  (scale {e['scale']})"),
+        *[("" if i else "resumed", line) for i, line in enumerate(_resumed(e.get("resumed") or ()))],
         *[("" if i else "peaks", line) for i, line in enumerate(_peaks(e.get("peaks") or {}))],
     ]
     text = [_line(name, value) for name, value in lines]
@@ -69,6 +69,24 @@ def header(environment):
 def _line(name, value):
     return textwrap.fill(value, 118, initial_indent=f"{name:<10}", subsequent_indent=" " * 10, break_on_hyphens=False,
                          break_long_words=False)
+
+
+def _commit(facts):
+    if facts["git_commit"] is None:
+        return "no git checkout"
+    return facts["git_commit"][:12] + (", with uncommitted changes" if facts["git_dirty"] else "")
+
+
+def _resumed(times):
+    """When a run was gone on with, and by what; one line for as many times in a row as that was the same."""
+    lines = []
+    for (commit, *others), group in itertools.groupby(times, key=lambda each: (
+            _commit(each), *(f"{name} {each[name.lower()]}" for name in ("CPU", "driver") if name.lower() in each))):
+        first, *rest = group
+        commit = "commit " * (first["git_commit"] is not None) + commit
+        when = f"{len(rest) + 1} times, {first['time']} to {rest[-1]['time']}" if rest else first["time"]
+        lines.append(f"{when}  {first['command']}  ({'; '.join([commit, *others])})")
+    return lines
 
 
 def _gpu(facts):

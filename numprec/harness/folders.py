@@ -72,6 +72,12 @@ def environment_for(results, runs, precisions, scale, command, options):
         print(f"bench.py: warning: the results so far are of commit {_commit(before)}, those to come of "
               f"{_commit(facts)}", file=sys.stderr)
     again = {key: facts[key] for key in ("time", "command", "git_commit", "git_dirty")}
+    for name, had, has in (("CPU", before["cpu"], facts["cpu"]),
+                           ("driver", *((each.get("gpu") or {}).get("driver") for each in (before, facts)))):
+        if had != has:
+            again[name.lower()] = has or "unknown"
+            print(f"bench.py: warning: the results so far are of {name} {had or 'unknown'}, those to come of "
+                  f"{has or 'unknown'}", file=sys.stderr)
     return {**before, "precisions": {**before["precisions"], **facts["precisions"]},
             "resumed": [*before.get("resumed", ()), again]}
 
