@@ -347,6 +347,9 @@ def test_no_label_differs_is_not_equal():
     assert " No label differs, on data too few to show equality: in fp16 for SVC on iris. " in said
     assert "fp16: equal in 1 of 2 (LinearRegression on diabetes), no label differs, not decided in 1 of 2 (SVC on " \
         "iris, " in verdicts.answer(rows, EMULATOR)
+    tree = dict(IRIS, model="DecisionTreeClassifier")
+    more = rows + [row for name in ("fp64", "fp16") for row in runs(name, [0.9] * 10, **tree)]
+    assert ": in fp16 for SVC on iris and DecisionTreeClassifier on iris. " in first_line(more)
     alone = first_line(rows[16:])
     assert alone == ("This run cannot tell: nothing is decided about fp16. No label differs, on data too few to show "
                      "equality: in fp16 for SVC on iris.")

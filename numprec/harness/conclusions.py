@@ -215,12 +215,14 @@ def _answer(models, verdicts, low):
 
 def _without_a_change(by_name):
     """Where not one prediction differs, which is not decided for want of data."""
-    alike = {}
+    by_label, alike = {}, {}
     for name, found in by_name.items():
         for v in found:
             if v.unchanged:
-                alike.setdefault(v.label, []).append(name)
-    told = [f"in {listed(names)} for {label}" for label, names in alike.items()]
+                by_label.setdefault(v.label, []).append(name)
+    for label, names in by_label.items():
+        alike.setdefault(tuple(names), []).append(label)
+    told = [f"in {listed(names)} for {listed(labels)}" for names, labels in alike.items()]
     return f"No label differs, on data too few to show equality: {'; '.join(told)}." if told else ""
 
 

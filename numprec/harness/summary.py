@@ -14,7 +14,8 @@ from numprec.precision import PRECISIONS
 
 SAFE = """\
 Mean score on held-out data ± half its 95 % interval; below it the verdict on the difference to fp64, seed by seed:
-equal within {margins}, better, worse, undecided, or fails, because fits did not finish."""
+equal within {margins}, better, worse, undecided, or fails, because fits did not finish. No label differs: every
+prediction is that of fp64, but so few do not show that the scores are equal."""
 COST = """\
 ms of a fit, host to host, transfers included, compiling not: median over the seeds; "-" unless every fit finished."""
 FAST = """\
