@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from numba import cuda
 
 distributed = pytest.importorskip("distributed", reason="the extra cluster is not installed")
 
@@ -88,6 +89,40 @@ def test_a_run_on_a_cluster(tmp_path):
     assert environment["peaks"] and "Traceback" not in done.stderr
     assert sorted((row["seed"], row["precision"]) for row in rows if row["status"] == "ok") == [
         (0, "fp32"), (0, "fp64"), (1, "fp32"), (1, "fp64")]
+
+
+def unlike_the_others(device):
+    """The identity of a GPU in the first process that asks, and of the emulator in the others."""
+    try:
+        (Path(os.environ["NUMPREC_TEST_FOLDER"]) / "first").touch(exist_ok=False)
+    except FileExistsError:
+        return "B", "emulator"
+    return "A", "gpu"
+
+
+def test_workers_with_different_kinds_of_device_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(ROOT), str(ROOT / "tests"))))
+    monkeypatch.setenv("NUMPREC_TEST_FOLDER", str(tmp_path))
+    monkeypatch.setattr(cluster, "_identity", unlike_the_others)
+    with pytest.raises(cluster.Unreachable, match="different kinds of device: emulator, gpu.*--device"):
+        cluster.Cluster("local", "emulator", workers=2)
+
+
+def test_a_worker_of_another_kind_that_joins_later_ends_the_run(monkeypatch):
+    """The kind of the first workers is that of the run; here the worker becomes one that lacks it."""
+    if cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    monkeypatch.setenv("NUMPREC_DEVICE", "emulator")
+    with distributed.LocalCluster(n_workers=1, threads_per_worker=1, resources=cluster.RESOURCE, memory_limit=None,
+                                  dashboard_address=None) as there:
+        with cluster.Cluster(there.scheduler_address) as runs:
+            assert runs.device.kind == runs._kind == "emulator"
+            runs._kind = "gpu"
+            cell = cases.TrainingCell(cases.MODELS[1], 0, PRECISIONS, Effort(budget=0.0, warm_up=0.0, least=1))
+            with pytest.raises(cluster.Unreachable, match="worker tcp://.*'gpu' was asked for"):
+                list(runs.results([cell]))
+        with pytest.raises(cluster.Unreachable, match="worker tcp://.*'gpu' was asked for"):
+            cluster.Cluster(there.scheduler_address, "gpu")
 
 
 @pytest.mark.parametrize("address, says", [

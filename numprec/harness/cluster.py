@@ -4,7 +4,8 @@ A cell is one task, so that all of its precisions run on one device; a worker ta
 resource of which each worker has one. Inside a worker the cell runs in a process of its own, as it does without a
 cluster, so that a cell which crashes does not take the worker down. A worker that dies nevertheless, with its machine,
 say, loses its cell to another one; when that one dies too the cell's rows are failures. Rows come back to the client,
-which alone writes.
+which alone writes. All workers run on the same kind of device, GPU or emulator: where they differ no run begins, and a
+worker that joins later and lacks that kind ends the run with what was finished kept.
 
 A scheduler that runs already needs workers that were started so, one per GPU:
 
@@ -30,7 +31,11 @@ ANSWER = 15        # seconds for a scheduler to answer, and for its first worker
 
 
 class Unreachable(Lost):
-    """There is no scheduler, or no worker that cells could run on."""
+    """There is no scheduler, or no worker that cells could run on, or one that they must not run on."""
+
+
+class OtherKind(RuntimeError):
+    """A worker lacks the kind of device that the run is on."""
 
 
 class Cluster:
@@ -48,8 +53,8 @@ class Cluster:
         self._client = self._local(workers) if address == "local" else self._connected(address)
         try:
             self._wait_for_workers(address)
-            self.device = _Device(self.call)
-            self._warn_of_a_mixture()
+            self.device = _Device(self.call, *self._identify())
+            self._kind = self.device.kind    # of workers that join later too
         except BaseException:
             self.close()
             raise
@@ -64,7 +69,8 @@ class Cluster:
         import dask
         from distributed import Client, LocalCluster
         from numprec import device as devices
-        if devices.get(self._kind).is_emulator:
+        self._kind = devices.get(self._kind).kind
+        if self._kind == "emulator":
             count = workers or 2
         else:
             self._visible = _gpus()
@@ -97,13 +103,22 @@ class Cluster:
     def _slots(self):
         return len(self._workers())
 
-    def _warn_of_a_mixture(self):
+    def _identify(self):
+        """(name, kind) of the workers' devices; kinds are not mixed, and a mixture of names is warned of."""
         futures = [self._submit(_call, _identity, {}, workers=[address], allow_other_workers=False)
                    for address in self._workers()]
-        names = sorted({name for name, _ in self._client.gather(futures)})
+        try:
+            found = self._client.gather(futures)
+        except OtherKind as error:
+            raise Unreachable(error) from None
+        names, kinds = (sorted(set(each)) for each in zip(*found))
+        if len(kinds) > 1:
+            raise Unreachable(f"the workers have different kinds of device: {', '.join(kinds)}; choose one with "
+                              "--device, or stop the workers of the other")
         if len(names) > 1:
             print(f"warning: the workers have different devices ({'; '.join(names)}): precisions are compared on one "
                   "device, but the seeds of a model are spread over all of them", file=sys.stderr)
+        return found[0]
 
     def _submit(self, function, *arguments, **how):
         return self._client.submit(function, self._kind, self._visible, *arguments, pure=False, resources=RESOURCE,
@@ -171,6 +186,8 @@ def _outcome(future, cell, begun):
     error = None if future.status == "finished" else future.exception()
     if error is None and future.status == "finished":
         return future.result()
+    if isinstance(error, OtherKind):
+        raise Unreachable(error) from None
     reason = ("its worker died, and so did the next one" if type(error).__name__ == "KilledWorker" else
               f"the cluster lost it: {type(error).__name__}: {error}")
     return [rows.failed(cell, p, reason) for p in cell.precisions], perf_counter() - begun
@@ -179,9 +196,8 @@ def _outcome(future, cell, begun):
 class _Device:
     """The device of a worker, as far as a plan asks."""
 
-    def __init__(self, call):
-        self._call = call
-        self.name, self.kind = call(_identity)
+    def __init__(self, call, name, kind):
+        self._call, self.name, self.kind = call, name, kind
         self.is_emulator = self.kind == "emulator"
 
     def availability(self, precision):
@@ -215,21 +231,25 @@ def dask_setup(worker):
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-_processes = {}    # the one Worker of this process, which stays for the next cell
+_processes = {}    # {kind of device: the one Worker of this process}, which stays for the next cell
 
 
 def _process(kind, visible):
-    if not _processes:
-        environment = {}
-        if visible:    # a local cluster, whose workers have numbers for names
-            from distributed import get_worker
-            environment["CUDA_VISIBLE_DEVICES"] = visible[int(get_worker().name)]
-        if kind is None:
-            from numprec import device as devices
-            kind = devices.get().kind
-        _processes["one"] = Worker(kind, environment)
+    """The Worker for `kind`, None for what is there; OtherKind where this machine has no such device."""
+    from distributed import get_worker
+    from numprec import device as devices
+    if kind not in _processes and not visible:    # the GPUs of a local cluster are there, and its workers leave them be
+        try:
+            kind = devices.get(kind).kind
+        except RuntimeError as error:
+            raise OtherKind(f"worker {get_worker().address}: {error}") from None
+    if kind not in _processes:
+        _close()
+        # a local cluster's workers have numbers for names
+        environment = {"CUDA_VISIBLE_DEVICES": visible[int(get_worker().name)]} if visible else {}
+        _processes[kind] = Worker(kind, environment)
         atexit.register(_close)
-    return _processes["one"]
+    return _processes[kind]
 
 
 def _execute(kind, visible, pickled):
