@@ -131,8 +131,18 @@ def test_a_write_that_fails_leaves_whole_cells(folder, monkeypatch):
         results._file = FullDisk(results._file, room=150)
         with pytest.raises(OSError, match="No space left"):
             results.append(cell("third", "fp64", "fp32"))
-        assert len(results.rows) == 5
+        assert len(results.rows) == len(results.done) == 5
     assert (folder / store.RESULTS).read_bytes() == before
+
+
+def test_an_interruption_while_the_disk_works_finds_the_cell_in_the_run(folder, monkeypatch):
+    def interrupted(file):
+        raise KeyboardInterrupt
+    with store.Store(folder, resume=True) as results:
+        monkeypatch.setattr(store.os, "fsync", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            results.append(cell("third", "fp64"))
+        assert named(results.rows) == named(store.finished(folder)) and ("third", "fp64") in results.done
 
 
 def test_a_disk_with_no_room_is_found_out_at_once(tmp_path):

@@ -94,17 +94,19 @@ class Store:
         """Adds the rows of one cell. Where they cannot all be written, none are, and it raises OSError."""
         rows = [{"schema_version": SCHEMA_VERSION, "cell": None, **row, "of": len(rows)} for row in rows]
         lines = "".join(json.dumps(plain(row), allow_nan=False) + "\n" for row in rows).encode()
-        before = self._file.tell()
+        before, count, keys = self._file.tell(), len(self.rows), {(row["cell"], row["precision"]) for row in rows}
         try:
             while lines:                          # a disk that fills up takes a part, and refuses the next
                 lines = lines[self._file.write(lines):]
+            self.rows += rows                     # a Ctrl-C finds them here even while the disk works
+            self.done |= keys
             os.fsync(self._file.fileno())
         except OSError:
             with contextlib.suppress(OSError):
                 self._file.truncate(before)
+            del self.rows[count:]
+            self.done = {(row["cell"], row["precision"]) for row in self.rows}
             raise
-        self.rows += rows
-        self.done |= {(row["cell"], row["precision"]) for row in rows}
 
 
 def _lock(path):
