@@ -310,7 +310,11 @@ def test_counts_beyond_float16():
 
 # ---- many rows
 
-@pytest.mark.parametrize("options", [{}, {"criterion": "entropy", "class_weight": "balanced"}], ids=str)
+WEIGHTED = {"criterion": "entropy", "class_weight": "balanced"}
+
+
+@pytest.mark.parametrize("precision, options", [*((str(p), {}) for p in PRECISIONS), ("fp32", WEIGHTED),
+                                                ("fp16", WEIGHTED)], ids=str)
 def test_by_levels(precision, options):
     """With fewer values than bins, histograms find the same cuts as an exact search: the rows are divided alike."""
     rng = np.random.default_rng(0)
