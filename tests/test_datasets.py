@@ -450,6 +450,9 @@ def test_home(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "cache"))
     assert files.home() == tmp_path / "cache" / "numprec" / "data"
+    monkeypatch.setattr(files.places, "caches", lambda: None)
+    with pytest.raises(files.DataUnavailable, match="NUMPREC_DATA"):
+        files.home()
 
 
 def test_a_source_is_plain_data():

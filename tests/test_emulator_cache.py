@@ -2,13 +2,17 @@
 import os
 import subprocess
 import sys
+import time
 import types
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numba import cuda
 
+from numprec import places
+from numprec.emulator import cache as disk
 from numprec.emulator import clear_cache, launch
 from numprec.emulator.cache import fingerprint
 from numprec.emulator.launch import prepare
@@ -166,6 +170,131 @@ def test_a_damaged_file_counts_as_absent(cache):
     assert sorted(files) == sorted(cache.iterdir())      # rewritten, and nothing left over
 
 
+KEY, OTHER = disk.key("one"), disk.key("other")
+
+
+def test_an_entry_is_bound_to_its_key(cache):
+    """Not one flipped bit, no missing or added byte, and no entry under another name is taken for the one stored."""
+    disk.store(KEY, {"symbol": "f", "stride": 1024}, b"code\nof a kernel")
+    whole = (cache / KEY).read_bytes()
+    assert disk.load(KEY) == ({"symbol": "f", "stride": 1024}, b"code\nof a kernel") and disk.load(OTHER) is None
+    (cache / OTHER).write_bytes(whole)
+    assert disk.load(OTHER) is None
+    flipped = [bytes(b ^ 1 << bit if i == at else b for i, b in enumerate(whole))
+               for at in range(len(whole)) for bit in range(8)]
+    cut = [whole[:n] for n in range(len(whole))]
+    for data in (*flipped, *cut, whole + b"\0", b"\0" + whole):
+        (cache / KEY).write_bytes(data)
+        assert disk.load(KEY) is None
+
+
+def test_what_is_no_kernel_counts_as_absent(cache):
+    """Whole entries under the right key that describe something else, or lack the function, are compiled anew."""
+    assert compile_seconds(5) == 0
+    for path in cache.iterdir():
+        description, code = disk.load(path.name)
+        if description:                                  # the scheduler's is empty
+            wrong = ({**description, "symbol": "absent"}, {**description, "more": 1}, {}, [1], None,
+                     {k: v for k, v in description.items() if k != "stride"})
+            for other in wrong:
+                disk.store(path.name, other, code)
+                x = np.zeros(4, np.float32)
+                assert prepare(make(np.float32(5)), (x,)).code.compile_seconds > 0
+                disk.store(path.name, other, code)
+                assert compile_seconds(5) == 0
+
+
+def test_temporary_files_do_not_stay(cache, monkeypatch):
+    """Neither where the disk is full, nor those of processes that died."""
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    disk.store(KEY, {}, b"code")
+    monkeypatch.setattr(os, "replace", full)
+    disk.store(OTHER, {}, b"code")
+    assert [path.name for path in cache.iterdir()] == [KEY]
+    monkeypatch.undo()
+    for name, age in ((f"{KEY}.abc.part", 2 * 3600), (f"{OTHER}.abc.part", 0), ("compiled.json.17", 2 * 3600)):
+        (cache / name).write_bytes(b"half")
+        os.utime(cache / name, times=(time.time() - age,) * 2)
+    disk.sweep(cache)
+    assert sorted(path.name for path in cache.iterdir()) == sorted([KEY, f"{OTHER}.abc.part"])
+
+
+def test_the_cache_has_bounds(cache, monkeypatch):
+    """What was not used for long goes, and beyond the size what was not used for longest; use renews an entry."""
+    monkeypatch.setattr(disk, "MAX_BYTES", 3500)
+    keys = [disk.key(n) for n in range(6)]
+    for days, key in enumerate(keys):
+        disk.store(key, {}, bytes(900))
+        os.utime(cache / key, times=(time.time() - days * 86400 - 100,) * 2)
+    (cache / "thesis.txt").write_bytes(bytes(9000))
+    assert disk.load(keys[5]) is not None
+    disk.sweep(cache)
+    assert {path.name for path in cache.iterdir()} == {keys[0], keys[1], keys[5], "thesis.txt"}
+    os.utime(cache / keys[1], times=(time.time() - disk.MAX_AGE - 9,) * 2)
+    disk.sweep(cache)
+    assert {path.name for path in cache.iterdir()} == {keys[0], keys[5], "thesis.txt"}
+
+
+# ---- whose folder it is
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="Windows has no such modes")
+def test_a_folder_that_others_can_write_to_is_refused(cache, monkeypatch):
+    """With one warning; the folder that the cache makes is the user's alone, whatever the umask."""
+    before = os.umask(0)
+    try:
+        disk.store(KEY, {}, b"code")
+    finally:
+        os.umask(before)
+    assert cache.stat().st_mode & 0o777 == 0o700 and disk.load(KEY)
+    (cache / KEY).chmod(0o666)
+    assert disk.load(KEY) is None
+    (cache / KEY).chmod(0o600)
+    cache.chmod(0o770)
+    with pytest.warns(RuntimeWarning, match="other users own it or can write to it"):
+        assert disk.load(KEY) is None
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        disk.store(OTHER, {}, b"code")
+        cache.chmod(0o700)
+        assert disk.load(KEY) is None                    # in this process it stays so
+    assert [path.name for path in cache.iterdir()] == [KEY]
+    monkeypatch.setattr(disk, "_refused", set())
+    monkeypatch.setattr(os, "geteuid", lambda: cache.stat().st_uid + 1)
+    with pytest.warns(RuntimeWarning, match="other users own it"):
+        assert disk.load(KEY) is None
+
+
+def test_the_folders_above_are_the_users_alone(tmp_path, monkeypatch):
+    monkeypatch.delenv("NUMPREC_CACHE", raising=False)
+    monkeypatch.setattr(places, "caches", lambda: tmp_path / "home" / ".cache")
+    assert disk.opened() == tmp_path / "home" / ".cache" / "numprec" / "kernels"
+    if hasattr(os, "geteuid"):
+        assert {path.stat().st_mode & 0o777 for path in (tmp_path / "home").rglob("*")} == {0o700}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the conventions of XDG")
+def test_where_the_system_keeps_caches(tmp_path, monkeypatch):
+    """An empty or relative XDG_CACHE_HOME is ignored, and a user without a home has no cache."""
+    monkeypatch.delenv("NUMPREC_CACHE", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
+    assert disk.folder() == tmp_path / "x" / "numprec" / "kernels"
+    for ignored in ("", "cache", "./cache", "~/cache"):
+        monkeypatch.setenv("XDG_CACHE_HOME", ignored)
+        assert disk.folder() == tmp_path / ".cache" / "numprec" / "kernels"
+
+    def nobody(*args):
+        raise RuntimeError("Could not determine home directory.")
+    monkeypatch.setattr(Path, "home", nobody)
+    assert places.caches() is None and disk.folder() is None and disk.load(KEY) is None
+    disk.store(KEY, {}, b"code")
+    clear_cache()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
+    assert disk.folder() == tmp_path / "x" / "numprec" / "kernels"
+
+
 def test_the_cache_can_be_switched_off(tmp_path, monkeypatch):
     monkeypatch.setenv("NUMPREC_CACHE", "")
     monkeypatch.chdir(tmp_path)
@@ -185,6 +314,19 @@ def test_clearing(cache):
     assert any(cache.iterdir())
     clear_cache()
     assert not cache.exists() and compile_seconds(4) == 0
+
+
+def test_clearing_leaves_what_is_not_the_caches(cache, tmp_path, monkeypatch):
+    """Other files and folders stay, and a link to the cache is no obstacle."""
+    disk.store(KEY, {}, b"code")
+    for name in (f"{OTHER}.x_1.part", "compiled.json", "compiled.json.33", "thesis.txt", f"{OTHER}.txt", OTHER.upper()):
+        (cache / name).write_text("text")
+    (cache / OTHER / "photo").mkdir(parents=True)
+    monkeypatch.setenv("NUMPREC_CACHE", str(tmp_path / "link"))
+    (tmp_path / "link").symlink_to(cache, target_is_directory=True)
+    clear_cache()
+    assert {path.name for path in cache.iterdir()} == {"thesis.txt", f"{OTHER}.txt", OTHER.upper(), OTHER}
+    assert (cache / OTHER / "photo").is_dir() and (tmp_path / "link").is_symlink()
 
 
 def test_fastmath_and_types_have_entries_of_their_own(cache):

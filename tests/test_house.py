@@ -16,11 +16,12 @@ SOURCES = sorted((ROOT / "numprec").rglob("*.py"))
 ARROWS = {
     "__init__": set(),
     "precision": set(),
+    "places": set(),
     "kernels": {"precision"},
-    "emulator": {"precision"},
+    "emulator": {"precision", "places"},
     "device": {"precision", "emulator"},
     "models": {"precision", "kernels", "device", "__init__"},      # a saved model holds the version
-    "datasets": {"precision"},
+    "datasets": {"precision", "places"},
     "harness": {"precision", "kernels", "device", "emulator", "models", "datasets", "__init__"},
     "bench": {"harness", "__init__"},
 }

@@ -20,6 +20,8 @@ from functools import lru_cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from numprec import places
+
 RETRIES = 2         # of a request that fails on the way; tensorflow-datasets would go on for minutes
 PATIENCE = 8        # seconds until a server that does not answer counts as out of reach
 
@@ -46,17 +48,16 @@ class Source:
 
 def home():
     """The data directory: NUMPREC_DATA; else data/ of the checkout that bench.py stands in; else a folder of the
-    user's cache."""
+    user's cache. Raises DataUnavailable where there is none of them."""
     named = os.environ.get("NUMPREC_DATA")
     if named:
         return Path(named).expanduser()
     checkout = Path(__file__).resolve().parents[2]
     if (checkout / "bench.py").is_file():
         return checkout / "data"
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    base = places.caches()
+    if base is None:
+        raise DataUnavailable("there is no place for data, as the user has no home: name a folder in NUMPREC_DATA")
     return base / "numprec" / "data"
 
 

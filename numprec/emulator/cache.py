@@ -1,74 +1,204 @@
 """Compiled kernels on disk, so that a second run starts at once.
 
-A file holds a line of JSON and the object code; its name is a hash of everything the code depends on. Files are
-written whole or not at all, and checked when read: a damaged one counts as absent. NUMPREC_CACHE names the folder
-("" switches the cache off); otherwise it lies where the system keeps caches.
+    key = kernel_key(kernel, argtypes, (7, 5), "what else the code depends on")
+    found = load(key)                        # (description, code), or None
+    store(key, {"any": "JSON"}, code)
+
+The file of an entry is named by its key, a hash of everything that the code depends on, and begins with a hash of key,
+description and code. One that is damaged, or that belongs to another key, counts as absent. Code is executed, so the
+folder must be the user's own, and nobody else may write to it. NUMPREC_CACHE names the folder ("" switches the cache
+off); otherwise it lies where the system keeps caches.
+
+What has not been used for a month is deleted, which takes the kernels of earlier versions; and so is, beyond 256 MiB,
+what has not been used for longest.
 """
+import contextlib
 import enum
 import functools
 import hashlib
 import json
 import os
-import shutil
+import re
 import sys
 import tempfile
+import time
 import types
+import warnings
 from pathlib import Path
 
+import numba
+import numba_cuda
 import numpy as np
+
+from numprec import places
+
+MAX_BYTES = 256 * 2 ** 20
+MAX_AGE = 30 * 86400           # seconds without use
+_LEFT_OVER = 3600              # seconds after which a temporary file belongs to a process that has died
+_SWEEP_EVERY = 256             # entries stored by this process
+_USED = 86400                  # seconds by which the time of an entry's last use may be wrong
+
+_ENTRY = re.compile(r"[0-9a-f]{64}")
+_TEMPORARY = re.compile(r"[0-9a-f]{64}\.\w+\.part|compiled\.json\.\d+")
+_NOTE = "compiled.json"        # numprec.harness.precompile writes it
+
+_stored = 0
+_refused = set()
 
 
 def folder():
-    """The folder of the cache, or None where it is switched off."""
+    """The folder of the cache, or None where it is switched off. It need not exist."""
     named = os.environ.get("NUMPREC_CACHE")
     if named is not None:
         return Path(named) if named else None
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    return base / "numprec" / "kernels"
+    base = places.caches()
+    return base and base / "numprec" / "kernels"
+
+
+def opened():
+    """The folder of the cache, made if it is not there, or None where there is none that code may be taken from. One
+    that other users own or can write to is refused with a warning, once, and stays refused in this process."""
+    place = folder()
+    if place is None or place in _refused:
+        return None
+    try:
+        _make(place)
+        status = place.stat()
+    except (OSError, ValueError):
+        return None
+    if _private(status):
+        return place
+    _refused.add(place)
+    warnings.warn(f"compiled kernels are neither read from {place} nor kept there, because other users own it or can "
+                  "write to it: make it your own with chown and chmod go-w, or set NUMPREC_CACHE to another folder",
+                  RuntimeWarning, stacklevel=2)
+    return None
+
+
+def _make(place):
+    """Makes a folder and those above it, for this user alone; `Path.mkdir` gives the upper ones more."""
+    if not place.is_dir():
+        if place.parent != place:
+            _make(place.parent)
+        place.mkdir(mode=0o700, exist_ok=True)
+
+
+def _private(status):
+    """Whether a file is this user's and nobody else may write to it. Windows has no such modes; there a profile is the
+    user's by its place."""
+    return not hasattr(os, "geteuid") or (status.st_uid == os.geteuid() and not status.st_mode & 0o022)
 
 
 def clear():
-    """Removes every compiled kernel from the disk."""
+    """Removes every compiled kernel from the disk: what the cache wrote, and the folder if nothing else is in it."""
     place = folder()
-    if place is not None and place.is_dir():
-        shutil.rmtree(place)
-
-
-def read(key):
-    """(description, object code) for a key, or None."""
-    place = folder()
-    if place is None or key is None:
-        return None
-    try:
-        head, _, code = (place / key).read_bytes().partition(b"\n")
-        description = json.loads(head)
-        if description.pop("sha256") != hashlib.sha256(code).hexdigest():
-            return None
-        return description, code
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
-
-
-def write(key, description, code):
-    """Stores object code; where the folder cannot be written, does nothing."""
-    place = folder()
-    if place is None or key is None:
+    if place is None:
         return
-    head = json.dumps({**description, "sha256": hashlib.sha256(code).hexdigest()}).encode()
+    for path in _files(place):
+        if _ENTRY.fullmatch(path.name) or _TEMPORARY.fullmatch(path.name) or path.name == _NOTE:
+            _unlink(path)
+    with contextlib.suppress(OSError):
+        place.rmdir()
+
+
+def load(key):
+    """(description, code) that was stored under a key, or None."""
+    place = key and opened()
+    if not place:
+        return None
     try:
-        place.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=place)
-        with os.fdopen(handle, "wb") as file:
-            file.write(head + b"\n" + code)
-        os.replace(temporary, place / key)
+        with open(place / key, "rb") as file:
+            status = os.fstat(file.fileno())
+            data = file.read()
+        head, _, code = data[32:].partition(b"\n")
+        if not _private(status) or data[:32] != _seal(key, head, code):
+            return None
+        description = json.loads(head)
+        if time.time() - status.st_mtime > _USED:
+            os.utime(place / key)
+        return description, code
+    except (OSError, ValueError):
+        return None
+
+
+def store(key, description, code):
+    """Stores code and a description, which JSON can hold, under a key; where the folder cannot be written, or the key
+    is None, does nothing. Files are written whole or not at all."""
+    global _stored
+    place = key and opened()
+    if not place:
+        return
+    head = json.dumps(description).encode()
+    try:
+        handle, temporary = tempfile.mkstemp(dir=place, prefix=f"{key}.", suffix=".part")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(_seal(key, head, code) + head + b"\n" + code)
+            os.replace(temporary, place / key)
+        except BaseException:
+            _unlink(temporary)
+            raise
     except OSError:
-        pass
+        return
+    if _stored % _SWEEP_EVERY == 0:
+        sweep(place)
+    _stored += 1
+
+
+def _seal(key, head, code):
+    """What binds an entry to its key. A key and a head hold no line feed, so that the three cannot be shifted."""
+    return hashlib.sha256(b"\n".join([key.encode(), head, code])).digest()
+
+
+def sweep(place):
+    """Deletes what exceeds the bounds on age and size, and the temporary files of processes that have died."""
+    now, entries = time.time(), []
+    for path in _files(place):
+        try:
+            status = path.lstat()
+        except OSError:                # another process has deleted it
+            continue
+        age = now - status.st_mtime
+        if _TEMPORARY.fullmatch(path.name) and age > _LEFT_OVER:
+            _unlink(path)
+        elif _ENTRY.fullmatch(path.name):
+            entries.append((age, status.st_size, path))
+    total = 0
+    for age, size, path in sorted(entries):
+        total += size
+        if age > MAX_AGE or total > MAX_BYTES:
+            _unlink(path)
+
+
+def _files(place):
+    try:
+        return sorted(place.iterdir())
+    except OSError:
+        return []
+
+
+def _unlink(path):
+    with contextlib.suppress(OSError):     # in use, on Windows; or gone
+        os.unlink(path)
 
 
 # ---- what a kernel depends on
+
+def kernel_key(kernel, argtypes, compute_capability, target):
+    """The key of a dispatcher, compiled for Numba argument types; `target` is a text that stands for whatever else the
+    code depends on. None for a kernel that has no fingerprint."""
+    text = fingerprint(kernel.py_func)
+    if text is None:
+        return None
+    versions = f"{sys.version_info[:2]} {numba.__version__} {numba_cuda.__version__} {sources()}"
+    options = sorted((k, repr(v)) for k, v in kernel.targetoptions.items())
+    return key(text, tuple(argtypes), tuple(compute_capability), target, versions, options)
+
+
+def key(*parts):
+    """A key of parts whose texts say everything that the code depends on."""
+    return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()
+
 
 INNER = ("py_func", "_defn", "factory", "__wrapped__")    # the function in a dispatcher, intrinsic, rung, lru_cache
 

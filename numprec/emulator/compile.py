@@ -5,9 +5,7 @@ import sys
 import time
 from types import SimpleNamespace
 
-import numba
 import numba.cuda.dispatcher
-import numba_cuda
 from numba import types
 from numba.cuda.compiler import compile_cuda
 
@@ -66,10 +64,10 @@ def compile_kernel(kernel, argtypes, compute_capability=(7, 5), cpu=None):
     global _spent, _announced
     name = kernel.py_func.__name__
     place = host.target(cpu)
-    key = _key(kernel, argtypes, compute_capability, place)
-    stored = cache.read(key)
+    key = cache.kernel_key(kernel, argtypes, compute_capability, place.key)
     seconds = 0.0
-    if stored is None:
+    loaded = _loaded(place, cache.load(key))
+    if loaded is None:
         if _spent > _ANNOUNCE_AFTER and not _announced and sys.stderr.isatty():
             _announced = True
             print("numprec: compiling kernels for this CPU; the next run finds them on disk", file=sys.stderr)
@@ -80,20 +78,17 @@ def compile_kernel(kernel, argtypes, compute_capability=(7, 5), cpu=None):
         code = place.object_code(translation.text)
         seconds = time.perf_counter() - start
         _spent += seconds
-        cache.write(key, {f: getattr(translation, f) for f in Translation.__dataclass_fields__ if f != "text"}, code)
-    else:
-        description, code = stored
-        translation = Translation(text="", **description)
-        symbol = translation.symbol
-    engine, (entry,) = place.load(code, [symbol])
+        cache.store(key, {f: getattr(translation, f) for f in Translation.__dataclass_fields__ if f != "text"}, code)
+        loaded = translation, *place.load(code, [symbol])
+    translation, engine, (entry,) = loaded
     return CompiledKernel(name, translation, engine, entry, seconds)
 
 
-def _key(kernel, argtypes, compute_capability, place):
-    text = cache.fingerprint(kernel.py_func)
-    if text is None:
+def _loaded(place, stored):
+    """(translation, engine, addresses) of what the cache holds; None where it holds nothing, or not a kernel."""
+    try:
+        description, code = stored
+        translation = Translation(text="", **description)
+        return translation, *place.load(code, [translation.symbol])
+    except (TypeError, LookupError):
         return None
-    versions = f"{sys.version_info[:2]} {numba.__version__} {numba_cuda.__version__} {cache.sources()}"
-    options = sorted((k, repr(v)) for k, v in kernel.targetoptions.items())
-    parts = [text, str(tuple(argtypes)), str(compute_capability), place.key, versions, str(options)]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()

@@ -1,7 +1,6 @@
 """The host's side of compilation: target machine, object code, and loading it. Wraps llvmlite."""
 import ctypes
 import functools
-import hashlib
 import os
 import re
 import sys
@@ -72,13 +71,17 @@ class Target:
         return code
 
     def load(self, code, symbols):
-        """Loads object code; returns the engine, which owns it, and the addresses of `symbols`."""
+        """Loads object code; returns the engine, which owns it, and the addresses of `symbols`. Raises LookupError
+        for one that is not in the code."""
         empty = llvm.parse_assembly(f'target triple = "{self.triple}"\n')
         engine = llvm.create_mcjit_compiler(empty, llvm.Target.from_triple(self.triple).create_target_machine(
             cpu=self.cpu, features=self.features, opt=3, jit=True, codemodel="jitdefault"))
         engine.add_object_file(llvm.ObjectFileRef.from_data(code))
         engine.finalize_object()
-        return engine, [engine.get_function_address(symbol) for symbol in symbols]
+        addresses = [engine.get_function_address(symbol) for symbol in symbols]
+        if not all(addresses):
+            raise LookupError(f"the object code lacks one of {symbols}")
+        return engine, addresses
 
 
 @functools.lru_cache(maxsize=None)
@@ -92,11 +95,11 @@ def scheduler(cpu=None):
     from numprec.emulator import cache
     text = resources.files("numprec.emulator").joinpath("scheduler.ll").read_text()
     place = target(cpu)
-    key = hashlib.sha256((place.key + text).encode()).hexdigest()
-    stored = cache.read(key)
+    key = cache.key("scheduler", place.key, text)
+    stored = cache.load(key)
     if stored is None:
         stored = {}, place.object_code(text)
-        cache.write(key, *stored)
+        cache.store(key, *stored)
     engine, (run, cooperate) = place.load(stored[1], ["emu_run", "emu_cooperate"])
     pointer, number = ctypes.c_void_p, ctypes.c_int64
     functions = (ctypes.CFUNCTYPE(ctypes.c_int, pointer, pointer)(run),

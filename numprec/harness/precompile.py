@@ -31,8 +31,8 @@ def missing(cells):
     """The cells, in one precision each and with one seed each, whose kernels have not been compiled on this machine
     from these sources; none where there is no cache that could keep them."""
     from numprec.emulator import cache
-    folder = cache.folder()
-    if folder is None or not _writable(folder) or cores() < 2:
+    folder = cache.opened()
+    if folder is None or not os.access(folder, os.W_OK) or cores() < 2:
         return []
     known, units = _read(folder), {}
     for cell in cells:
@@ -41,14 +41,6 @@ def missing(cells):
                 units.setdefault(_name(cell, p), replace(cell, precisions=(p,), effort=ONCE))
     found = [unit for name, unit in units.items() if name not in known]
     return found if len(found) >= FEW else []
-
-
-def _writable(folder):
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return False
-    return os.access(folder, os.W_OK)
 
 
 def _name(cell, p):
@@ -104,7 +96,9 @@ def _read(folder):
 
 def _write(units):
     from numprec.emulator import cache
-    folder = cache.folder()
+    folder = cache.opened()
+    if folder is None:
+        return
     names = _read(folder) | {_name(unit, unit.precisions[0]) for unit in units}
     text = json.dumps({"sources": _sources(), "compiled": sorted(names)})
     try:
