@@ -10,11 +10,13 @@ same methods; the base class holds what does not differ. uint16 arrays hold bflo
 `numprec.kernels.roles`), so `to_host` returns them as bfloat16.
 
 Launches inside `with device.capture() as graph:` are recorded and not run; `graph.replay(times)` runs them in
-order: a CUDA graph on the GPU, a plain list on the emulator.
+order: a CUDA graph on the GPU, a plain list on the emulator. Capture and count of launches are a thread's own, so that
+threads can share a device: what one of them records neither holds up the others nor takes in their launches.
 """
 import contextlib
 import functools
 import os
+import threading
 import time
 import warnings
 from typing import NamedTuple
@@ -53,7 +55,14 @@ class Graph:
             raise RuntimeError("a graph can be replayed once its capture has ended")
         for _ in range(times):
             self._run()
-        self._device.launches += times * len(self.launches)
+        self._device._thread.launches += times * len(self.launches)
+
+
+class _Thread(threading.local):
+    """What a device knows of each thread: its launches so far, and the Graph that it records, if any."""
+
+    launches = 0
+    recording = None
 
 
 class Device:
@@ -62,8 +71,14 @@ class Device:
     kind = None
     name = None
     compute_capability = None
-    launches = 0        # of kernels so far, replayed ones included
-    _recording = None
+
+    def __init__(self):
+        self._thread = _Thread()
+
+    @property
+    def launches(self):
+        """Launches of kernels by this thread so far, replayed ones included."""
+        return self._thread.launches
 
     @property
     def is_emulator(self):
@@ -88,29 +103,30 @@ class Device:
 
     def to_host(self, array):
         """A NumPy copy; it waits for the kernels launched before."""
-        if self._recording is not None:
+        if self._thread.recording is not None:
             raise RuntimeError("launches are being recorded, not run: there is nothing to read before the replay")
         return _numbers(self._fetch(array))
 
     def launch(self, kernel, grid, block, *args, shared=0):
         """Runs a `@cuda.jit` kernel on `grid` blocks of `block` threads (numbers, or tuples of up to three), with
         `shared` bytes of dynamic shared memory."""
-        if self._recording is not None:
-            self._recording.launches.append((kernel, grid, block, args, shared))
+        thread = self._thread
+        if thread.recording is not None:
+            thread.recording.launches.append((kernel, grid, block, args, shared))
         else:
             self._launch(kernel, grid, block, args, shared)
-            self.launches += 1
+            thread.launches += 1
 
     @contextlib.contextmanager
     def capture(self):
-        """Yields a Graph that records the launches made inside, without running them."""
-        if self._recording is not None:
-            raise RuntimeError("a capture is already under way on this device")
-        graph = self._recording = Graph(self)
+        """Yields a Graph that records the launches that this thread makes inside, without running them."""
+        if self._thread.recording is not None:
+            raise RuntimeError("a capture is already under way in this thread")
+        graph = self._thread.recording = Graph(self)
         try:
             yield graph
         finally:
-            self._recording = None
+            self._thread.recording = None
         graph._run = self._instantiate(graph.launches)
 
 
@@ -124,6 +140,7 @@ class Emulator(Device):
     kind = "emulator"
 
     def __init__(self, seed=None, workers=None, compute_capability=(7, 5)):
+        super().__init__()
         self.seed, self.workers, self.compute_capability = seed, workers, tuple(compute_capability)
         self.name = "CPU emulator of compute capability {}.{}".format(*self.compute_capability)
 
@@ -185,8 +202,11 @@ class GPU(Device):
     """The current CUDA device of numba.cuda. Arrays are Numba's device arrays, all work is on the default stream."""
 
     kind = "gpu"
+    process = None    # that made it; CUDA is of no use in forks of this one
 
     def __init__(self):
+        super().__init__()
+        self.process = os.getpid()
         from numba import cuda
         from numba.cuda.core import config
         config.CUDA_LOW_OCCUPANCY_WARNINGS = 0    # every fit of one launch would raise it
@@ -219,34 +239,48 @@ class GPU(Device):
     def _overwrite(self, array, other):
         array.copy_to_device(other)
 
-    def _launch(self, kernel, grid, block, args, shared, stream=0):
+    def _launch(self, kernel, grid, block, args, shared):
         if shared > 48 * 1024:
-            self._allow_shared(kernel, args, shared)
-        kernel[grid, block, stream, shared](*args)
+            self._allow_shared(kernel._compile_for_args(*args))
+        kernel[grid, block, 0, shared](*args)
 
-    def _allow_shared(self, kernel, args, shared):
+    def _allow_shared(self, compiled):
         """More than 48 KB of dynamic shared memory has to be asked for, kernel by kernel, which Numba does not do
-        (CUDA C++ Programming Guide, section "Shared Memory" of each compute capability from 7.x)."""
+        (CUDA C++ Programming Guide, section "Shared Memory" of each compute capability from 7.x). It is asked for all
+        that the card has, so that no launch lowers what another one, in another thread perhaps, is about to use."""
         from numba.cuda.cudadrv.driver import binding, driver
-        function = kernel._compile_for_args(*args)._codelibrary.get_cufunc()
+        function = compiled._codelibrary.get_cufunc()
+        most = function.device.MAX_SHARED_MEMORY_PER_BLOCK_OPTIN - compiled.shared_mem_per_block
         attribute = binding.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-        driver.cuKernelSetAttribute(attribute, shared, function.handle, function.device.id)
+        driver.cuKernelSetAttribute(attribute, most, function.handle, function.device.id)
 
     def _instantiate(self, launches):
-        """Captures the launches into a CUDA graph, on a stream of its own that runs nothing."""
+        """Captures the launches into a CUDA graph, on a stream of its own that runs nothing.
+
+        Other threads work on meanwhile: cuda.core's streams do not block the default stream, and the relaxed mode
+        forbids no call to anybody. Kernels are compiled and loaded before. They are launched without Numba's
+        `kernel[...]`, which would keep the stream for the sake of its table of configurations.
+        """
         from cuda.core import Device as Card, Stream
         if not launches:
             return lambda: None
+        compiled = [kernel._compile_for_args(*args) for kernel, _, _, args, _ in launches]
+        for kernel, (*_, shared) in zip(compiled, launches):
+            if shared > 48 * 1024:
+                self._allow_shared(kernel)
         card = Card(self._cuda.get_current_device().id)
         card.set_current()
         builder = card.create_graph_builder()
-        builder.begin_building(mode="relaxed")    # a kernel that is compiled on the way loads its module meanwhile
         try:
-            for launch in launches:
-                self._launch(*launch, stream=builder)
+            builder.begin_building(mode="relaxed")
+            try:
+                for kernel, (_, grid, block, args, shared) in zip(compiled, launches):
+                    kernel.launch(args, grid, block, builder, shared)
+            finally:
+                builder.end_building()
+            graph = builder.complete()
         finally:
-            builder.end_building()
-        graph = builder.complete()
+            builder.close()
         default = Stream.from_handle(0)
         return lambda: graph.launch(default)
 
@@ -260,7 +294,7 @@ class GPU(Device):
         timer.seconds = self._cuda.event_elapsed_time(start, stop) / 1e3    # CUDA counts milliseconds
 
     def synchronize(self):
-        self._cuda.synchronize()
+        self._cuda.default_stream().synchronize()    # not the context, which may not be waited for during a capture
 
     def free_memory(self):
         return self._cuda.current_context().get_memory_info().free
@@ -321,13 +355,16 @@ def _emulator(**options):
 def get(name=None, **options):
     """The device called `name`, "gpu" or "emulator"; None leaves the choice to NUMPREC_DEVICE, and then to what is
     there. `options` (seed, workers, compute_capability) are the emulator's; a GPU has no use for them. The same
-    request gets the same object."""
+    request gets the same object. RuntimeError where the device cannot be had."""
     name = (name or os.environ.get("NUMPREC_DEVICE") or "any").strip().lower()
     if name not in ("any", "gpu", "emulator"):
         raise ValueError(f"the device is 'gpu' or 'emulator', not {name!r}")
     if name != "emulator":
         gpu = _gpu()
         if isinstance(gpu, GPU):
+            if gpu.process not in (None, os.getpid()):
+                raise RuntimeError("a process that was forked after its parent had used the GPU cannot use it: start "
+                                   "it by multiprocessing's 'spawn', or choose the device 'emulator'")
             return gpu
         if name == "gpu":
             raise RuntimeError(f"the device 'gpu' was asked for, but {gpu}; 'emulator' runs everywhere")

@@ -1,4 +1,6 @@
 """The device layer: the same expectations of the GPU and of the emulator, whichever is here."""
+from concurrent.futures import ThreadPoolExecutor
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -150,6 +152,27 @@ def test_capture_of_nothing_and_after_an_error(device):
     assert device.to_host(out).tolist() == [0, 1, 2, 3]
 
 
+def test_a_capture_is_of_its_thread_alone(device):
+    """Meanwhile another thread launches, reads, waits, and makes a graph of its own."""
+    mine, other, before = device.zeros(32, np.int32), device.zeros(32, np.int32), device.launches
+
+    def work():
+        begun = device.launches
+        device.launch(add_index, 1, 32, other)
+        read = device.to_host(other)
+        with device.capture() as graph:
+            device.launch(add_index, 1, 32, other)
+        graph.replay()
+        device.synchronize()
+        return begun, read.tolist(), device.to_host(other).tolist(), device.launches, len(graph.launches)
+
+    with ThreadPoolExecutor(1) as pool, device.capture() as graph:
+        device.launch(add_index, 1, 32, mine)
+        found = pool.submit(work).result()
+    assert found == (0, list(range(32)), list(range(0, 64, 2)), 2, 1)
+    assert len(graph.launches) == 1 and device.launches == before and not device.to_host(mine).any()
+
+
 def test_timer_and_memory(device):
     out = device.zeros(10, np.float32)
     with device.timer() as timer:
@@ -206,6 +229,15 @@ def test_a_card_is_chosen_before_the_emulator(monkeypatch):
     assert devices.get() is card and devices.get("gpu", seed=1) is card
     monkeypatch.setenv("NUMPREC_DEVICE", "emulator")
     assert devices.get().is_emulator
+
+
+def test_a_gpu_is_refused_after_a_fork(monkeypatch):
+    card = object.__new__(devices.GPU)
+    card.process = -1
+    monkeypatch.setattr(devices, "_gpu", lambda: card)
+    with pytest.raises(RuntimeError, match="'spawn', or choose the device 'emulator'"):
+        devices.get("gpu")
+    assert devices.get("emulator").is_emulator
 
 
 @pytest.mark.parametrize("capability, unlike_native", [
