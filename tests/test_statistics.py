@@ -1,8 +1,11 @@
 """The benchmark's statistics against SciPy, and against what is known in closed form."""
 import math
+import warnings
 
 import numpy as np
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from scipy import stats
 
 from numprec.harness import statistics, timing
@@ -289,6 +292,67 @@ def test_where_no_number_of_seeds_decides():
     found = statistics.equivalence([0.02, -0.02, 0.02, -0.02], np.zeros(4), 0.01, 0.25)
     assert found.needed == math.inf and found.floor > 0.01
     assert statistics.seeds_needed(0.01, 0.02, 0.01) == pytest.approx(18, abs=1)    # only "different" is left
+
+
+# ---- whatever the numbers are
+
+EVERY = settings(max_examples=50, deadline=None, derandomize=True, database=None)
+OVERLAP = st.sampled_from((0.0, 0.25))
+SCORE = st.one_of(st.floats(-1, 1), st.floats(-1e300, 1e300),
+                  st.sampled_from((0.0, 0.5, 0.51, 1e-18, -3e-18, 5e-324, 1e-170, 1e300, -1e300)))
+TIMES = st.lists(st.floats(1e-9, 1e6), min_size=1, max_size=7)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def warnings_are_errors():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+@EVERY
+@given(st.lists(st.tuples(SCORE, SCORE), min_size=1, max_size=6), OVERLAP,
+       st.sampled_from((None, (0, 0), (0, 30), (3, 30), (30, 30))))
+@example([(0.1, 0.0), (0.2, 0.3), (0.1, 0.1)], 0.25, None)
+@example([(1e300, -1e300), (-1e300, 1e300)], 0.0, None)
+def test_any_scores_are_judged(pairs, overlap, labels):
+    ours, theirs = zip(*pairs)
+    found = statistics.equivalence(ours, theirs, 0.01, overlap, labels)
+    centre = found.difference.value
+    assert {"equal": abs(centre) < 0.01, "better": centre > 0, "worse": centre < -0.01,
+            "undecided": found.needed is None or found.needed >= 2}[found.verdict]
+    assert len(pairs) > 1 or found.verdict == "undecided"
+
+
+@EVERY
+@given(SCORE, st.floats(0, 1e308), OVERLAP)
+@example(3e-18, 0.1, 0.0)
+@example(3e-18, 0.1, 0.25)
+@example(0.0, 5e-324, 0.0)
+@example(1e300, 1e308, 0.25)
+def test_any_mean_and_deviation_need_some_number_of_seeds(centre, deviation, overlap):
+    assert statistics.seeds_needed(centre, deviation, 0.01, overlap) >= 2
+
+
+@pytest.mark.parametrize("centre, deviation", [(math.nan, 0.1), (0.0, math.nan), (math.nan, math.nan), (0.0, math.inf)])
+def test_no_number_of_seeds_decides_what_is_no_number(centre, deviation):
+    assert statistics.seeds_needed(centre, deviation, 0.01) == math.inf
+
+
+@EVERY
+@given(TIMES, TIMES)
+@example([1.0] * 5, [1.0] * 5)
+def test_any_times_are_compared(first, second):
+    """And the other way round it is not the same verdict, unless it is neither of the two."""
+    pairs = [list(each) for each in zip(*zip(first, second))]
+    for compare, a, b in ((statistics.compare_times, first, second), (statistics.compare_pairs, *pairs)):
+        found, back = compare(a, b).verdict, compare(b, a).verdict
+        assert {found, back} <= {"same", "ambiguous"} or found != back
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1.0, 1e200])
+def test_the_deviation_at_any_scale(samples, scale):
+    assert statistics.deviation(samples * scale) == pytest.approx(samples.std(ddof=1) * scale)
 
 
 # ---- timing

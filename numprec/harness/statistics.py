@@ -32,6 +32,7 @@ MARGINS = {"accuracy": 0.01, "R2": 0.01}    # differences up to here count as no
 LEAST_EFFECT = 0.02                         # a smaller change of a median time is no change
 RANK_ALPHA = 0.01                           # of the rank test; reached from 5 samples on either side
 LEAST_PAIRS = 5                             # for fewer, a t test of ratios would rest on its assumptions alone
+MOST_SEEDS = 1e9                            # what would need more is decided by no number of seeds
 
 
 @dataclass(frozen=True)
@@ -155,8 +156,15 @@ def mean(values, test_to_train=0.0, level=LEVEL):
 
 def standard_error(values, test_to_train=0.0):
     """That of the mean; Nadeau and Bengio's where splits overlap, which has a floor that no number of them removes."""
+    return math.sqrt(1 / len(values) + test_to_train) * deviation(values)
+
+
+def deviation(values):
+    """The standard deviation of a sample, by a power of two of which no square overflows or underflows: R2 is not
+    bounded below, and that of a fit which diverged can be any number."""
     values = np.asarray(values, np.float64)
-    return float(np.sqrt((1 / len(values) + test_to_train) * values.var(ddof=1)))
+    _, exponent = np.frexp(np.abs(values - values.mean()).max())
+    return float(np.ldexp(np.ldexp(values - values.mean(), -exponent).std(ddof=1), exponent))
 
 
 def paired_difference(values, baseline, test_to_train=0.0, level=LEVEL):
@@ -210,8 +218,8 @@ def equivalence(values, baseline, margin, test_to_train=0.0, labels=None):
     elif n > 1:
         error = standard_error(pairs, test_to_train)
         p = float(t.sf((margin - abs(centre)) / error, n - 1))
-        floor = float(t.ppf(1 - ALPHA, np.inf) * pairs.std(ddof=1) * math.sqrt(test_to_train))
-        needed = seeds_needed(centre, pairs.std(ddof=1), margin, test_to_train)
+        floor = float(t.ppf(1 - ALPHA, np.inf)) * deviation(pairs) * math.sqrt(test_to_train)
+        needed = seeds_needed(centre, deviation(pairs), margin, test_to_train)
     if narrow.within(-margin, margin):
         verdict = "equal"
     elif difference.low > 0:
@@ -279,18 +287,19 @@ def seeds_needed(centre, deviation, margin, test_to_train=0.0):
 
 
 def _seeds(room, deviation, quantile, test_to_train):
-    """The least n with t_quantile(n - 1) * deviation * sqrt(1 / n + test_to_train) < room."""
+    """The least n with t_quantile(n - 1) * deviation * sqrt(1 / n + test_to_train) < room; inf beyond MOST_SEEDS."""
     from scipy.stats import norm, t
-    if room <= 0:
+    if not room > 0:
         return math.inf
-    if deviation == 0:
+    spread = float(norm.ppf(quantile)) * deviation
+    if spread == 0:
         return 2
-    left = (room / (norm.ppf(quantile) * deviation)) ** 2 - test_to_train    # 1 / n by the normal distribution
-    if left <= 0:
+    left = min(float(room) / spread, MOST_SEEDS) ** 2 - test_to_train    # 1 / n by the normal distribution
+    if not left * MOST_SEEDS > 1:
         return math.inf
     n = max(2, math.ceil(1 / left))
     for _ in range(1000):
-        if t.ppf(quantile, n - 1) * deviation * math.sqrt(1 / n + test_to_train) < room:
+        if float(t.ppf(quantile, n - 1)) * deviation * math.sqrt(1 / n + test_to_train) < room:
             return n
         n += max(1, n // 100)    # where left is close to 0 a little more t asks for many more seeds
     return math.inf
