@@ -11,6 +11,6 @@ translate.py   how a kernel becomes a coroutine; twins.py, context.ll  what stan
 scheduler.ll   runs the threads of a block; launch.py  what happens at a launch; compile.py, host.py, cache.py
 """
 from numprec.emulator.cache import clear as clear_cache
-from numprec.emulator.launch import EmulatorError, emulate, launch
+from numprec.emulator.launch import EmulatorError, create_xoroshiro128p_states, emulate, launch
 
-__all__ = ["EmulatorError", "clear_cache", "emulate", "launch"]
+__all__ = ["EmulatorError", "clear_cache", "create_xoroshiro128p_states", "emulate", "launch"]

@@ -58,8 +58,8 @@ def compile_kernel(kernel, argtypes, compute_capability=(7, 5), cpu=None):
     """Compiles a dispatcher for Numba argument types, or takes it from the disk cache.
 
     `cpu` names another processor to compile for (LLVM's names: "haswell", "icelake-server"); default: the host.
-    Raises NotImplementedError, naming operation and kernel, for what the emulator does not have, and Numba's errors
-    for what Numba refuses.
+    Raises NotImplementedError, naming operation and kernel, for what the emulator does not have, ValueError for a
+    processor whose code the host cannot run, and Numba's errors for what Numba refuses.
     """
     global _spent, _announced
     name = kernel.py_func.__name__

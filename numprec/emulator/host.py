@@ -32,11 +32,38 @@ def _initialize():
 _HELPER = re.compile(rb"(?<=\0)__(?:trunc|extend|fix|float|u?div|u?mod|mul|pow)[a-z]*\d?(?=\0)")
 
 
+# Other processors to compile for, by LLVM's names, with the instructions that LLVM may choose for them: the levels of
+# the System V psABI for x86-64, and two makes. LLVM ends the process over a name that it does not know.
+_V2 = "cx16 popcnt sahf sse3 sse4.1 sse4.2 ssse3"
+_V3 = f"{_V2} avx avx2 bmi bmi2 f16c fma lzcnt movbe"
+_V4 = f"{_V3} avx512bw avx512cd avx512dq avx512f avx512vl"
+_PROCESSORS = {
+    "x86-64": "", "x86-64-v2": _V2, "x86-64-v3": _V3, "x86-64-v4": _V4, "haswell": f"{_V3} pclmul",
+    "icelake-server": f"{_V4} adx aes avx512bitalg avx512ifma avx512vbmi avx512vbmi2 avx512vnni avx512vpopcntdq gfni "
+                      "pclmul sha vaes vpclmulqdq",
+}
+
+
+def _check(cpu):
+    """Raises ValueError for a processor that is unknown, or whose code this one cannot run."""
+    known = _PROCESSORS if llvm.get_process_triple().startswith("x86_64") else {}
+    if cpu not in known:
+        raise ValueError(f"the emulator cannot compile for the processor {cpu!r}: take None, which is this one"
+                         + (f", or one of {', '.join(known)}" if known else ""))
+    have = llvm.get_host_cpu_features()
+    missing = [name for name in known[cpu].split() if not have.get(name)]
+    if missing:
+        raise ValueError(f"this processor cannot run code for {cpu}: it lacks {', '.join(missing)}")
+
+
 class Target:
-    """A processor to compile for: the host, or another x86-64 by its LLVM name, to compare bits."""
+    """A processor to compile for: the host, or another x86-64 by its LLVM name, to compare bits. Raises ValueError for
+    one that is unknown, or whose code the host cannot run."""
 
     def __init__(self, cpu=None):
         _initialize()
+        if cpu is not None:
+            _check(cpu)
         self.cpu = cpu or llvm.get_host_cpu_name()
         if cpu is None:
             features = llvm.get_host_cpu_features()

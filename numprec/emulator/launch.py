@@ -1,6 +1,8 @@
 """Launching a kernel on the emulator: argument packing, the limits of the card, memory and workers."""
 import ctypes
 import functools
+import inspect
+import numbers
 import os
 import struct
 import threading
@@ -9,6 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numba import types
+from numba.cuda import random
+from numba.cuda.dispatcher import CUDADispatcher
+from numba.cuda.errors import normalize_kernel_dimensions
 from numba.cuda.typing.typeof import Purpose, typeof
 
 from numprec.emulator import host
@@ -26,6 +31,7 @@ MAX_STATIC_SHARED = 48 * 1024       # the assembler's limit; only dynamic shared
 MULTIPROCESSORS = 40
 THREADS_PER_MULTIPROCESSOR = 1024
 BLOCKS_PER_MULTIPROCESSOR = 16
+FORALL_THREADS = 256                # of a block, where the driver of a GPU would choose by occupancy
 
 _HEADER = 8448           # Block record and warp snapshots, see scheduler.ll
 _ORDERS = 4              # thread orders that a seeded launch cycles through
@@ -50,11 +56,14 @@ def _type_key(value):
     """What tells apart the Numba types of arguments, cheap to compute."""
     if isinstance(value, np.ndarray):
         flags = value.flags
-        return value.dtype, value.ndim, flags.c_contiguous, flags.f_contiguous, flags.writeable
+        return type(value), value.dtype, value.ndim, flags.c_contiguous, flags.f_contiguous, flags.writeable
     if isinstance(value, tuple):
         return type(value), *map(_type_key, value)
     if type(value) is int:
-        return int, value >> 63 == 1       # what no int64 holds is a uint64
+        high = value >> 63
+        return int, 0 if high == -1 else high       # what no int64 holds is a uint64, and what that does not, nothing
+    if isinstance(value, (np.void, np.datetime64, np.timedelta64)):
+        return type(value), value.dtype
     return type(value)
 
 
@@ -65,6 +74,9 @@ def _flatten(value, kind, out):
     """Appends the flattened argument, as Numba passes it: an array is (meminfo, parent, items, item size, data, shape,
     strides)."""
     if isinstance(kind, types.Array):
+        if not isinstance(value, np.ndarray):
+            raise TypeError(f"the emulator takes NumPy arrays, not a {type(value).__name__}: copy_to_host() makes one "
+                            "of an array on a GPU")
         out += (0, 0, value.size, value.itemsize, value.ctypes.data, *value.shape, *value.strides)
     elif isinstance(kind, types.BaseTuple):
         for v, k in zip(value, kind):
@@ -81,6 +93,12 @@ def _flatten(value, kind, out):
         out += (value.real, value.imag)
     elif isinstance(kind, types.Boolean):
         out.append(int(value))
+    elif isinstance(kind, types.EnumMember):
+        _flatten(value.value, kind.dtype, out)
+    elif isinstance(kind, (types.NPDatetime, types.NPTimedelta)):
+        out.append(int(value.view(np.int64)))
+    elif isinstance(kind, types.Record):
+        out.append(np.frombuffer(value, np.uint8).ctypes.data)      # of the record itself: kernels may change it
     else:
         raise NotImplementedError(f"the emulator cannot pass an argument of type {kind}")
 
@@ -90,6 +108,10 @@ class _Prepared:
 
     def __init__(self, kernel, args, compute_capability, cpu):
         host.scheduler()                   # under the lock, so that it exists once
+        try:
+            inspect.signature(kernel.py_func).bind(*args)
+        except TypeError as error:
+            raise TypeError(f"kernel {kernel.py_func.__name__}: {error}") from None
         self.types = [typeof(a, Purpose.argument) for a in args]
         self.code = compile_kernel(kernel, self.types, compute_capability, cpu)
         slots = ["i8" if s == "i1" else s for s in self.code.slots]
@@ -110,6 +132,9 @@ _lock = threading.Lock()
 
 def prepare(kernel, args, compute_capability=(7, 5), cpu=None):
     """The compiled form of a dispatcher for arguments like `args`; compiled once."""
+    _check_kernel(kernel)
+    if cpu is not None and not isinstance(cpu, str):
+        raise TypeError(f"cpu must be the name of a processor or None, got {cpu!r}")
     key = (compute_capability, cpu, *map(_type_key, args))
     table = _prepared.get(kernel)
     if table is not None and key in table:
@@ -121,13 +146,44 @@ def prepare(kernel, args, compute_capability=(7, 5), cpu=None):
         return table[key]
 
 
+def _check_kernel(kernel):
+    if not isinstance(kernel, CUDADispatcher):
+        what = getattr(kernel, "__name__", None) or repr(kernel)
+        raise TypeError(f"{what} is no CUDA kernel: the emulator runs what the decorator @cuda.jit makes of a function")
+    if kernel.targetoptions.get("device"):
+        raise TypeError(f"{kernel.py_func.__name__} is a device function: a kernel can call it, nobody can launch it")
+
+
 # ---- geometry, order, memory
 
-def _three(size, what):
-    size = tuple(size) if isinstance(size, (tuple, list)) else (size,)
-    if not 1 <= len(size) <= 3:
-        raise EmulatorError(f"{what} has 1 to 3 dimensions, not {len(size)}")
-    return tuple(int(s) for s in size) + (1,) * (3 - len(size))
+_INTS = [[int] * n for n in (1, 2, 3)]
+
+
+def _three(grid, block):
+    """Grid and block in three dimensions. Raises what Numba raises, in its words."""
+    sizes = [(size,) if type(size) is int else size for size in (grid, block)]
+    if not all(type(size) is tuple and [*map(type, size)] in _INTS for size in sizes):
+        if any(isinstance(size, (tuple, list)) and not size for size in sizes):
+            raise ValueError(f"griddim and blockdim must be sequences of 1, 2 or 3 integers, got {grid} and {block}")
+        sizes = (tuple(map(int, size)) for size in normalize_kernel_dimensions(grid, block))
+    return [size + (1,) * (3 - len(size)) for size in sizes]
+
+
+def _whole(value, what, least):
+    """A whole number. Raises TypeError or ValueError otherwise."""
+    if type(value) is not int and not isinstance(value, numbers.Integral):
+        raise TypeError(f"{what} must be a whole number, got {value!r}")
+    if value < least:
+        raise ValueError(f"{what} must be at least {least}, got {value!r}")
+    return int(value)
+
+
+def _capability(pair):
+    if type(pair) is tuple and [*map(type, pair)] == [int, int]:
+        return pair
+    if not (isinstance(pair, (tuple, list)) and len(pair) == 2 and all(isinstance(n, numbers.Integral) for n in pair)):
+        raise TypeError(f"compute_capability must be a pair of whole numbers such as (7, 5), got {pair!r}")
+    return tuple(map(int, pair))
 
 
 def _check_geometry(name, grid, block, static, shared):
@@ -156,18 +212,20 @@ def _resident_blocks(threads, shared):
 
 @functools.lru_cache(maxsize=256)
 def _orders(threads, seed):
-    """(warp orders, thread orders), each a row per pass: by index, or shuffled by a seed.
+    """Addresses of warp orders and of thread orders, a row a pass, by index or shuffled by a seed; the number of rows;
+    and the arrays themselves, which must outlive the launch.
 
     Lanes are shuffled within their warp, and warps among each other.
     """
     warps = -(-threads // 32)
     if seed is None:
-        return np.arange(warps, dtype=np.int32), np.arange(threads, dtype=np.int32), 1
+        arrays = np.arange(warps, dtype=np.int32), np.arange(threads, dtype=np.int32)
+        return arrays[0].ctypes.data, arrays[1].ctypes.data, 1, arrays
     rng = np.random.default_rng(seed)
     warp_orders = np.concatenate([rng.permutation(warps) for _ in range(_ORDERS)]).astype(np.int32)
     lanes = [np.arange(w * 32, min(threads, w * 32 + 32)) for w in range(warps)]
     thread_orders = np.concatenate([rng.permutation(w) for _ in range(_ORDERS) for w in lanes]).astype(np.int32)
-    return warp_orders, thread_orders, _ORDERS
+    return warp_orders.ctypes.data, thread_orders.ctypes.data, _ORDERS, (warp_orders, thread_orders)
 
 
 _local = threading.local()
@@ -212,27 +270,33 @@ def launch(kernel, grid, block, args, shared=0, seed=None, workers=None, compute
     EmulatorError
         for what a card of compute capability 7.5 would refuse, and for a deadlock at a barrier
     NotImplementedError
-        for an operation that the emulator does not have; it names operation and kernel
+        for an operation that the emulator does not have, which it names with the kernel, and for an argument that
+        Numba does not pass to a kernel
+    TypeError, ValueError
+        for what is no kernel, no whole number, no processor of this kind, or not the kernel's number of arguments
+
+    Numba's own errors reach the caller as they are.
     """
-    grid, block = _three(grid, "grid"), _three(block, "block")
-    prepared = prepare(kernel, args, tuple(compute_capability), cpu)
+    grid, block = _three(grid, block)
+    prepared = prepare(kernel, args, _capability(compute_capability), cpu)
     code = prepared.code
+    shared = _whole(shared, "the number of bytes of dynamic shared memory", 0)
     shared_bytes = code.shared_bytes + shared
     _check_geometry(code.name, grid, block, code.shared_bytes, shared_bytes)
     threads = block[0] * block[1] * block[2]
     blocks = grid[0] * grid[1] * grid[2]
-    warp_order, thread_order, orders = _orders(threads, seed)
+    warp_order, thread_order, orders, _kept = _orders(threads, seed if seed is None else _whole(seed, "seed", 0))
     packed = prepared.pack(args)
     block_order = None
     if seed is not None and blocks > 1 and not code.uses_grid:
         block_order = np.random.default_rng(seed).permutation(blocks)
     record = _Launch(
-        args=ctypes.addressof(packed), warp_order=warp_order.ctypes.data, thread_order=thread_order.ctypes.data,
+        args=ctypes.addressof(packed), warp_order=warp_order, thread_order=thread_order,
         orders=orders, blocks=blocks, next=0, block_order=None if block_order is None else block_order.ctypes.data,
         nctaid=grid, ntid=block, threads=threads, warps=-(-threads // 32), shared_bytes=shared_bytes,
         dynamic_bytes=shared, stride=code.stride, coroutine=code.entry, uses_warps=code.uses_warps)
     size = _HEADER + -(-shared_bytes // 128) * 128 + threads * code.stride
-    workers = host.cores() if workers is None else workers
+    workers = host.cores() if workers is None else _whole(workers, "workers", 1)
     if code.uses_grid:
         status = _cooperative(record, code, size, blocks, threads, shared_bytes, 1 if code.serial else workers)
     else:
@@ -296,6 +360,7 @@ def _raise_deadlock(record, name, grid):
 
 class _Configured:
     def __init__(self, kernel, grid, block, stream=0, shared=0, **options):
+        _three(grid, block)
         self.launch = functools.partial(launch, kernel, grid, block, shared=shared, **options)
 
     def __call__(self, *args):
@@ -303,14 +368,35 @@ class _Configured:
 
 
 class emulate:
-    """A kernel with Numba's launch syntax, on the CPU: `emulate(kernel)[grid, block](*args)`.
+    """A kernel with Numba's launch syntax, on the CPU: `emulate(kernel)[grid, block](*args)`, or
+    `emulate(kernel).forall(tasks)(*args)`.
 
-    Options of `launch` (seed, workers, ...) are keywords: `emulate(kernel, seed=1)`.
+    Options of `launch` (seed, workers, ...) are keywords: `emulate(kernel, seed=1)`. Raises TypeError for what is no
+    kernel.
     """
 
     def __init__(self, kernel, **options):
+        _check_kernel(kernel)
         self.kernel = kernel
         self.options = options
 
     def __getitem__(self, configuration):
+        if not isinstance(configuration, (tuple, list)) or not 2 <= len(configuration) <= 4:
+            raise ValueError("must specify at least the griddim and blockdim")      # Numba's words
         return _Configured(self.kernel, *configuration, **self.options)
+
+    def forall(self, ntasks, tpb=0, stream=0, sharedmem=0):
+        """One thread for each of `ntasks` tasks, in one dimension, and those that fill the last block up: the kernel
+        must check its index. `tpb` is the number of threads of a block; 0 lets the emulator choose."""
+        tasks, block = _whole(ntasks, "ntasks", 0), _whole(tpb, "tpb", 0) or FORALL_THREADS
+        if not tasks:
+            return lambda *args: None
+        return self[-(-tasks // block), block, stream, sharedmem]
+
+
+def create_xoroshiro128p_states(n, seed, subsequence_start=0):
+    """The states of `n` random number generators, for the functions of numba.cuda.random in an emulated kernel: the
+    numbers that Numba's function of this name puts on a GPU, as a NumPy array of xoroshiro128p_dtype, shape (n,)."""
+    states = np.empty(_whole(n, "n", 0), random.xoroshiro128p_dtype)
+    random.init_xoroshiro128p_states_cpu(states, _whole(seed, "seed", 0), subsequence_start)
+    return states
