@@ -107,6 +107,12 @@ class Device:
             raise RuntimeError("launches are being recorded, not run: there is nothing to read before the replay")
         return _numbers(self._fetch(array))
 
+    def from_gpu(self, array):
+        """A NumPy copy of an array in the memory of the GPU, of anything with `__cuda_array_interface__`: one copy,
+        whatever its layout, and a uint16 stays one. ValueError where that memory is out of reach."""
+        raise ValueError(f"an array of {type(array).__module__.partition('.')[0]} lies in the memory of a GPU, which "
+                         f"the {self.name} does not reach: pass a copy on the host, such as cupy.asnumpy(X)")
+
     def launch(self, kernel, grid, block, *args, shared=0):
         """Runs a `@cuda.jit` kernel on `grid` blocks of `block` threads (numbers, or tuples of up to three), with
         `shared` bytes of dynamic shared memory."""
@@ -222,6 +228,12 @@ class GPU(Device):
         if (fmt is None or array.dtype == _element(fmt)) and array.is_c_contiguous():
             return array
         return super().array(self.to_host(array), fmt)
+
+    def from_gpu(self, array):
+        try:
+            return self._cuda.as_cuda_array(array).copy_to_host()
+        except NotImplementedError as error:    # negative strides, a mask
+            raise ValueError(f"an array on the GPU cannot be read: {error}; pass a contiguous one") from error
 
     def empty(self, shape, fmt):
         """An array to be written; its contents are whatever was there."""

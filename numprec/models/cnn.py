@@ -122,6 +122,7 @@ class CNNClassifier(NetworkClassifier):
 
     def _rows(self, X):
         """X with a sample a row, and the shape of the images if they have one."""
+        X = self._on_host(X)
         dimensions = getattr(X, "ndim", 2)
         if dimensions == 3:
             raise ValueError("Expected X of shape (samples, height, width, channels), got 3 dimensions: X[..., None] "

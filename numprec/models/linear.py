@@ -1,17 +1,16 @@
 """Linear regression, least squares by the kernels of `numprec.kernels.least_squares`."""
 import numbers
-import warnings
 
 import numpy as np
 from scipy.linalg import LinAlgWarning
 from sklearn.base import MultiOutputMixin, RegressorMixin
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted
+from sklearn.utils.validation import check_is_fitted
 
 from numprec.kernels import least_squares
 from numprec.kernels.gram import MEAN, SCALE, SHIFT
 from numprec.kernels.least_squares import BROKEN, CONVERGED, ENDED, ITERATIONS, RANK
 from numprec.kernels.registry import operations
-from numprec.models.base import Estimator, check_memory, check_range
+from numprec.models.base import Estimator, check_memory, check_range, warn
 from numprec.precision import PRECISIONS, unknown
 
 SOLVERS = ("auto", "cholesky", "qr", "refine")
@@ -64,6 +63,8 @@ class LinearRegression(MultiOutputMixin, RegressorMixin, Estimator):
 
     Predictions are NumPy's, in float64, so that scores tell apart how models were trained and nothing else.
     """
+
+    _learns = ("coef_", "intercept_")
 
     def __init__(self, precision="fp32", solver="auto", *, fit_intercept=True, scale=True, max_iter=30, device=None):
         self.precision = precision
@@ -137,8 +138,8 @@ class LinearRegression(MultiOutputMixin, RegressorMixin, Estimator):
             if self.solver_ == "cholesky" and _expected_error("qr", self.condition_, precision) <= UNSAFE:
                 advice = f"solver='qr' or {advice}"
             digits = max(0, int(-np.log10(error)))
-            warnings.warn(f"{law} = {error:.2g} with {kappa}: expect about {digits} correct digits in coef_; {advice} "
-                          "would do", LinAlgWarning, stacklevel=3)
+            warn(f"{law} = {error:.2g} with {kappa}: expect about {digits} correct digits in coef_; {advice} "
+                 "would do", LinAlgWarning)
 
 
 class _Problem:
@@ -148,10 +149,8 @@ class _Problem:
         self.model, self.device, self.precision = model, device, precision
         weight = np.ones(1)
         if sample_weight is not None:
-            weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+            weight = model._checked_weights(sample_weight, X)
             kept = weight > 0
-            if not kept.any():
-                raise ValueError("sample_weight is 0 for every sample: there is nothing to fit")
             X, Y, weight = X[kept], Y[kept], weight[kept]
         self.D = X.shape[1]
         root = np.sqrt(weight / weight.max())
