@@ -90,16 +90,11 @@ class Device:
     def array(self, host, fmt=None):
         """A copy of `host` on the device, C-contiguous. A Format rounds the values to it, once; a dtype converts to
         it; otherwise the dtype stays. A bfloat16 array becomes its bits."""
-        host = np.asarray(host)
-        if isinstance(fmt, Format):
-            host = fmt.round(_numbers(host))
-        elif fmt is not None:
-            host = host.astype(fmt)
-        return self._copy(_bits(host.astype(host.dtype.newbyteorder("="), copy=False)))
+        return self._copy(_converted(host, fmt))
 
     def assign(self, array, host, fmt=None):
-        """Overwrites a device array with what `array(host, fmt)` holds."""
-        self._overwrite(array, self.array(host, fmt))
+        """Overwrites a device array with what `array(host, fmt)` holds, in one copy."""
+        self._overwrite(array, _converted(host, fmt))
 
     def to_host(self, array):
         """A NumPy copy; it waits for the kernels launched before."""
@@ -235,6 +230,12 @@ class GPU(Device):
         except NotImplementedError as error:    # negative strides, a mask
             raise ValueError(f"an array on the GPU cannot be read: {error}; pass a contiguous one") from error
 
+    def assign(self, array, host, fmt=None):
+        if hasattr(host, "__cuda_array_interface__"):
+            self._overwrite(array, self.array(host, fmt))
+        else:
+            super().assign(array, host, fmt)
+
     def empty(self, shape, fmt):
         """An array to be written; its contents are whatever was there."""
         return self._cuda.device_array(shape, _element(fmt))
@@ -328,6 +329,16 @@ _NO_BFLOAT16_ARITHMETIC = Availability(
 
 def _element(fmt):
     return fmt.element if isinstance(fmt, Format) else np.dtype(fmt)
+
+
+def _converted(host, fmt):
+    """What goes to the device, on the host."""
+    host = np.asarray(host)
+    if isinstance(fmt, Format):
+        host = fmt.round(_numbers(host))
+    elif fmt is not None:
+        host = host.astype(fmt)
+    return _bits(host.astype(host.dtype.newbyteorder("="), copy=False))
 
 
 def _is_bfloat16(dtype):

@@ -48,6 +48,16 @@ def test_array_is_rounded_and_comes_back(device, fmt):
     np.testing.assert_array_equal(back.view(fmt.element), fmt.round(host).view(fmt.element))
 
 
+def test_assign_is_one_copy(device, monkeypatch):
+    """Straight from the host into the array: nothing is allocated on the way."""
+    array, host = device.zeros((2, 3), FORMATS["bfloat16"]), np.arange(6.0).reshape(2, 3) / 7
+    with monkeypatch.context() as patched:
+        for name in "array", "empty", "zeros", "_copy":
+            patched.setattr(device, name, None)
+        device.assign(array, host, FORMATS["bfloat16"])
+    np.testing.assert_array_equal(device.to_host(array), FORMATS["bfloat16"].round(host))
+
+
 @pytest.mark.parametrize("host", [
     np.arange(6, dtype=np.int32), np.arange(6.0).reshape(2, 3), np.array(2.5), np.zeros((0, 4), np.float32),
     np.arange(12, dtype=np.int64).reshape(3, 4).T, np.arange(10.0)[::-2], np.arange(4, dtype=">f4"),

@@ -196,6 +196,20 @@ def test_seconds_are_those_of_the_steps(small, clock, monkeypatch):
     assert [row["seconds"] for row in model.history_] == [10, 10] and clock.now == 1220
 
 
+def test_an_epoch_waits_and_copies_once(small, monkeypatch):
+    """All that the host wants of the device comes in one copy; what goes there are an epoch's learning rates and the
+    count of updates that they begin with, and nothing is allocated."""
+    calls, at_epochs_end = [], []
+    for name in "_fetch", "_overwrite", "_copy", "zeros", "empty":
+        def counted(*args, name=name, function=getattr(Emulator, name)):
+            calls.append(name)
+            return function(*args)
+        monkeypatch.setattr(Emulator, name, counted)
+    mlp("mixed_fp16", device="emulator").fit(*small, callback=lambda row: at_epochs_end.append(len(calls)))
+    for begin, end in zip(at_epochs_end, at_epochs_end[1:]):
+        assert sorted(calls[begin:end]) == ["_fetch", "_overwrite", "_overwrite"]
+
+
 @pytest.mark.parametrize("name", ["fp32", "mixed_fp16"])
 def test_gradient_exponents(small, tmp_path, name):
     """Of the last batch, without the loss scale: they are those that fp64 has, but for rounding, and the ends of the

@@ -198,11 +198,10 @@ class NetworkClassifier(ClassifierMixin, Estimator):
             before = self._checkpoint[0]
             row = run.epoch()
             reason = self._note(row, run, held_out, partial)
-            masters = run.device.to_host(run.network.masters)
-            if not np.isfinite(masters.astype(np.float64)).all():    # an update itself may overflow
-                run.network.load(before)
+            if not all(np.isfinite(run.fetched[name].astype(np.float64)).all() for name in ("masters", "statistics")):
+                run.go_back(before)    # an update itself may overflow
                 reason = "overflow"
-            elif row["skipped"] < run.batches and np.array_equal(masters, before["masters"]):
+            elif row["skipped"] < run.batches and np.array_equal(run.fetched["masters"], before["masters"]):
                 reason = reason or "stalled"
             self._keep(run)
             if self.verbose:
@@ -234,7 +233,8 @@ class NetworkClassifier(ClassifierMixin, Estimator):
             best, self.best_loss_ = self.best_validation_score_, None
             better = best is None or row["validation"] > best + self.tol
             if best is None or row["validation"] > best:
-                self.best_validation_score_, self._best = row["validation"], run.network.arrays()
+                self.best_validation_score_, self._best = row["validation"], {
+                    name: run.fetched[name].copy() for name in ("weights", "masters", "statistics")}
         self._waited = 0 if better else self._waited + 1
         if run.stopped:
             return "overflow"
@@ -255,7 +255,7 @@ class NetworkClassifier(ClassifierMixin, Estimator):
         """The checkpoint, and what predictions are made from."""
         self._checkpoint = run.checkpoint()
         self.precision_ = str(run.precision)
-        self._learned(run.network.values(self._best))
+        self._learned(run.network.values(self._best or self._checkpoint[0]))
 
     def _report(self, reason, run, partial):
         """stop_reason_ and warnings."""

@@ -161,10 +161,24 @@ class Network:
             if decay:
                 self.decayed = sizes["weights"]
         self.size, statistics = max(sizes["weights"], 1), max(sizes["statistics"], 1)
-        zeros, storage = self.device.zeros, self.precision.storage
-        self.weights, self.gradients = zeros(self.size, storage), zeros(self.size, storage)
-        self.masters = self.weights if self.precision.master is None else zeros(self.size, self.master)
-        self.statistics, self.fresh = (zeros(statistics, self.precision.accum) for _ in range(2))
+        self.statistics_size = statistics
+        zeros = self.device.zeros
+        self.gradients, self.fresh = zeros(self.size, self.precision.storage), zeros(statistics, self.precision.accum)
+        self.move({name: zeros(*place) for name, place in self.formats().items()}, copy=False)
+
+    def formats(self):
+        """(shape, format) of each flat array that is learned."""
+        masters = {} if self.precision.master is None else {"masters": ((self.size,), self.master)}
+        return {"weights": ((self.size,), self.precision.storage), **masters,
+                "statistics": ((self.statistics_size,), self.precision.accum)}
+
+    def move(self, arrays, copy=True):
+        """From now on what is learned lives in these device arrays, see `formats`."""
+        for name, array in arrays.items():
+            if copy:
+                self.device.assign(array, getattr(self, name))
+            setattr(self, name, array)
+        self.masters = arrays.get("masters", self.weights)
         self._bind()
 
     def _bind(self):

@@ -20,10 +20,11 @@ import numpy as np
 from numprec.kernels import batch, cross_entropy, loss_scale, optimizer
 from numprec.kernels.batch import (BAD_INDEX, BAD_STEP, BASE, BATCHES, COLLAPSED, EPOCH, PATIENCE, POSITION, SEED,
                                    STATE, STEP, STOP, UPDATES)
-from numprec.kernels.loss_scale import (APPLIED, BAD, COUNTS, FACTOR, HITS, LARGEST, LOSS, LOST, NUMBERS, ROWS, SCALE,
-                                        SCALED, SMALLEST, START, SUBNORMAL)
-from numprec.precision import FORMATS, unknown
+from numprec.kernels.loss_scale import (APPLIED, BAD, CONTROL, COUNTS, FACTOR, HITS, LARGEST, LOSS, LOST, NUMBERS, ROWS,
+                                        SCALE, SCALED, SMALLEST, START, SUBNORMAL)
+from numprec.precision import FORMATS, Format, unknown
 
+APART = 256                        # bytes: where arrays of a Block may begin
 SOLVERS = {"sgd": 1, "adam": 2}    # and how many moments they keep
 
 
@@ -96,8 +97,28 @@ def copy_rows(training, rows, x):
     batch.copy(training.device, training.network.rung("batch"), training.precision, training.X, rows, x)
 
 
+class Block:
+    """Arrays in one allocation, {name: (shape, format)}, so that one copy brings them all to the host."""
+
+    def __init__(self, device, arrays):
+        self.device, self._places, size = device, {}, 0
+        for name, (shape, fmt) in arrays.items():
+            element, dtype = (fmt.element, fmt.numpy) if isinstance(fmt, Format) else (fmt, fmt)
+            end = size + math.prod(shape) * np.dtype(dtype).itemsize
+            self._places[name] = slice(size, end), element, dtype, shape
+            size = -(-end // APART) * APART
+        self.bytes = device.zeros(size, np.uint8)
+        self.arrays = {name: self.bytes[part].view(element).reshape(shape)
+                       for name, (part, element, _, shape) in self._places.items()}
+
+    def fetch(self):
+        """All arrays on the host; it waits for the device."""
+        host = self.device.to_host(self.bytes)
+        return {name: host[part].view(dtype).reshape(shape) for name, (part, _, dtype, shape) in self._places.items()}
+
+
 class Training:
-    """A network, its data, and the state between them.
+    """A network, its data, and the state between them. The network's arrays move into the training's, and stay there.
 
     `scale` is the loss scale: "dynamic", a number, or None for what the precision says. `load(training, rows, x)`
     launches what fills the rows x of a batch: a plain copy, or one that flips and shifts images.
@@ -113,17 +134,23 @@ class Training:
         self.batch_size = min(batch_size, len(X))
         self.batches = -(-len(X) // self.batch_size)
         self.X, self.labels = device.array(X, precision.storage), device.array(labels, np.int32)
+        self._block = Block(device, {
+            "state": ((STATE,), np.int64), "control": ((CONTROL,), accum), "rates": ((self.batches,), accum),
+            "numbers": ((self.batches, NUMBERS), accum), "counts": ((self.batches, COUNTS), np.int32),
+            **network.formats(),
+            **{f"moment{i}": ((network.size,), network.master) for i in range(SOLVERS[descent.solver])}})
+        arrays = self._block.arrays
+        self.state, self.control, self.rates, self.numbers, self.counts = (
+            arrays[name] for name in ("state", "control", "rates", "numbers", "counts"))
+        self.moments = [array for name, array in arrays.items() if name.startswith("moment")]
+        network.move({name: arrays[name] for name in network.formats()})
         state = np.zeros(STATE, np.int64)
         state[[SEED, EPOCH, BATCHES, PATIENCE]] = seed, epoch, self.batches, patience
-        self.state = device.array(state)
-        self.control = device.array(descent.control(precision, START if self.dynamic else scale), accum)
-        kept = optimizer.kept_format(precision)
-        self.moments = [device.zeros(network.size, kept) for _ in range(SOLVERS[descent.solver])]
-        self.rates = device.zeros(self.batches, accum)
-        self.numbers = device.zeros((self.batches, NUMBERS), accum)
-        self.counts = device.zeros((self.batches, COUNTS), np.int32)
+        device.assign(self.state, state)
+        device.assign(self.control, descent.control(precision, START if self.dynamic else scale), accum)
         network.state = self.state
         self._graph, self._position, self._data = None, 0, None
+        self.fetched = None      # the last checkpoint's arrays, as long as they are those of the device
         self.stopped, self.bad_step, self.bad_owner = 0, None, None    # why, when and where training stopped for good
 
     # ---- the step
@@ -156,6 +183,7 @@ class Training:
             if self._position == 0:
                 self._begin_epoch()
             some = min(steps, self.batches - self._position)
+            self.fetched = None
             self._graph.replay(some)
             self._position = (self._position + some) % self.batches
             steps -= some
@@ -167,30 +195,36 @@ class Training:
                 self._step()
 
     def _begin_epoch(self):
-        state = self.device.to_host(self.state)
-        state[BASE] = state[UPDATES]
-        self.device.assign(self.state, state)
-        rates = self.descent.rates(int(state[BASE]), self.batches, self.batches)
+        state = self.fetched["state"] if self.fetched else self.device.to_host(self.state)
+        self.device.assign(self.state[BASE:BASE + 1], state[UPDATES:UPDATES + 1])
+        rates = self.descent.rates(int(state[UPDATES]), self.batches, self.batches)
         self.device.assign(self.rates, rates, self.precision.accum)
 
     def epoch(self):
         """To the end of the epoch. Returns its row of the history, whose seconds are those of its steps: kernels are
-        compiled before, and nothing is evaluated."""
+        compiled before, and nothing is evaluated or copied."""
         self._prepare()
         start = time.perf_counter()
         self.run(self.batches - self._position)
-        row = self._row()
-        return row | {"seconds": time.perf_counter() - start}
+        self.device.synchronize()
+        seconds = time.perf_counter() - start
+        return self._row(self.fetch()) | {"seconds": seconds}
 
-    def _row(self):
-        """What happened in the epoch; it waits for the device.
+    def fetch(self):
+        """All arrays that the next step depends on, besides the data: {name: host array}; it waits for the device."""
+        self.fetched = self._block.fetch()
+        self.fetched.setdefault("masters", self.fetched["weights"])
+        return self.fetched
+
+    def _row(self, arrays):
+        """What happened in the epoch, given the arrays at its end.
 
         `gradient_range` leaves out zeros and the loss scale; `overflow` counts gradients that were not finite,
         `underflow` is the share of subnormal ones, and `lost` that of updates which left their weight as it was.
         `loss_scale` is that of the last batch.
         """
-        numbers, counts = (self.device.to_host(a).astype(np.float64) for a in (self.numbers, self.counts))
-        state = self.device.to_host(self.state)
+        numbers, counts = (arrays[name].astype(np.float64) for name in ("numbers", "counts"))
+        state = arrays["state"]
         self.stopped = int(state[STOP])
         if self.stopped:
             self.bad_step, self.bad_owner = int(state[BAD_STEP]), self.network.owner(state[BAD_INDEX])
@@ -212,14 +246,6 @@ class Training:
 
     # ---- checkpoints
 
-    _ARRAYS = ("state", "control", "rates", "numbers", "counts")
-
-    def _arrays(self):
-        network = self.network
-        return {**{name: getattr(self, name) for name in self._ARRAYS}, "weights": network.weights,
-                "masters": network.masters, "statistics": network.statistics,
-                **{f"moment{i}": m for i, m in enumerate(self.moments)}}
-
     def _about(self):
         """What a checkpoint must agree with."""
         if self._data is None:
@@ -236,8 +262,7 @@ class Training:
 
     def checkpoint(self):
         """Everything that the next step depends on, besides the data, {name: host array}, and what it belongs to."""
-        arrays = {name: self.device.to_host(a) for name, a in self._arrays().items()}
-        return arrays, self._about() | {"position": self._position}
+        return self.fetched or self.fetch(), self._about() | {"position": self._position}
 
     def restore(self, arrays, about):
         """Goes on from a checkpoint. ValueError if it was made by another training."""
@@ -247,15 +272,20 @@ class Training:
             name = differing[0]
             raise ValueError(f"the checkpoint is of another training: its {name} is {about.get(name)}, "
                              f"not {mine[name]}")
-        for name, array in self._arrays().items():
+        for name, array in self._block.arrays.items():
             self.device.assign(array, arrays[name])
-        self._position = about["position"]
+        self._position, self.fetched = about["position"], None
 
-    def carry_on(self, arrays):
-        """Goes on from a checkpoint of the same network, with the data and the batches of this training."""
+    def go_back(self, arrays):
+        """Weights, statistics and moments are again those of an earlier checkpoint."""
         self.network.load(arrays)
         for i, moment in enumerate(self.moments):
             self.device.assign(moment, arrays[f"moment{i}"])
+        self.fetched = None
+
+    def carry_on(self, arrays):
+        """Goes on from a checkpoint of the same network, with the data and the batches of this training."""
+        self.go_back(arrays)
         self.device.assign(self.control, arrays["control"])
         state = arrays["state"].copy()
         state[BATCHES], state[POSITION] = self.batches, 0
