@@ -365,6 +365,23 @@ def test_a_missing_helper_is_an_error():
         place.object_code("define half @f(float %x) {\n  %h = fptrunc float %x to half\n  ret half %h\n}\n")
 
 
+@pytest.mark.skipif(not X86, reason="the host is not an x86-64")
+def test_halves_are_not_moved_by_instructions_that_have_no_vex_form():
+    """Where the processor has SSE4a, LLVM would take its insertq for this, between AVX instructions."""
+    moved = """define void @f(ptr %p, ptr %q) {
+  %a = load <8 x i16>, ptr %p
+  %b = load <8 x i16>, ptr %q
+  %s = shufflevector <8 x i16> %a, <8 x i16> %b, <8 x i32> <i32 0, i32 1, i32 8, i32 3,
+                                                            i32 poison, i32 poison, i32 poison, i32 poison>
+  store <8 x i16> %s, ptr %p
+  ret void
+}
+"""
+    code = host.Target("znver1").machine.emit_assembly(host.llvm.parse_assembly(moved))
+    assert "vpblendw" in code or "vpunpck" in code or "vpshuf" in code
+    assert "insertq" not in code
+
+
 # ---- a whole kernel
 
 def chain(A, B):

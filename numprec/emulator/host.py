@@ -73,6 +73,10 @@ class Target:
             self.features = ""
             on = {"f16c"} if cpu not in ("x86-64", "x86-64-v2") else set()
         self.triple = llvm.get_process_triple()
+        if not self.triple.startswith(("aarch64", "arm64")):
+            # SSE4a has no VEX form. LLVM moves halves with its insertq, amid AVX code: a convolution in mixed_fp16,
+            # alone in having one in its inner loop, took 10 to 18 times as long for it on some processors of AMD
+            self.features += ",-sse4a" if self.features else "-sse4a"
         self.half_in_hardware = "f16c" in on or self.triple.startswith(("aarch64", "arm64"))
         self.machine = llvm.Target.from_triple(self.triple).create_target_machine(
             cpu=self.cpu, features=self.features, opt=3, jit=True, reloc="default", codemodel="jitdefault")

@@ -1,11 +1,12 @@
 """How fast the emulator is, by itself: `python bench.py --emulator`.
 
-Four questions, each with the figure that the emulator must reach to be of use: how many multiply-adds a second a
-core gets through in the matmul chapter, how that compares with Numba's own simulator running the same kernel, how
-long a kernel takes to compile, and what a launch costs that does next to nothing.
+Five questions, each with the figure that the emulator must reach to be of use: how many multiply-adds a second a
+core gets through in the matmul chapter, how that compares with Numba's own simulator running the same kernel, how many
+times as long as in fp32 an operation takes in the other precisions, how long a kernel takes to compile, and what a
+launch costs that does next to nothing.
 
-The first two are judged by seconds of CPU time, which is what "a core" means on a machine that other processes
-share; the same by the clock on the wall stands beside them. The last two are by the clock on the wall.
+The first three are judged by seconds of CPU time, which is what "a core" means on a machine that other processes
+share; for the first the same by the clock on the wall stands beside it. The last two are by the clock on the wall.
 """
 import functools
 import inspect
@@ -25,12 +26,13 @@ from tabulate import tabulate
 from numprec import device as devices
 from numprec import emulator
 from numprec.harness import cases, environment, timing
-from numprec.kernels import matmul
+from numprec.kernels import matmul, registry
 from numprec.precision import PRECISIONS
 
 SIZE = 512                                             # of the square matmul
 FLOORS = {"tiled": 0.3, "register_blocked": 1.0}       # G multiply-adds a second and core, in float32
 SHARE = {"fp32": 1.0, "fp16": 0.25}                    # of that floor; half of it for every other precision
+CEILINGS = {"fp64": 3.0, "fp16": 10.0}                 # times the CPU time of fp32; 2 for every other precision
 SIMULATOR_SIZE, SIMULATOR_FLOOR = 32, 10_000
 COMPILE_FLOOR, LAUNCH_FLOOR = 1.0, 100e-6              # seconds
 SHARED = 0.01                                          # seconds that no compilation is done in
@@ -38,11 +40,11 @@ EFFORT = timing.Effort(budget=0.5, warm_up=0.0, least=5)
 
 
 def benchmark():
-    """Prints the four answers; returns 0 if every figure is reached, else 1."""
+    """Prints the five answers; returns 0 if every figure is reached, else 1."""
     facts = environment.collect(devices.get("emulator"), PRECISIONS.values(), f"{SIZE}^3", "python bench.py --emulator")
     print(environment.header(facts), end="\n\n", flush=True)
     reached = []
-    for part in throughput, simulator, launch, compiling:
+    for part in throughput, simulator, ratios, launch, compiling:
         reached.append(part())
         print(flush=True)
     return 0 if all(reached) else 1
@@ -127,6 +129,41 @@ seconds = process_time() - start
 assert np.allclose(C, A @ B, atol=1e-4)
 print(seconds)
 """
+
+
+def ratios():
+    """Every operation at its two smaller sizes, on its highest rung; the precisions take turns."""
+    lines, reached = [], True
+    for operation in registry.operations().values():
+        for size in "smoke", "quick":
+            found = times(operation, operation.bench_shapes[size])
+            base = found["fp32"]
+            judged = {name: seconds / base for name, seconds in found.items() if name != "fp32"}
+            beyond = [name for name, ratio in judged.items() if ratio > CEILINGS.get(name, 2.0)]
+            reached &= not beyond
+            lines.append((operation.name, size, f"{1e3 * base:.3f}",
+                          *(f"{judged[p.name]:.2f}" if p.name in judged else "-" for p in PRECISIONS.values()
+                            if p.name != "fp32"), ", ".join(beyond)))
+    names = [name for name in PRECISIONS if name != "fp32"]
+    _table("CPU time of an operation on one worker, as a multiple of fp32's", lines,
+           ("operation", "size", "fp32, ms", *(f"{n} (<= {CEILINGS.get(n, 2.0):g})" for n in names), "beyond"))
+    return reached
+
+
+def times(operation, shape):
+    """{precision: median of the seconds of CPU time that a launch takes}."""
+    device = devices.get("emulator", workers=1)
+    contenders = {}
+    for p in PRECISIONS.values():
+        rung = registry.highest_rung(operation.name, p, device.compute_capability)
+        arrays = operation.inputs(np.random.default_rng(0), shape, "random", p)
+        arrays = [device.array(a, p.storage if np.asarray(a).dtype.kind == "f" else None) for a in arrays]
+        with device.capture() as graph:
+            operation.launch(device, rung, p, *arrays)
+        graph.replay()                                 # compiles
+        contenders[p.name] = timing.host_clock(graph.replay, device.synchronize, process_time)
+    found = timing.measure(contenders, timing.Effort(budget=0.1, warm_up=0.0, least=5))
+    return {name: statistics.median(samples.seconds) for name, samples in found.items()}
 
 
 @cuda.jit
