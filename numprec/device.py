@@ -210,8 +210,9 @@ class GPU(Device):
         self.process = os.getpid()
         from numba import cuda
         from numba.cuda.core import config
+        from numprec import cubins
         config.CUDA_LOW_OCCUPANCY_WARNINGS = 0    # every fit of one launch would raise it
-        self._cuda = cuda
+        self._cuda, self._keep = cuda, cubins.keep
         card = cuda.get_current_device()
         self.compute_capability = tuple(card.compute_capability)[:2]
         self.name = card.name if isinstance(card.name, str) else card.name.decode()
@@ -254,8 +255,14 @@ class GPU(Device):
 
     def _launch(self, kernel, grid, block, args, shared):
         if shared > 48 * 1024:
-            self._allow_shared(kernel._compile_for_args(*args))
+            self._allow_shared(self._compiled(kernel, args))
+        self._keep(kernel)
         kernel[grid, block, 0, shared](*args)
+
+    def _compiled(self, kernel, args):
+        """What Numba makes of a kernel for arguments like these."""
+        self._keep(kernel)
+        return kernel._compile_for_args(*args)
 
     def _allow_shared(self, compiled):
         """More than 48 KB of dynamic shared memory has to be asked for, kernel by kernel, which Numba does not do
@@ -277,7 +284,7 @@ class GPU(Device):
         from cuda.core import Device as Card, Stream
         if not launches:
             return lambda: None
-        compiled = [kernel._compile_for_args(*args) for kernel, _, _, args, _ in launches]
+        compiled = [self._compiled(kernel, args) for kernel, _, _, args, _ in launches]
         for kernel, (*_, shared) in zip(compiled, launches):
             if shared > 48 * 1024:
                 self._allow_shared(kernel)

@@ -19,7 +19,8 @@ ARROWS = {
     "places": set(),
     "kernels": {"precision"},
     "emulator": {"precision", "places"},
-    "device": {"precision", "emulator"},
+    "cubins": {"emulator"},
+    "device": {"precision", "emulator", "cubins"},
     "models": {"precision", "kernels", "device", "__init__"},      # a saved model holds the version
     "datasets": {"precision", "places"},
     "harness": {"precision", "kernels", "device", "emulator", "models", "datasets", "__init__"},

@@ -59,4 +59,4 @@ def test_child_processes(start):
         pytest.skip("CUDA does not survive a fork")
     alone = fitted("mlp")    # this process has threads of the emulator, which a fork has not
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context(start)) as pool:
-        assert pool.submit(fitted, "mlp").result(timeout=120) == alone
+        assert pool.submit(fitted, "mlp").result(timeout=600) == alone
