@@ -194,7 +194,19 @@ def test_early_stopping_scores_on_the_device():
 def test_check_estimator():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        check_estimator(CNNClassifier(layers="conv8-pool-dense32", learning_rate_init=0.01, max_iter=60), on_skip=None)
+        check_estimator(CNNClassifier(layers="conv8-pool-dense32", learning_rate_init=0.01, max_iter=60), on_skip=None,
+                        expected_failed_checks={
+                            "check_sample_weight_equivalence_on_dense_data": "seven digits, of float32"})
+
+
+def test_weights_are_repetitions():
+    """Batch normalisation takes each image of a batch once, so that without it."""
+    w = np.arange(40) % 3
+    once = small("fp64", batch_size=500, max_iter=2).fit(X[:40], Y[:40], w)
+    often = small("fp64", batch_size=500, max_iter=2).fit(X[:40].repeat(w, axis=0), Y[:40].repeat(w))
+    assert once.loss_curve_ == pytest.approx(often.loss_curve_, rel=1e-12)
+    for name, array in often.parameters_.items():
+        np.testing.assert_allclose(once.parameters_[name], array, rtol=0, atol=1e-9)
 
 
 def test_clone_and_pickle():

@@ -59,7 +59,7 @@ def test_activations_at_the_ends_of_the_range(device, precision, name):
 def losses(device, precision, rung, Z, y, factor=1.0):
     loss, hit, dZ = cross_entropy.launch(
         device, rung, precision, device.array(Z, precision.storage), device.array(np.array(y, np.int32)),
-        device.array(np.array([factor]), precision.accum))
+        device.array(np.atleast_1d(factor), precision.accum))
     return [device.to_host(a).astype(np.float64) for a in (loss, hit, dZ)]
 
 
@@ -94,6 +94,20 @@ def test_extreme_logits(device, precision, rung):
 def test_what_is_not_finite_shows(device, precision, rung, bad):
     loss, _, dZ = losses(device, precision, rung, [[0, bad, 1], [0, 0, 0]], [0, 0])
     assert np.isnan(loss[0]) and np.isnan(dZ[0]).any() and np.isfinite(dZ[1]).all()
+
+
+@RUNGS
+@pytest.mark.parametrize("name", ["fp64", "fp16"])
+def test_a_factor_for_each_row(device, rung, name):
+    """Within the bound of the operation, whose oracle takes either; and the loss does not see it."""
+    precision, rng = PRECISIONS[name], np.random.default_rng(0)
+    Z, y = precision.storage.round(rng.standard_normal((9, 5))), rng.integers(-1, 5, 9).astype(np.int32)
+    factor = precision.accum.round(rng.random(9))
+    exact = cross_entropy.oracle(Z, y, factor)
+    for mine, right, bound in zip(losses(device, precision, rung, Z, y, factor), exact,
+                                  cross_entropy.error_bound(precision, Z, y, factor)):
+        assert (abs(mine - right) <= bound).all()
+    np.testing.assert_array_equal(exact[0], cross_entropy.oracle(Z, y, np.ones(1))[0])
 
 
 # ---- random numbers

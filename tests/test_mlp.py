@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import sklearn.neural_network
+from sklearn.base import clone
 from sklearn.datasets import load_digits
+from sklearn.ensemble import AdaBoostClassifier, BaggingClassifier
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.model_selection import GridSearchCV, train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils.estimator_checks import parametrize_with_checks
+from sklearn.utils.estimator_checks import check_sample_weight_equivalence_on_dense_data, parametrize_with_checks
 
 from numprec import PRECISIONS, MLPClassifier
 from numprec.device import Emulator, Graph
@@ -41,16 +43,24 @@ def mlp(precision="fp32", **options):
                                        "learning_rate_init": 0.01, **options})
 
 
-@parametrize_with_checks([MLPClassifier(hidden_layer_sizes=(16,), max_iter=60, learning_rate_init=0.01,
-                                        random_state=0)])
+CHECKED = MLPClassifier(hidden_layer_sizes=(16,), max_iter=60, learning_rate_init=0.01, random_state=0)
+EQUIVALENCE = "check_sample_weight_equivalence_on_dense_data"
+
+
+@parametrize_with_checks([CHECKED], expected_failed_checks=lambda estimator: {EQUIVALENCE: "float64's, see below"})
 def test_scikit_learns_contract(estimator, check):
     check(estimator)
+
+
+def test_weights_are_repetitions_to_scikit_learn():
+    """It asks for seven digits of probabilities, which float32 does not have after 60 epochs, and float64 has."""
+    check_sample_weight_equivalence_on_dense_data("MLPClassifier", clone(CHECKED).set_params(precision="fp64"))
 
 
 def test_parameters_are_scikit_learns():
     theirs = sklearn.neural_network.MLPClassifier().get_params()
     mine = MLPClassifier().get_params()
-    assert set(mine) - set(theirs) == {"precision", "device", "loss_scale"}
+    assert set(mine) - set(theirs) == {"precision", "device", "loss_scale", "class_weight"}
     assert set(theirs) - set(mine) == {"power_t", "max_fun"}    # of solvers and schedules that are not here
     assert all(mine[name] == theirs[name] for name in set(mine) & set(theirs))
 
@@ -113,7 +123,51 @@ def test_a_static_loss_scale_saves_small_gradients(small):
     assert mlp("fp16", loss_scale="dynamic").fit(X, y).history_[0]["loss_scale"] == 2 ** 15
 
 
+@pytest.mark.parametrize("name, options, says", [
+    ("mixed_fp16", {"loss_scale": 1e30},
+     r"step 0; .*: lower loss_scale = 1e.30, .*use precision='mixed_bf16' or 'fp32'$"),
+    ("fp32", {"learning_rate_init": 1e38}, "left the range of float32 .*: lower learning_rate_init.*precision='fp64'$"),
+    ("fp64", {"learning_rate_init": 1e308}, "left the range of float64 .*, or standardise the data$"),
+    ("fp64", {"learning_rate_init": 1e-300}, "last bit of its weight in float64; raise learning_rate_init$"),
+    ("mixed_fp16", {"learning_rate_init": 1e-30}, "float32; raise learning_rate_init, or use precision='fp64'$"),
+])
+def test_advice_can_be_followed(small, name, options, says):
+    """It names the parameter that is the cause, and no precision that is in force or would not help."""
+    with pytest.warns(ConvergenceWarning, match=says):
+        mlp(name, solver="sgd", **options).fit(*small)
+
+
 # ---- when it stops
+
+@pytest.mark.parametrize("options, factor", [({}, 1e30), ({"learning_rate": "cosine", "max_iter": 30}, 1e30),
+                                             ({"learning_rate_init": 1e-9, "alpha": 0}, 1)])
+def test_a_loss_that_does_not_fall_is_no_convergence(small, options, factor):
+    """Of data that are no unit of measurement away from sense, and of a learning rate that is too small."""
+    X, y = small
+    with pytest.warns(ConvergenceWarning, match="no better than the 2.27 of predicting how.*standardise") as told:
+        model = mlp(**{"max_iter": 100} | options).fit(X * factor, y)
+    assert model.stop_reason_ == ("max_iter" if "learning_rate" in options else "stalled")
+    assert told[0].filename == __file__
+    constant = mlp(hidden_layer_sizes=(), max_iter=100, alpha=0).fit(np.zeros((40, 1)), np.arange(40) % 2)
+    assert constant.stop_reason_ == "converged" and constant.loss_ < 0.7    # there is nothing else to learn
+
+
+def test_a_schedule_that_is_over_is_said(small):
+    X, y = small
+    model = mlp(learning_rate="cosine", max_iter=2)
+    for _ in range(2):
+        model.partial_fit(X, y)
+    with pytest.warns(ConvergenceWarning, match="learning_rate='cosine' ended after max_iter = 2 epochs; raise"):
+        model.partial_fit(X, y)
+    assert model.set_params(max_iter=20).partial_fit(X, y).stop_reason_ == "max_iter"
+
+
+def test_numbers_beyond_float64_are_no_prediction(small):
+    X, y = small
+    model = mlp("fp64").fit(X, y)
+    with pytest.raises(ValueError, match="of 1 of 3 samples, the first in row 1, are beyond the range of float64"):
+        model.predict(np.array([[1.0], [1e308], [2.0]]) * np.ones(64))
+
 
 def test_convergence(small):
     model = mlp(max_iter=500, tol=0.01, n_iter_no_change=3, learning_rate_init=0.02).fit(*small)
@@ -232,6 +286,79 @@ def test_schedules_end_at_max_iter_without_a_warning(small, recwarn):
     assert not [w for w in recwarn if w.category is ConvergenceWarning]
 
 
+# ---- weights
+
+def weighted(small, seed=0):
+    X, y = small
+    return X[:60], y[:60], np.random.default_rng(seed).integers(0, 4, 60)
+
+
+@pytest.mark.parametrize("name, solver, close", [("fp64", "sgd", 1e-13), ("fp64", "adam", 1e-10),
+                                                 ("fp16", "sgd", 0.02)])
+def test_whole_weights_are_repetitions(small, name, solver, close):
+    """With all samples in one batch, decay and zeros included; class_weight multiplies."""
+    X, y, w = weighted(small)
+    options = dict(solver=solver, batch_size=500, alpha=3.0, max_iter=6)
+    once = mlp(name, **options, class_weight={0: 2}).fit(X, y, w)
+    times = w * np.where(y == 0, 2, 1)
+    often = mlp(name, **options).fit(X.repeat(times, axis=0), y.repeat(times))
+    assert once.loss_curve_ == pytest.approx(often.loss_curve_, rel=close)
+    for a, b in zip(once.coefs_, often.coefs_):
+        np.testing.assert_allclose(a, b, rtol=0, atol=close * abs(b).max())
+    assert once.t_ == 6 * np.count_nonzero(times)
+
+
+def test_weights_of_any_size(small):
+    """Only their ratios count, but for the penalty, which scikit-learn divides by their sum; weights of 1 are none."""
+    X, y, w = weighted(small)
+    one, large, small_ = (mlp("fp16", batch_size=16, alpha=0, max_iter=2).fit(X, y, w * unit)
+                          for unit in (1, 2.0 ** 1000, 2.0 ** -1000))
+    assert identical(one, large) and identical(one, small_) and one.loss_ > 0
+    assert identical(mlp(max_iter=1).fit(X, y), mlp(max_iter=1).fit(X, y, np.ones(60)))
+    with pytest.raises(ValueError, match="alpha / sample_weight is as large as .* which float16 cannot hold"):
+        mlp("fp16").fit(X, y, w * 1e-300)
+    with pytest.raises(ValueError, match="Negative"):
+        mlp().fit(X, y, w - 1)
+    with pytest.raises(ValueError, match="zero for every sample"):
+        mlp(class_weight={c: 0 for c in range(10)}).fit(X, y, w)
+    with pytest.raises(ValueError, match="class_weight is None, 'balanced' or a dictionary of weights"):
+        mlp(class_weight={0: "much"}).fit(X, y)
+
+
+def test_weights_go_on(small, tmp_path):
+    """A fit with weights that is resumed has the bits of one that was not; other weights are other data."""
+    X, y, w = weighted(small)
+    options = dict(batch_size=16, class_weight="balanced", max_iter=4)
+    whole, half = mlp(**options).fit(X, y, w), mlp(**options | {"max_iter": 2}).fit(X, y, w)
+    half.save(tmp_path / "half.npz")
+    half = MLPClassifier.load(tmp_path / "half.npz").set_params(max_iter=4)
+    assert half.get_params() == whole.get_params() and identical(half.resume(X, y, w), whole)
+    with pytest.raises(ValueError, match="another training: its data"):
+        half.resume(X, y)
+    with pytest.raises(ValueError, match="cannot balance them: give class_weight as a dictionary"):
+        half.partial_fit(X, y, w)
+    parts = mlp(batch_size=16, max_iter=1)
+    assert identical(parts.partial_fit(X, y, w), mlp(batch_size=16, max_iter=1).fit(X, y, w))
+
+
+def test_weights_tell_what_counts(small):
+    """A validation score is weighted too, and so is what a constant prediction would lose."""
+    X, y, _ = weighted(small)
+    y = (y > 4).astype(int)
+    w = np.where(y == 1, 1e6, 1e-6)
+    model = mlp(early_stopping=True, max_iter=3).fit(X, y, w)
+    assert (model.predict(X) == 1).mean() > 0.9 and model.best_validation_score_ > 0.99
+
+
+def test_ensembles_weigh(small):
+    X, y = small
+    boosted = AdaBoostClassifier(mlp(max_iter=2), n_estimators=2, random_state=0).fit(X, y)
+    assert len(boosted.estimators_) == 2 and boosted.score(X, y) > 0.3
+    few = np.where(np.arange(150) < 2, "rare", "common")    # in some samples the rare class is not drawn
+    bag = BaggingClassifier(mlp(max_iter=2, class_weight="balanced"), n_estimators=3, random_state=0).fit(X, few)
+    assert np.isfinite(bag.predict_proba(X)).all()
+
+
 # ---- going on
 
 def identical(a, b):
@@ -249,7 +376,8 @@ def test_partial_fit_is_fit_by_epochs(small):
     whole, parts = mlp().fit(X, y), mlp()
     for _ in range(4):
         parts.partial_fit(X, y, classes=np.unique(y))
-    assert identical(whole, parts) and parts.n_iter_ == 4 and parts.t_ == 600
+    assert identical(whole, parts) and len(parts.loss_curve_) == 4 and parts.t_ == 600
+    assert whole.n_iter_ == 4 and parts.n_iter_ == 1    # of the last call, as in scikit-learn
     with pytest.raises(ValueError, match="since the first call"):
         parts.partial_fit(X, y, classes=[0, 1])
     with pytest.raises(ValueError, match="has the class 77"):
@@ -264,7 +392,9 @@ def test_warm_start(small):
     model = mlp(warm_start=True).fit(X, y)
     before = model.loss_
     model.fit(X, y)
-    assert model.n_iter_ == 8 and model.loss_curve_[4] < model.loss_curve_[0] and model.loss_ < before
+    assert model.n_iter_ == 4 and len(model.loss_curve_) == 8 and model.t_ == 1200
+    assert [row["epoch"] for row in model.history_] == list(range(1, 9))
+    assert model.loss_curve_[4] < model.loss_curve_[0] and model.loss_ < before
     with pytest.raises(ValueError, match="warm_start goes on with the classes"):
         model.fit(X, y + 1)
     with pytest.raises(ValueError, match="layers have changed"):
@@ -365,7 +495,20 @@ def test_files(small, tmp_path):
     ({"solver": "lbfgs"}, "solver='lbfgs' is scikit-learn's and not implemented here; there are 'sgd', 'adam'"),
     ({"learning_rate_init": 0}, "learning_rate_init is a number above 0, not 0"),
     ({"batch_size": 0}, "batch_size is 'auto' or a whole number"),
-    ({"hidden_layer_sizes": (16, 0)}, "hidden_layer_sizes are whole numbers"),
+    ({"hidden_layer_sizes": (16, 0)}, "hidden_layer_sizes is a whole number of at least 1, or a sequence of them"),
+    ({"hidden_layer_sizes": ["16"]}, "hidden_layer_sizes is a whole number"),
+    ({"hidden_layer_sizes": (16, 8.0)}, "hidden_layer_sizes is a whole number"),
+    ({"hidden_layer_sizes": [[4], [5, 6]]}, "hidden_layer_sizes is a whole number"),
+    ({"hidden_layer_sizes": True}, "hidden_layer_sizes is a whole number"),
+    ({"hidden_layer_sizes": -1}, "hidden_layer_sizes is a whole number"),
+    ({"activation": {"relu": 1}}, "unknown activation"),
+    ({"solver": np.arange(3)}, "unknown solver 'an array of shape .3,.'"),
+    ({"shuffle": "no"}, "shuffle is True or False, not 'no'"),
+    ({"warm_start": np.ones(2)}, "warm_start is True or False, not an array of shape .2,."),
+    ({"loss_scale": np.ones(2)}, "loss_scale is None, 'dynamic' or a number above 0, not an array"),
+    ({"loss_scale": 1e60}, "loss_scale = 1e.60 is beyond the normal numbers of float32"),
+    ({"batch_size": [4]}, "batch_size is 'auto' or a whole number"),
+    ({"learning_rate_init": 10 ** 400}, "learning_rate_init is a number above 0"),
     ({"max_iter": 1.5}, "max_iter is a whole number"),
     ({"loss_scale": "static"}, "loss_scale is None, 'dynamic' or a number"),
     ({"precision": "fp17"}, "Did you mean 'fp16'"),

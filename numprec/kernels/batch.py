@@ -2,11 +2,15 @@
 
 Maths      row b of batch number POSITION is sample permuted(POSITION B + b) of the EPOCH's permutation
            factor = scale / COUNT, for the gradient of a mean over the batch
+           weigh   of samples with weights: share[b] = w[b] / total, factor[b] = scale share[b], where w[b] is the
+                   weight of the sample in row b, and total their sum; where that is 0, shares are 0
 Shapes     state (STATE,): int64, the numbers named below; X (N, D): storage; labels (N,): int32; rows (B,): int32, the
            samples of the batch; x (B, D) and y (B,): their copies; scale and factor (1,): accum. A last batch that is
-           short is filled up with row -1, whose x is 0 and whose y is -1
-Mapping    a thread per row; a thread per element, columns along x
-Precision  nothing but factor is rounded; batches are the same in every precision
+           short is filled up with row -1, whose x is 0 and whose y is -1; weights (N,), total (1,), share and factor
+           (B,) of weigh: accum
+Mapping    a thread per row; a thread per element, columns along x; weigh is one block, whose threads sum strided rows,
+           and halve their sums in shared memory
+Precision  nothing but factor, total and share is rounded; batches are the same in every precision
 Ladder     one step each
 Cost       B D elements read and written
 Sources    L. Bottou, Stochastic gradient descent tricks, in Neural Networks: Tricks of the Trade, Springer 2012,
@@ -17,8 +21,10 @@ The host reads `state` between epochs only.
 import numpy as np
 from numba import cuda, int32
 
+from numprec.kernels.bounds import Computed
 from numprec.kernels.random import THREADS, permutation_oracle, permuted
 from numprec.kernels.registry import draw, operation, rung
+from numprec.precision import PRECISIONS
 
 # state[...]
 SEED = 0           # of permutations and of all random numbers of the run
@@ -51,6 +57,15 @@ def batch_oracle(X, labels, state, scale):
         scale.astype(np.float64) / known.sum())
 
 
+def weighed_computed(precision, weights, rows, scale):
+    w = np.where(rows >= 0, weights.astype(np.float64)[rows], 0)
+    total = Computed(w, precision.accum).sum()
+    if total.exact == 0:
+        return total, *(Computed(w, precision.accum) for _ in range(2))
+    share = Computed(w, precision.accum) / total
+    return total, share, share * scale.astype(np.float64)
+
+
 # ---- kernels
 
 @rung
@@ -81,6 +96,37 @@ def gather(p, shuffle=True):
     return batch_select, batch_gather
 
 
+@rung(of="weigh")
+def block(p):
+    accum = p.accum
+
+    @cuda.jit
+    def batch_weigh(weights, rows, scale, total, share, factor):
+        sum_s = cuda.shared.array(THREADS, accum)
+        t = cuda.threadIdx.x
+        acc = accum(0)
+        for b in range(t, rows.size, THREADS):
+            if rows[b] >= 0:
+                acc += accum(weights[rows[b]])
+        sum_s[t] = acc
+        half = THREADS // 2
+        while half > 0:
+            cuda.syncthreads()    # sum_s[0 : 2 half] is complete
+            if t < half:
+                sum_s[t] += sum_s[t + half]
+            half //= 2
+        cuda.syncthreads()        # sum_s[0] is complete
+        for b in range(t, rows.size, THREADS):
+            part = accum(0)
+            if rows[b] >= 0 and sum_s[0] > accum(0):
+                part = accum(weights[rows[b]]) / sum_s[0]
+            share[b] = part
+            factor[b] = part * accum(scale[0])
+        if t == 0:
+            total[0] = sum_s[0]
+    return batch_weigh
+
+
 # ---- host side
 
 def select(device, rung, precision, labels, state, scale, rows, y, factor, shuffle=True):
@@ -94,6 +140,14 @@ def copy(device, rung, precision, X, rows, x):
     """x = X[rows], samples flattened."""
     X, x = X.reshape(X.shape[0], -1), x.reshape(x.shape[0], -1)
     device.launch(rung[precision][1], (-(-x.shape[1] // THREADS), x.shape[0]), THREADS, X, rows, x)
+
+
+def weighed(device, rung, precision, weights, rows, scale, total=None, share=None, factor=None):
+    """(total, share, factor) of the rows."""
+    total, share, factor = (device.empty(n, precision.accum) if out is None else out
+                            for n, out in ((1, total), (rows.size, share), (rows.size, factor)))
+    device.launch(rung[precision], 1, THREADS, weights, rows, scale, total, share, factor)
+    return total, share, factor
 
 
 def launch(device, rung, precision, X, labels, state, scale):
@@ -119,3 +173,18 @@ operation("batch", inputs=inputs, oracle=batch_oracle, launch=launch,
           cost=lambda precision, N, D: {"flops": 0, "bytes": 2 * BATCH * D * precision.storage.bytes},
           shapes=((1, 1), (64, 3), (100, 129)),
           bench_shapes={"smoke": (1000, 64), "quick": (5000, 784), "full": (60000, 784)})
+
+
+def weigh_inputs(rng, shape, kind, precision):
+    N, B = shape
+    rows = rng.integers(0, N, B).astype(np.int32)
+    rows[B // 2 + 1:][:2] = -1    # they pad the batch
+    return abs(draw(rng, (N,), kind, precision, B)), rows, np.array([2.0 ** 4])
+
+
+operation("weigh", inputs=weigh_inputs, launch=weighed,
+          oracle=lambda *arrays: tuple(part.exact for part in weighed_computed(PRECISIONS["fp64"], *arrays)),
+          error_bound=lambda precision, *arrays: tuple(part.error for part in weighed_computed(precision, *arrays)),
+          cost=lambda precision, N, B: {"flops": 3 * B, "bytes": 4 * B * precision.accum.bytes},
+          shapes=((1, 1), (5, 3), (70, 300)),
+          bench_shapes={"smoke": (1000, 64), "quick": (5000, 128), "full": (60000, 1024)})

@@ -3,8 +3,9 @@
 Maths      p[c] = exp(z[c] - max z) / sum over k of exp(z[k] - max z)
            loss = log(sum over k of exp(z[k] - max z)) - (z[y] - max z);  dz[c] = (p[c] - [c = y]) * factor
 Shapes     Z, dZ (M, C): storage, row-major; y (M,): int32, or -1 for a row that pads the batch: its loss, its hit and
-           its gradient are 0; factor (1,): what a mean and a loss scale multiply the gradient by; loss (M,): accum;
-           hit (M,): int32, 1 where y is the first of the largest z
+           its gradient are 0; factor (1,): accum, what a mean and a loss scale multiply the gradient by, or (M,), row
+           by row, where samples have weights; loss (M,): accum, without that; hit (M,): int32, 1 where y is the first
+           of the largest z
 Mapping    a row to a thread, or to a warp, whose lanes read neighbours
 Precision  storage is widened to accum, everything is computed there. The largest exponent is 0: nothing overflows, the
            sum is at least 1, and its logarithm is never that of 0
@@ -37,7 +38,7 @@ def computed(precision, Z, y, factor):
     total = e.sum()
     own = Computed(np.take_along_axis(d.exact, k, 1)[:, 0], d.fmt, np.take_along_axis(d.error, k, 1)[:, 0])
     column = Computed(total.exact[:, None], total.fmt, total.error[:, None])
-    dZ = ((e / column - (np.arange(Z.shape[1]) == k)) * factor.astype(np.float64)).to(precision.storage)
+    dZ = ((e / column - (np.arange(Z.shape[1]) == k)) * factor.astype(np.float64)[:, None]).to(precision.storage)
     hit = known & (Z.argmax(axis=1) == k[:, 0])
     loss, zero = total.log() - own, ~known
     for part, padding in (loss, zero), (dZ, zero[:, None]):
@@ -56,7 +57,7 @@ def error_bound(precision, *arrays):
 # ---- kernels, slowest first
 
 @rung
-def serial(p):
+def serial(p, each=False):
     storage, accum = p.storage, p.accum
 
     @cuda.jit
@@ -74,14 +75,14 @@ def serial(p):
             k = y[m]
             for c in range(C):
                 share = math.exp(accum(Z[m, c]) - top) / total - (accum(1) if c == k else accum(0))
-                dZ[m, c] = storage(share * accum(factor[0]) if k >= 0 else accum(0))
+                dZ[m, c] = storage(share * accum(factor[m if each else 0]) if k >= 0 else accum(0))
             loss[m] = math.log(total) - (accum(Z[m, k]) - top) if k >= 0 else accum(0)
             hit[m] = int32(1) if k == best else int32(0)
     return cross_entropy_serial
 
 
 @rung
-def warp(p):
+def warp(p, each=False):
     storage, accum, over_warp = p.storage, p.accum, warp_sum(p)
 
     @cuda.jit
@@ -110,7 +111,7 @@ def warp(p):
             k = y[m]
             for c in range(lane, C, WARP):
                 share = math.exp(accum(Z[m, c]) - top) / total - (accum(1) if c == k else accum(0))
-                dZ[m, c] = storage(share * accum(factor[0]) if k >= 0 else accum(0))
+                dZ[m, c] = storage(share * accum(factor[m if each else 0]) if k >= 0 else accum(0))
             if lane == 0:
                 loss[m] = math.log(total) - (accum(Z[m, k]) - top) if k >= 0 else accum(0)
                 hit[m] = int32(1) if k == best else int32(0)
@@ -124,7 +125,7 @@ def launch(device, rung, precision, Z, y, factor, out=None, buffer=None):
     M, buffer = Z.shape[0], buffer or device.empty
     loss, hit, dZ = out or (buffer((M,), precision.accum), buffer((M,), np.int32), buffer(Z.shape, precision.storage))
     rows = THREADS // WARP if rung is warp else THREADS
-    device.launch(rung[precision], -(-M // rows), THREADS, Z, y, factor, loss, hit, dZ)
+    device.launch(rung.variant(precision, each=factor.size > 1), -(-M // rows), THREADS, Z, y, factor, loss, hit, dZ)
     return loss, hit, dZ
 
 

@@ -2,7 +2,8 @@
 
 Maths      survey  of all gradients: how many are not finite and which is the first, how many are subnormal; of the
                    finite ones the largest and of those that are not 0 the smallest magnitude
-           judge   loss = sum over rows of loss / COUNT. If every gradient is finite, the weights may be updated, and
+           judge   loss = sum over rows of loss / COUNT; of samples with weights, of share loss, and TOTAL stands for
+                   COUNT in the weight decay (see `batch`). If every gradient is finite, the weights may be updated, and
                    after PATIENCE updates in a row the scale doubles. If not, they may not; a dynamic scale is halved,
                    and below 1 has collapsed; without one, training stops
 Shapes     G (n,): storage; loss (B,): accum; hit (B,): int32; control (CONTROL,): accum; state: int64, see `batch`;
@@ -40,7 +41,7 @@ SCALE = 0                # of the loss, for the batch to come
 FACTOR = 1               # of its gradient: SCALE / COUNT
 UNSCALE = 2              # 1 / SCALE
 RATE = 3                 # learning rate of its update, with Adam's correction
-DECAY = 4                # ALPHA / COUNT
+DECAY = 4                # ALPHA / COUNT, or ALPHA / TOTAL
 ALPHA = 5                # weight decay
 BETA1, COBETA1 = 6, 7    # Adam's, or SGD's momentum; 1 - BETA1, rounded from float64
 BETA2, COBETA2 = 8, 9
@@ -48,6 +49,7 @@ EPSILON = 10
 TINY = 11                # least normal number of storage
 TOP = 12                 # largest number of accum
 CEILING = 13             # largest scale
+TOTAL = 14               # of the weights of the batch's samples, where they have some
 CONTROL = 16
 
 COUNTS = 8
@@ -121,7 +123,7 @@ def combine(numbers_s, counts_s):
 
 
 @rung
-def survey(p, dynamic=True):
+def survey(p, dynamic=True, weighted=False):
     """Two kernels: `survey` leaves a row of findings per block, `judge` decides by them."""
     accum = p.accum
 
@@ -152,14 +154,14 @@ def survey(p, dynamic=True):
             counts[block, t] = counts_s[t, 0]
 
     @cuda.jit
-    def loss_scale_judge(found_numbers, found_counts, loss, hit, rates, control, state, numbers, counts):
+    def loss_scale_judge(found_numbers, found_counts, loss, share, hit, rates, control, state, numbers, counts):
         numbers_s = cuda.shared.array((SCALED, THREADS), accum)
         counts_s = cuda.shared.array((FOUND, THREADS), int32)
         t = cuda.threadIdx.x
         row, rows, scale = state[POSITION], int32(state[COUNT]), control[SCALE]
         mean, hits = accum(0), int32(0)
         for b in range(t, loss.size, THREADS):
-            mean += accum(loss[b]) / accum(rows)
+            mean += accum(loss[b]) * accum(share[b]) if weighted else accum(loss[b]) / accum(rows)
             hits += hit[b]
         blocks = found_counts.shape[0]
         for i in range(SCALED):
@@ -175,6 +177,9 @@ def survey(p, dynamic=True):
             apply = good and state[STOP] == 0
             if apply:
                 control[UNSCALE], control[DECAY] = accum(1) / scale, control[ALPHA] / accum(rows)
+                if weighted:
+                    total = control[TOTAL]
+                    control[DECAY] = control[ALPHA] / total if total > accum(0) else accum(0)
                 control[RATE] = rates[min(state[UPDATES] - state[BASE], rates.size - 1)]
                 state[UPDATES] += 1
                 state[GOOD] += 1
@@ -212,13 +217,16 @@ def blocks_for(n):
     return min(BLOCKS, -(-n // (EACH * THREADS)))
 
 
-def judge(device, rung, precision, G, loss, hit, rates, control, state, numbers, counts, dynamic=True, buffer=None):
-    """Surveys G and judges: changes control and state, and writes a row of history."""
+def judge(device, rung, precision, G, loss, hit, rates, control, state, numbers, counts, dynamic=True, buffer=None,
+          share=None):
+    """Surveys G and judges: changes control and state, and writes a row of history. `share` (B,) is what each loss
+    counts for, where samples have weights."""
     buffer, blocks = buffer or device.empty, blocks_for(G.size)
-    surveyor, judge = rung.variant(precision, dynamic=dynamic)
+    surveyor, judge = rung.variant(precision, dynamic=dynamic, weighted=share is not None)
     found = buffer((blocks, SCALED), precision.accum), buffer((blocks, FOUND), np.int32)
     device.launch(surveyor, blocks, THREADS, G, control, *found)
-    device.launch(judge, 1, THREADS, *found, loss, hit, rates, control, state, numbers, counts)
+    share = loss if share is None else share    # which the kernel then does not look at
+    device.launch(judge, 1, THREADS, *found, loss, share, hit, rates, control, state, numbers, counts)
 
 
 def launch(device, rung, precision, G, loss, hit):

@@ -4,51 +4,53 @@ A subclass says what the network is (`_layers`), how samples lie in memory (`_sa
 loaded (`_load`). The state of a training is held on the host as a checkpoint, {name: array} and what it belongs to, so
 that an estimator can be pickled, copied and saved at any time; the device's arrays live as long as a call of `fit`.
 """
-import math
-import numbers
-import warnings
-
 import numpy as np
 from sklearn.base import ClassifierMixin
 from sklearn.model_selection import train_test_split
-from sklearn.utils import check_random_state
+from sklearn.utils import check_random_state, compute_class_weight
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d
 
 from numprec import __version__
+from numprec.kernels.dense import ACTIVATIONS
 from numprec.models import training
-from numprec.models.base import Estimator, check_memory, check_range
+from numprec.models.base import (BOOLEAN, Estimator, check_memory, check_parameters, check_range, is_real, is_whole,
+                                 warn)
 from numprec.models.network import Network
-from numprec.models.training import SCHEDULES, SOLVERS, Descent, Training, copy_rows
-from numprec.precision import precision_named, unknown
+from numprec.models.training import SCHEDULES, SOLVERS, Descent, Training, copy_rows, finer, wider
+from numprec.precision import precision_named
 
 EVALUATED = 1024     # samples at a time, where nothing is trained
+WORSE = 1.05         # times the loss of a constant prediction: a loss above is no noise
 
-# parameter: what it may be, in words, and a test
 RULES = {
-    "alpha": ("a number of at least 0", lambda x: _real(x) and x >= 0),
-    "batch_size": ("'auto' or a whole number of at least 1", lambda x: isinstance(x, str) and x == "auto"
-                   or _whole(x) and x >= 1),
-    "learning_rate_init": ("a number above 0", lambda x: _real(x) and x > 0),
-    "max_iter": ("a whole number of at least 1", lambda x: _whole(x) and x >= 1),
-    "tol": ("a number of at least 0", lambda x: _real(x) and x >= 0),
-    "momentum": ("a number in [0, 1]", lambda x: _real(x) and 0 <= x <= 1),
-    "validation_fraction": ("a number in (0, 1)", lambda x: _real(x) and 0 < x < 1),
-    "beta_1": ("a number in [0, 1)", lambda x: _real(x) and 0 <= x < 1),
-    "beta_2": ("a number in [0, 1)", lambda x: _real(x) and 0 <= x < 1),
-    "epsilon": ("a number above 0", lambda x: _real(x) and x > 0),
-    "n_iter_no_change": ("a whole number of at least 1, or infinity", lambda x: _real(x) and x >= 1),
-    "loss_scale": ("None, 'dynamic' or a number above 0", lambda x: x is None or x == "dynamic" or _real(x) and x > 0),
+    "activation": list(ACTIVATIONS),
+    "alpha": ("a number of at least 0", lambda x: is_real(x) and x >= 0),
+    "batch_size": ("'auto' or a whole number of at least 1", lambda x: x == "auto" if isinstance(x, str) else
+                   is_whole(x) and x >= 1),
+    "learning_rate_init": ("a number above 0", lambda x: is_real(x) and x > 0),
+    "max_iter": ("a whole number of at least 1", lambda x: is_whole(x) and x >= 1),
+    "shuffle": BOOLEAN,
+    "tol": ("a number of at least 0", lambda x: is_real(x) and x >= 0),
+    "verbose": ("True, False or a whole number of at least 0", lambda x: BOOLEAN[1](x) or is_whole(x) and x >= 0),
+    "warm_start": BOOLEAN,
+    "momentum": ("a number in [0, 1]", lambda x: is_real(x) and 0 <= x <= 1),
+    "nesterovs_momentum": BOOLEAN,
+    "early_stopping": BOOLEAN,
+    "validation_fraction": ("a number in (0, 1)", lambda x: is_real(x) and 0 < x < 1),
+    "beta_1": ("a number in [0, 1)", lambda x: is_real(x) and 0 <= x < 1),
+    "beta_2": ("a number in [0, 1)", lambda x: is_real(x) and 0 <= x < 1),
+    "epsilon": ("a number above 0", lambda x: is_real(x) and x > 0),
+    "n_iter_no_change": ("a whole number of at least 1, or infinity", lambda x: is_real(x) and x >= 1),
+    "loss_scale": ("None, 'dynamic' or a number above 0", lambda x: x is None or (
+        x == "dynamic" if isinstance(x, str) else is_real(x) and x > 0)),
+    "solver": list(SOLVERS),
+    "learning_rate": list(SCHEDULES),
+    "class_weight": ("None, 'balanced' or a dictionary of weights of at least 0", lambda x: x is None or (
+        x == "balanced" if isinstance(x, str) else isinstance(x, dict) and all(
+            is_real(w) and 0 <= w < np.inf for w in x.values()))),
 }
 
 SCIKIT_LEARNS = {"solver": ("lbfgs",), "learning_rate": ("invscaling", "adaptive")}    # and not numprec's
-
-
-def _whole(x):
-    return isinstance(x, numbers.Integral) and not isinstance(x, bool)
-
-
-def _real(x):
-    return isinstance(x, numbers.Real) and not isinstance(x, bool) and not math.isnan(x)
 
 
 class NetworkClassifier(ClassifierMixin, Estimator):
@@ -78,62 +80,76 @@ class NetworkClassifier(ClassifierMixin, Estimator):
 
     # ---- fitting
 
-    def fit(self, X, y, *, callback=None):
+    def fit(self, X, y, sample_weight=None, *, callback=None):
         """Trains on X (n_samples, n_features) and the labels y (n_samples,). Returns self.
+
+        `sample_weight` (n_samples,), times class_weight, is what the loss of each sample counts for: the loss of a
+        batch is the weighted mean, and its penalty is divided by the sum of the weights. Samples of weight 0 are left
+        out.
 
         `callback(row)` is called after each epoch with a dictionary: epoch, loss, accuracy, seconds, loss_scale,
         skipped, overflow, underflow, lost, gradient_range, ... (`numprec.models.training.Training.epoch`). Where it
         returns True, training ends. Meanwhile the estimator is as the epoch left it: the callback may let it predict,
         score or save. What that takes is not in the seconds of any row.
+
+        Raises ValueError or TypeError for parameters and data that cannot be used, MemoryError if the device has too
+        little memory, and `numprec.models.training.LossScaleCollapsed` if gradients overflow whatever the loss scale.
         """
+        self._check_parameters()
         again = self.warm_start and hasattr(self, "_checkpoint")
-        X, codes, classes = self._checked_data(X, y, reset=True)
+        X, codes, weights, classes = self._checked_data(X, y, sample_weight, reset=True)
         if again and not np.array_equal(classes, self.classes_):
             raise ValueError(f"warm_start goes on with the classes of the last fit, {self.classes_}, not {classes}")
         if len(classes) == 1:
-            warnings.warn(f"y has a single class, {classes.tolist()[0]!r}: there is nothing to learn", stacklevel=2)
+            warn(f"y has a single class, {classes.tolist()[0]!r}: there is nothing to learn")
         if not again:
             self._start(classes)
-        X, codes, held_out = self._set_aside(X, codes)
-        run = self._training(X, codes)
+        X, codes, weights, held_out = self._set_aside(X, codes, weights)
+        run = self._training(X, codes, weights)
+        self.n_iter_ = 0
         if again:
             run.network.load(self._checkpoint[0])
         else:
             run.network.initialise(self._seed)
         return self._train(run, held_out, self.max_iter, callback)
 
-    def partial_fit(self, X, y, classes=None, *, callback=None):
+    def partial_fit(self, X, y, sample_weight=None, classes=None, *, callback=None):
         """One epoch on X and y, going on from where the last call left off. The first call needs `classes`, all that
-        there will ever be, unless y has them all. Returns self."""
+        there will ever be, unless y has them all. `sample_weight` is as in `fit`. Returns self."""
+        self._check_parameters()
         if self.early_stopping:
             raise ValueError("partial_fit does not go together with early_stopping=True")
+        if self.class_weight == "balanced":
+            raise ValueError("partial_fit sees a part of the labels, and so cannot balance them: give class_weight as "
+                             "a dictionary, {class: weight}")
         first = not hasattr(self, "_checkpoint")
         known = self.classes_ if not first else None if classes is None else np.unique(classes)
-        X, codes, known = self._checked_data(X, y, reset=first, classes=known)
+        X, codes, weights, known = self._checked_data(X, y, sample_weight, reset=first, classes=known)
         if classes is not None and not np.array_equal(np.unique(classes), known):
             raise ValueError(f"classes are {known} since the first call, not {np.unique(classes)}")
         if first:
             self._start(known)
-        run = self._training(X, codes)
+        run = self._training(X, codes, weights)
+        self.n_iter_ = 0
         if first:
             run.network.initialise(self._seed)
         else:
             run.carry_on(self._checkpoint[0])
         return self._train(run, None, 1, callback, partial=True)
 
-    def resume(self, X, y, *, callback=None):
-        """Goes on with a fit that was interrupted, or that ended at max_iter, raised since, on the same X and y. The
-        result has the same bits as if the fit had gone on at once. Returns self."""
+    def resume(self, X, y, sample_weight=None, *, callback=None):
+        """Goes on with a fit that was interrupted, or that ended at max_iter, raised since, on the same X, y and
+        sample_weight. The result has the same bits as if the fit had gone on at once. Returns self."""
         check_is_fitted(self)
-        X, codes, _ = self._checked_data(X, y, reset=False, classes=self.classes_)
-        X, codes, held_out = self._set_aside(X, codes)
-        run = self._training(X, codes)
+        self._check_parameters()
+        X, codes, weights, _ = self._checked_data(X, y, sample_weight, reset=False, classes=self.classes_)
+        X, codes, weights, held_out = self._set_aside(X, codes, weights)
+        run = self._training(X, codes, weights)
         run.restore(*self._checkpoint)
         return self._train(run, held_out, self.max_iter - self.n_iter_, callback)
 
-    def _checked_data(self, X, y, reset, classes=None):
-        """The samples, the codes of y, and the classes."""
-        self._check_parameters()
+    def _checked_data(self, X, y, sample_weight, reset, classes=None):
+        """The samples whose weight is not 0, the codes of their y, their weights or None, and the classes."""
         _, precision = self._where_and_how()
         if reset:
             X, y = self._checked_for_classes(X, y)
@@ -145,19 +161,34 @@ class NetworkClassifier(ClassifierMixin, Estimator):
         foreign = np.setdiff1d(y, classes)
         if len(foreign):
             raise ValueError(f"y has the class {foreign.tolist()[0]!r}, which is none of {classes}")
-        return self._samples(X), np.searchsorted(classes, y).astype(np.int32), classes
+        codes, weights = np.searchsorted(classes, y).astype(np.int32), self._weights(sample_weight, X, y, classes)
+        X = self._samples(X)
+        if weights is not None and (weights == 0).any():
+            X, codes, weights = (a[weights > 0] for a in (X, codes, weights))
+        return X, codes, weights, classes
+
+    def _weights(self, sample_weight, X, y, classes):
+        """sample_weight times class_weight, or None where all are 1."""
+        if sample_weight is None and self.class_weight is None:
+            return None
+        weights = self._checked_weights(sample_weight, X)
+        if self.class_weight is not None:
+            of_class = compute_class_weight(self.class_weight, classes=classes, y=y, sample_weight=weights)
+            with np.errstate(over="ignore"):
+                weights = weights * of_class[np.searchsorted(classes, y)]
+        if not np.isfinite(weights).all():
+            raise ValueError("sample_weight times class_weight exceeds the range of float64: use smaller ones")
+        if not weights.any():
+            raise ValueError("sample_weight, times class_weight, is zero for every sample")
+        return None if (weights == 1).all() else weights
 
     def _check_parameters(self):
-        for name, (words, allowed) in RULES.items():
-            if not allowed(getattr(self, name)):
-                raise ValueError(f"{name} is {words}, not {getattr(self, name)!r}")
-        for name, known in ("solver", SOLVERS), ("learning_rate", SCHEDULES):
-            value = str(getattr(self, name))
-            if value in SCIKIT_LEARNS[name]:
+        for name, theirs in SCIKIT_LEARNS.items():
+            value = getattr(self, name)
+            if isinstance(value, str) and value in theirs:
                 raise ValueError(f"{name}={value!r} is scikit-learn's and not implemented here; there are "
-                                 f"{', '.join(map(repr, known))}")
-            if value not in known:
-                raise unknown(name, value, list(known))
+                                 f"{', '.join(map(repr, RULES[name]))}")
+        check_parameters(self, RULES)
 
     def _start(self, classes):
         """What a first fit sets."""
@@ -168,16 +199,18 @@ class NetworkClassifier(ClassifierMixin, Estimator):
         self.validation_scores_, self.best_validation_score_ = None, None
         self._waited, self._best = 0, None
 
-    def _set_aside(self, X, codes):
-        """X and codes; and what early stopping keeps of them to score, or None."""
+    def _set_aside(self, X, codes, weights):
+        """X, codes and weights; and what early stopping keeps of them to score, or None."""
         if not self.early_stopping:
-            return X, codes, None
+            return X, codes, weights, None
         counts = np.bincount(codes)
-        X, X_held, codes, held = train_test_split(X, codes, test_size=self.validation_fraction, random_state=self._seed,
-                                                  stratify=codes if counts[counts > 0].min() > 1 else None)
-        return X, codes, (X_held, held)
+        kept, held = train_test_split(np.arange(len(X)), test_size=self.validation_fraction, random_state=self._seed,
+                                      stratify=codes if counts[counts > 0].min() > 1 else None)
+        (X, X_held), (codes, codes_held), (weights, weights_held) = (
+            (None, None) if a is None else (a[kept], a[held]) for a in (X, codes, weights))
+        return X, codes, weights, (X_held, codes_held, weights_held)
 
-    def _training(self, X, codes):
+    def _training(self, X, codes, weights):
         device, precision = self._where_and_how()
         check_memory(device, X.size * precision.storage.bytes, precision, lambda p: p.storage.bytes)
         network = Network(self._layers(len(self.classes_)), X.shape[1:], device, precision)
@@ -186,9 +219,15 @@ class NetworkClassifier(ClassifierMixin, Estimator):
             epochs=int(self.max_iter), alpha=float(self.alpha), momentum=float(self.momentum),
             nesterovs_momentum=bool(self.nesterovs_momentum), beta_1=float(self.beta_1), beta_2=float(self.beta_2),
             epsilon=float(self.epsilon))
+        if is_real(self.loss_scale) and not precision.accum.tiny <= self.loss_scale <= precision.accum.max:
+            raise ValueError(f"loss_scale = {float(self.loss_scale):g} is beyond the normal numbers of "
+                             f"{precision.accum}, from {precision.accum.tiny:.2g} to {precision.accum.max:.2g}")
+        counts = np.bincount(codes, None if weights is None else weights / weights.max())
+        frequencies = counts[counts > 0] / counts.sum()
+        self._constant_loss = float(-np.sum(frequencies * np.log(frequencies)))
         rows = min(200, len(X)) if self.batch_size == "auto" else int(self.batch_size)
         return Training(network, X, codes, rows, descent, self._seed, bool(self.shuffle), self.loss_scale, self._load(),
-                        epoch=self.n_iter_)
+                        epoch=len(self.loss_curve_), weights=weights)
 
     def _train(self, run, held_out, epochs, callback, partial=False):
         """So many epochs, unless there is a reason to stop; an interruption loses the one under way."""
@@ -202,7 +241,7 @@ class NetworkClassifier(ClassifierMixin, Estimator):
                 run.go_back(before)    # an update itself may overflow
                 reason = "overflow"
             elif row["skipped"] < run.batches and np.array_equal(run.fetched["masters"], before["masters"]):
-                reason = reason or "stalled"
+                reason = reason or ("converged" if row["loss"] == 0 else "stalled")    # no loss, no gradient
             self._keep(run)
             if self.verbose:
                 print(f"Iteration {self.n_iter_}, loss = {row['loss']:.8f}")
@@ -227,8 +266,9 @@ class NetworkClassifier(ClassifierMixin, Estimator):
         if held_out is None:
             better, self.best_loss_ = row["loss"] < self.best_loss_ - self.tol, min(self.best_loss_, row["loss"])
         else:
-            X, codes = held_out
-            row["validation"] = float(np.mean(run.network.evaluate(X, EVALUATED).argmax(axis=1) == codes))
+            X, codes, weights = held_out
+            right = run.network.evaluate(X, EVALUATED).argmax(axis=1) == codes
+            row["validation"] = float(np.average(right, weights=weights))
             self.validation_scores_ = [*(self.validation_scores_ or ()), row["validation"]]
             best, self.best_loss_ = self.best_validation_score_, None
             better = best is None or row["validation"] > best + self.tol
@@ -259,30 +299,51 @@ class NetworkClassifier(ClassifierMixin, Estimator):
 
     def _report(self, reason, run, partial):
         """stop_reason_ and warnings."""
-        if reason == "overflow":
-            what = f"gradients, first in {run.bad_owner}" if run.stopped else "weights"
-            where = f"step {run.bad_step}" if run.stopped else f"epoch {self.n_iter_}"
-            return self._ended(reason, f"{what} left the range of {run.precision.storage} in {where}; the weights are "
-                               "the last finite ones: lower learning_rate_init, or use precision='mixed_fp16' or "
-                               "'mixed_bf16'")
-        if reason == "stalled":
-            return self._ended(reason, f"no weight changed in epoch {self.n_iter_}: every update was below half the "
-                               f"last bit of its weight in {run.network.master}; raise learning_rate_init, or use a "
-                               "precision with master weights, such as 'mixed_fp16'")
-        if reason == "max_iter" and not partial and self.learning_rate == "constant":
-            return self._ended(reason, f"the loss was still falling after max_iter = {self.max_iter} epochs: "
-                               "raise max_iter, tol or learning_rate_init")
-        self.stop_reason_ = reason
+        sentence, best, epoch = None, min(self.loss_curve_, default=np.inf), len(self.loss_curve_)
+        fell = epoch > 0 and self.loss_curve_[0] - best >= self.tol
+        beyond = not best <= WORSE * self._constant_loss + self.tol
+        no_better = (f"the loss is {best:.3g} at best, no better than the {self._constant_loss:.3g} of predicting how "
+                     "often each class occurs: ")
+        if reason == "converged" and (beyond or not fell and best > self._constant_loss / WORSE):
+            reason, sentence = "stalled", no_better + "standardise the data, or try another learning_rate_init"
+        elif reason == "overflow":
+            what = f"gradients, first in {run.bad_owner}" if run.stopped else "weights or running moments"
+            where = f"step {run.bad_step}" if run.stopped else f"epoch {epoch}"
+            fmt = run.precision.storage if run.stopped else run.network.master
+            scale = "" if run.dynamic or run.scale <= 1 else f"lower loss_scale = {run.scale:g}, "
+            sentence = (f"{what} left the range of {fmt} in {where}; the weights are the last finite ones: {scale}"
+                        f"lower learning_rate_init, or standardise the data{wider(run.precision)}")
+        elif reason == "stalled" and run.schedule_is_over():
+            sentence = (f"no weight changed in epoch {epoch}: the schedule learning_rate={self.learning_rate!r} ended "
+                        f"after max_iter = {self.max_iter} epochs; raise max_iter, or use learning_rate='constant'")
+        elif reason == "stalled" and self.history_[-1]["gradient_range"][1] == 0:
+            scale = "" if run.dynamic else "set loss_scale='dynamic', "
+            sentence = (f"no weight changed in epoch {epoch}: every gradient was 0, or too small for "
+                        f"{run.precision.storage}; {scale}standardise the data, or use another activation")
+        elif reason == "stalled":
+            sentence = (f"no weight changed in epoch {epoch}: every update was below half the last bit of its weight "
+                        f"in {run.network.master}; raise learning_rate_init{finer(run.precision)}")
+        elif reason == "max_iter" and not partial and beyond:
+            sentence = no_better + (f"raise max_iter = {self.max_iter}, standardise the data, or try another "
+                                    "learning_rate_init")
+        elif reason == "max_iter" and not partial and self.learning_rate == "constant":
+            sentence = (f"the loss had not converged after max_iter = {self.max_iter} epochs: raise max_iter, tol or "
+                        "learning_rate_init")
+        self._ended(reason, sentence)
 
     # ---- predicting
 
     def predict_proba(self, X):
-        """The probability of each class, in the order of classes_, in float64."""
+        """The probability of each class, in the order of classes_, in float64. Raises ValueError for samples so large
+        that the scores leave the range of float64."""
         check_is_fitted(self)
         z = self._scores(self._checked_for_predict(X))
-        with np.errstate(invalid="ignore"):
-            e = np.exp(z - z.max(axis=1, keepdims=True))
-            return e / e.sum(axis=1, keepdims=True)
+        beyond = ~np.isfinite(z).all(axis=1)
+        if beyond.any():
+            raise ValueError(f"the scores of {beyond.sum()} of {len(z)} samples, the first in row {beyond.argmax()}, "
+                             "are beyond the range of float64: standardise the data")
+        e = np.exp(z - z.max(axis=1, keepdims=True))
+        return e / e.sum(axis=1, keepdims=True)
 
     def predict_log_proba(self, X):
         """The logarithm of predict_proba."""
@@ -311,7 +372,7 @@ class NetworkClassifier(ClassifierMixin, Estimator):
                 if arrays[name].dtype == object:
                     arrays[name] = arrays[name].astype(str)
         parameters = self.get_params(deep=False) | {"precision": str(precision_named(self.precision))}
-        if not (self.random_state is None or _whole(self.random_state)):
+        if not (self.random_state is None or is_whole(self.random_state)):
             parameters["random_state"] = None
         saved = {name: getattr(self, name) for name in self._SAVED if hasattr(self, name)}
         training.write(path, arrays, {"estimator": type(self).__name__, "parameters": parameters, "training": about,

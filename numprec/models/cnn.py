@@ -5,15 +5,23 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from numprec.kernels import augment
-from numprec.kernels.dense import ACTIVATIONS
+from numprec.models.base import BOOLEAN, check_parameters, is_whole
 from numprec.models.classifier import NetworkClassifier
 from numprec.models.layers import parse
 from numprec.models.network import Dense, build
 from numprec.models.training import copy_rows
-from numprec.precision import precision_named, unknown
+from numprec.precision import precision_named
 
 LAYERS = "conv32-conv32-pool-conv64-conv64-pool-dense128"
 PIXELS = np.arange(256) / 127.5 - 1      # what the bytes of an image stand for
+CNN_RULES = {
+    "layers": ("a text such as 'conv32-pool-dense128', or a list of its words",
+               lambda x: isinstance(x, str) or isinstance(x, (list, tuple)) and all(isinstance(w, str) for w in x)),
+    "batch_norm": BOOLEAN,
+    "augment": ("False, True or a number of pixels", lambda x: BOOLEAN[1](x) or is_whole(x) and 0 <= x < 2 ** 31),
+    "image_shape": ("(height, width, channels) or None", lambda x: x is None or (
+        np.shape(x) == (3,) and all(is_whole(n) and n >= 1 for n in x))),
+}
 CHUNK = 2 ** 24                          # numbers that predictions keep of a layer at a time
 
 
@@ -43,7 +51,8 @@ class CNNClassifier(NetworkClassifier):
     image_shape : (height, width, channels) or None, default=None
         Of the rows of a two-dimensional X.
     solver, alpha, learning_rate, learning_rate_init, shuffle, random_state, tol, n_iter_no_change, verbose, warm_start,
-    momentum, nesterovs_momentum, early_stopping, validation_fraction, beta_1, beta_2, epsilon, loss_scale, device
+    momentum, nesterovs_momentum, early_stopping, validation_fraction, beta_1, beta_2, epsilon, loss_scale,
+    class_weight, device
         As in MLPClassifier.
     batch_size : int or "auto", default=128
         Samples of a step.
@@ -64,13 +73,15 @@ class CNNClassifier(NetworkClassifier):
     Predictions are NumPy's, in float64, so that scores tell apart how models were trained and nothing else.
     """
 
+    _learns = ("parameters_",)
     _SAVED = (*NetworkClassifier._SAVED, "image_shape_")
 
     def __init__(self, precision="fp32", layers=LAYERS, activation="relu", *, batch_norm=False, augment=False,
                  image_shape=None, solver="adam", alpha=0.0001, batch_size=128, learning_rate="constant",
                  learning_rate_init=0.001, max_iter=100, shuffle=True, random_state=None, tol=0.0001, verbose=False,
                  warm_start=False, momentum=0.9, nesterovs_momentum=True, early_stopping=False, validation_fraction=0.1,
-                 beta_1=0.9, beta_2=0.999, epsilon=1e-8, n_iter_no_change=10, loss_scale=None, device=None):
+                 beta_1=0.9, beta_2=0.999, epsilon=1e-8, n_iter_no_change=10, loss_scale=None,
+                 class_weight=None, device=None):
         self.precision = precision
         self.layers = layers
         self.activation = activation
@@ -97,6 +108,7 @@ class CNNClassifier(NetworkClassifier):
         self.epsilon = epsilon
         self.n_iter_no_change = n_iter_no_change
         self.loss_scale = loss_scale
+        self.class_weight = class_weight
         self.device = device
 
     # ---- samples
@@ -145,22 +157,17 @@ class CNNClassifier(NetworkClassifier):
 
     def _check_parameters(self):
         super()._check_parameters()
-        if self.activation not in ACTIVATIONS:
-            raise unknown("activation", str(self.activation), list(ACTIVATIONS))
-        if self._reach() < 0:
-            raise ValueError(f"augment is False, True or a number of pixels, not {self.augment!r}")
-        if self.image_shape is not None and (len(self.image_shape) != 3 or min(self.image_shape) < 1):
-            raise ValueError(f"image_shape is (height, width, channels), not {self.image_shape!r}")
+        check_parameters(self, CNN_RULES)
         self._layers(2)
 
     def _layers(self, n_classes):
         return [*parse(self.layers, self.activation, self.batch_norm), Dense(n_classes)]
 
     def _reach(self):
-        return augment.REACH if self.augment is True else int(self.augment)
+        return augment.REACH if isinstance(self.augment, (bool, np.bool_)) else int(self.augment)
 
     def _load(self):
-        if self.augment is False:
+        if not self.augment:
             return copy_rows
         reach = self._reach()
 

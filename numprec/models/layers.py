@@ -18,7 +18,8 @@ from numprec.kernels.batch import COUNT, STATE
 from numprec.models.network import Dense, Layer, Parameter, ones, uniform, zeros
 from numprec.precision import unknown
 
-WORDS = re.compile(r"(?P<kind>[a-z]+)(?P<number>\d*)(?:x(?P<size>\d+))?(?:/(?P<stride>\d+))?")
+WORDS = re.compile(r"(?P<kind>[a-z]+)(?P<number>\d{0,18})(?:x(?P<size>\d{1,18}))?(?:/(?P<stride>\d{1,18}))?",
+                   re.ASCII)
 
 
 def parse(text, activation, batch_norm):

@@ -2,9 +2,11 @@
 import numpy as np
 
 from numprec.kernels.dense import ACTIVATIONS
+from numprec.models.base import check_parameters, is_whole
 from numprec.models.classifier import NetworkClassifier
 from numprec.models.network import Dense
-from numprec.precision import unknown
+
+LARGEST = 2 ** 63        # units of a layer, which an index has to reach
 
 
 class MLPClassifier(NetworkClassifier):
@@ -21,7 +23,8 @@ class MLPClassifier(NetworkClassifier):
     solver : {"adam", "sgd"}, default="adam"
         "sgd" has momentum.
     alpha : float, default=0.0001
-        L2 penalty: alpha / 2 times the sum of squared weights, divided by the size of the batch.
+        L2 penalty: alpha / 2 times the sum of squared weights, divided by the size of the batch, or by the sum of its
+        samples' weights.
     batch_size : int or "auto", default="auto"
         Samples of a step; "auto" is 200, or all if they are fewer.
     learning_rate : {"constant", "cosine", "one_cycle"}, default="constant"
@@ -51,6 +54,9 @@ class MLPClassifier(NetworkClassifier):
     loss_scale : None, "dynamic" or float, default=None
         What the loss is multiplied by, so that small gradients do not underflow; None is "dynamic" where the precision
         says so, else 1. A dynamic scale skips a step that overflows; otherwise an overflow ends the training.
+    class_weight : dict, "balanced" or None, default=None
+        What the samples of each class count for, {class: weight}, times their sample_weight; a class that is not named
+        counts for 1. "balanced" is in inverse proportion to how often classes occur.
     device : {None, "gpu", "emulator"}, default=None
         Where to train; None is the GPU if there is one.
 
@@ -61,7 +67,8 @@ class MLPClassifier(NetworkClassifier):
     classes_, n_layers_, n_outputs_, out_activation_, n_features_in_, feature_names_in_
         As in scikit-learn, but that two classes have two outputs.
     n_iter_, t_, loss_, best_loss_, loss_curve_, validation_scores_, best_validation_score_
-        As in scikit-learn. The loss is the mean over an epoch's batches, without the penalty.
+        As in scikit-learn: n_iter_ counts the epochs of the last call of `fit` or `partial_fit`, and those that
+        `resume` added; t_ and the curves go on. The loss is the mean over an epoch's batches, without the penalty.
     history_ : list of dict
         A row per epoch, as a callback gets it.
     skipped_steps_, overflow_count_, loss_scale_ : int, int, float
@@ -73,16 +80,20 @@ class MLPClassifier(NetworkClassifier):
         How many of them are 0. Those that are not finite are in neither.
     stop_reason_ : str
         "converged"; "max_iter"; "overflow": the weights are the last finite ones; "stalled": an epoch changed no
-        weight at all; "interrupted" by a callback.
+        weight at all, or the loss no longer falls and is no better than that of predicting how often each class occurs;
+        "interrupted" by a callback.
 
     Predictions are NumPy's, in float64, so that scores tell apart how models were trained and nothing else.
     """
+
+    _learns = ("coefs_", "intercepts_")
 
     def __init__(self, precision="fp32", hidden_layer_sizes=(100,), activation="relu", *, solver="adam", alpha=0.0001,
                  batch_size="auto", learning_rate="constant", learning_rate_init=0.001, max_iter=200, shuffle=True,
                  random_state=None, tol=0.0001, verbose=False, warm_start=False, momentum=0.9, nesterovs_momentum=True,
                  early_stopping=False, validation_fraction=0.1, beta_1=0.9, beta_2=0.999, epsilon=1e-8,
-                 n_iter_no_change=10, loss_scale=None, device=None):
+                 n_iter_no_change=10, loss_scale=None,
+                 class_weight=None, device=None):
         self.precision = precision
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
@@ -106,17 +117,19 @@ class MLPClassifier(NetworkClassifier):
         self.epsilon = epsilon
         self.n_iter_no_change = n_iter_no_change
         self.loss_scale = loss_scale
+        self.class_weight = class_weight
         self.device = device
 
     def _check_parameters(self):
         super()._check_parameters()
-        if self.activation not in ACTIVATIONS:
-            raise unknown("activation", str(self.activation), list(ACTIVATIONS))
-        if not all(isinstance(n, (int, np.integer)) and n >= 1 for n in self._hidden()):
-            raise ValueError(f"hidden_layer_sizes are whole numbers of at least 1, not {self.hidden_layer_sizes!r}")
+        check_parameters(self, {"hidden_layer_sizes": (
+            "a whole number of at least 1, or a sequence of them", lambda x: all(
+                is_whole(n) and 1 <= n < LARGEST for n in self._hidden()))})
 
     def _hidden(self):
-        return np.atleast_1d(np.asarray(self.hidden_layer_sizes, object)).tolist()
+        """The units of each hidden layer."""
+        sizes = self.hidden_layer_sizes
+        return list(sizes) if np.ndim(sizes) else [sizes]
 
     def _layers(self, n_classes):
         return [*(Dense(int(n), self.activation) for n in self._hidden()), Dense(n_classes)]

@@ -20,9 +20,9 @@ import numpy as np
 from numprec.kernels import batch, cross_entropy, loss_scale, optimizer
 from numprec.kernels.batch import (BAD_INDEX, BAD_STEP, BASE, BATCHES, COLLAPSED, EPOCH, PATIENCE, POSITION, SEED,
                                    STATE, STEP, STOP, UPDATES)
-from numprec.kernels.loss_scale import (APPLIED, BAD, CONTROL, COUNTS, FACTOR, HITS, LARGEST, LOSS, LOST, NUMBERS, ROWS,
-                                        SCALE, SCALED, SMALLEST, START, SUBNORMAL)
-from numprec.precision import FORMATS, Format, unknown
+from numprec.kernels.loss_scale import (ALPHA, APPLIED, BAD, CONTROL, COUNTS, FACTOR, HITS, LARGEST, LOSS, LOST,
+                                        NUMBERS, ROWS, SCALE, SCALED, SMALLEST, START, SUBNORMAL, TOTAL)
+from numprec.precision import FORMATS, PRECISIONS, Format, unknown
 
 APART = 256                        # bytes: where arrays of a Block may begin
 SOLVERS = {"sgd": 1, "adam": 2}    # and how many moments they keep
@@ -31,10 +31,27 @@ SOLVERS = {"sgd": 1, "adam": 2}    # and how many moments they keep
 class LossScaleCollapsed(ArithmeticError):
     """Gradients overflow although the loss is no longer scaled up. `layer` and `step` say where and when first."""
 
-    def __init__(self, layer, step):
+    def __init__(self, layer, step, precision):
         self.layer, self.step = layer, step
         super().__init__(f"the loss scale fell to 1 and gradients still overflow, in step {step} first in {layer}: "
-                         "lower learning_rate_init, or train in precision='mixed_bf16' or 'fp32'")
+                         f"lower learning_rate_init, or standardise the data{wider(precision)}")
+
+
+def wider(precision):
+    """What a warning of an overflow says about other precisions: those with room for larger numbers, smallest first."""
+    able = [p for p in PRECISIONS.values() if p.storage.max > 2 * precision.storage.max or (
+        p.storage == precision.storage and p.master and not precision.master)]
+    return _instead(sorted(able, key=lambda p: p.storage.bytes)[:2])
+
+
+def finer(precision):
+    """What a warning of lost updates says about other precisions: the smallest one with finer masters."""
+    able = [p for p in PRECISIONS.values() if (p.master or p.storage).u < (precision.master or precision.storage).u]
+    return _instead(sorted(able, key=lambda p: p.storage.bytes)[:1])
+
+
+def _instead(precisions):
+    return f", or use precision={' or '.join(repr(str(p)) for p in precisions)}" if precisions else ""
 
 
 # ---- learning rates, as a fraction of the largest, after a fraction t of all updates
@@ -80,16 +97,28 @@ class Descent:
 
     def rates(self, first, count, batches):
         """The rates of updates first, first + 1, ...: with Adam's correction for moments that start from 0."""
-        t = np.arange(first, first + count)
+        t = range(first, first + count)
         schedule, total = SCHEDULES[self.learning_rate], max(1, self.epochs * batches)
-        rates = self.learning_rate_init * np.array([schedule(min(u / total, 1)) for u in t])
-        if self.solver == "adam":
-            rates *= np.sqrt(1 - self.beta_2 ** (t + 1.0)) / (1 - self.beta_1 ** (t + 1.0))
+        with np.errstate(over="ignore", invalid="ignore"):    # seen as weights that are not finite
+            rates = self.learning_rate_init * np.array([schedule(min(u / total, 1)) for u in t])
+            if self.solver == "adam":
+                t = np.array(t) + 1.0
+                rates *= np.sqrt(1 - self.beta_2 ** t) / (1 - self.beta_1 ** t)
         return rates
 
     def control(self, precision, scale):
         beta1 = self.beta_1 if self.solver == "adam" else self.momentum
         return loss_scale.settings(precision, self.alpha, beta1, self.beta_2, self.epsilon, scale)
+
+
+def near_one(weights, rows, fmt):
+    """The weights of samples times 2^-exponent, and that exponent: so that their mean is in [1/4, 1), or less where
+    else the sum of so many rows would come near the largest number of `fmt`. Powers of two keep their digits."""
+    largest = weights.max()
+    exponent = math.frexp(largest)[1] + math.frexp((weights / largest).mean())[1]
+    sums = min(rows * math.ldexp(largest, -exponent), len(weights))
+    exponent += max(0, math.ceil(math.log2(2 * sums / fmt.max)))
+    return np.ldexp(weights, -exponent), exponent
 
 
 def copy_rows(training, rows, x):
@@ -121,16 +150,18 @@ class Training:
     """A network, its data, and the state between them. The network's arrays move into the training's, and stay there.
 
     `scale` is the loss scale: "dynamic", a number, or None for what the precision says. `load(training, rows, x)`
-    launches what fills the rows x of a batch: a plain copy, or one that flips and shifts images.
+    launches what fills the rows x of a batch: a plain copy, or one that flips and shifts images. `weights` (N,), at
+    least 0 and not all 0, are what the samples' losses count for; None is 1 for each.
     """
 
     def __init__(self, network, X, labels, batch_size, descent=Descent(), seed=0, shuffle=True, scale=None,
-                 load=copy_rows, epoch=0, patience=loss_scale.PATIENT):
+                 load=copy_rows, epoch=0, patience=loss_scale.PATIENT, weights=None):
         self.network, self.device, self.precision = network, network.device, network.precision
         self.descent, self.shuffle, self.load = descent, shuffle, load
         device, precision, accum = self.device, self.precision, self.precision.accum
         scale = ("dynamic" if precision.loss_scale == "dynamic" else 1.0) if scale is None else scale
         self.dynamic = scale == "dynamic"
+        self.scale = START if self.dynamic else float(scale)
         self.batch_size = min(batch_size, len(X))
         self.batches = -(-len(X) // self.batch_size)
         self.X, self.labels = device.array(X, precision.storage), device.array(labels, np.int32)
@@ -147,7 +178,17 @@ class Training:
         state = np.zeros(STATE, np.int64)
         state[[SEED, EPOCH, BATCHES, PATIENCE]] = seed, epoch, self.batches, patience
         device.assign(self.state, state)
-        device.assign(self.control, descent.control(precision, START if self.dynamic else scale), accum)
+        control = descent.control(precision, self.scale)
+        self.weights = None
+        if weights is not None:
+            weights, exponent = near_one(weights, self.batch_size, accum)
+            self.weights = device.array(weights, accum)
+            with np.errstate(over="ignore"):
+                control[ALPHA] = np.ldexp(control[ALPHA], -exponent)
+            if not control[ALPHA] <= accum.max:
+                raise ValueError(f"alpha / sample_weight is as large as {control[ALPHA]:.2g}, which {accum} cannot "
+                                 "hold: use larger weights, or alpha=0")
+        device.assign(self.control, control, accum)
         network.state = self.state
         self._graph, self._position, self._data = None, 0, None
         self.fetched = None      # the last checkpoint's arrays, as long as they are those of the device
@@ -160,15 +201,18 @@ class Training:
         rung, control, state = network.rung, self.control, self.state
         rows, y = (network.buffer("batch", name, (B,), np.int32) for name in ("rows", "y"))
         x = network.buffer("batch", "x", (B, *network.shape))
-        factor = control[FACTOR:FACTOR + 1]
-        batch.select(device, rung("batch"), precision, self.labels, state, control[SCALE:SCALE + 1], rows, y, factor,
-                     self.shuffle)
+        scale, factor, share = control[SCALE:SCALE + 1], control[FACTOR:FACTOR + 1], None
+        batch.select(device, rung("batch"), precision, self.labels, state, scale, rows, y, factor, self.shuffle)
+        if self.weights is not None:
+            share, factor = (network.buffer("batch", name, (B,), precision.accum) for name in ("share", "factor"))
+            batch.weighed(device, rung("weigh"), precision, self.weights, rows, scale, control[TOTAL:TOTAL + 1], share,
+                          factor)
         self.load(self, rows, x)
         z = network.forward(x)
         loss, hit, dz = cross_entropy.launch(device, rung("cross_entropy"), precision, z, y, factor)
         network.backward(dz)
         loss_scale.judge(device, rung("loss_scale"), precision, network.gradients, loss, hit, self.rates, control,
-                         state, self.numbers, self.counts, self.dynamic)
+                         state, self.numbers, self.counts, self.dynamic, share=share)
         name, options = self.descent.solver, {}
         if name == "sgd":
             options["nesterov"] = bool(self.descent.nesterovs_momentum)
@@ -210,6 +254,11 @@ class Training:
         seconds = time.perf_counter() - start
         return self._row(self.fetch()) | {"seconds": seconds}
 
+    def schedule_is_over(self):
+        """Whether all updates that the schedule is for have been made, as of the last checkpoint."""
+        return self.descent.learning_rate != "constant" and (
+            int(self.fetched["state"][UPDATES]) >= self.descent.epochs * self.batches)
+
     def fetch(self):
         """All arrays that the next step depends on, besides the data: {name: host array}; it waits for the device."""
         self.fetched = self._block.fetch()
@@ -229,7 +278,7 @@ class Training:
         if self.stopped:
             self.bad_step, self.bad_owner = int(state[BAD_STEP]), self.network.owner(state[BAD_INDEX])
         if self.stopped == COLLAPSED:
-            raise LossScaleCollapsed(self.bad_owner, self.bad_step)
+            raise LossScaleCollapsed(self.bad_owner, self.bad_step, self.precision)
         rows, good = counts[:, ROWS], counts[:, APPLIED] == 1
         gradients = counts[:, ROWS].size * self.network.size
         with np.errstate(all="ignore"):
@@ -251,6 +300,8 @@ class Training:
         if self._data is None:
             X, labels = self.device.to_host(self.X), self.device.to_host(self.labels)
             self._data = [*X.shape, zlib.crc32(labels, zlib.crc32(X.view(np.uint8)))]
+            if self.weights is not None:
+                self._data[-1] = zlib.crc32(self.device.to_host(self.weights).view(np.uint8), self._data[-1])
         descent = asdict(self.descent)
         if self.descent.learning_rate == "constant":
             del descent["epochs"]
@@ -286,7 +337,8 @@ class Training:
     def carry_on(self, arrays):
         """Goes on from a checkpoint of the same network, with the data and the batches of this training."""
         self.go_back(arrays)
-        self.device.assign(self.control, arrays["control"])
+        if self.dynamic:
+            self.device.assign(self.control[SCALE:SCALE + 1], arrays["control"][SCALE:SCALE + 1])
         state = arrays["state"].copy()
         state[BATCHES], state[POSITION] = self.batches, 0
         self.device.assign(self.state, state)
