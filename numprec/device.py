@@ -25,7 +25,7 @@ import numpy as np
 
 from numprec.precision import FORMATS, Format
 
-__all__ = ["Availability", "Device", "get"]
+__all__ = ["Availability", "Device", "get", "kind"]
 
 
 class Availability(NamedTuple):
@@ -238,14 +238,29 @@ class GPU(Device):
             super().assign(array, host, fmt)
 
     def empty(self, shape, fmt):
-        """An array to be written; its contents are whatever was there."""
-        return self._cuda.device_array(shape, _element(fmt))
+        """An array to be written; its contents are whatever was there. MemoryError where it does not fit."""
+        with self._room(lambda: int(np.prod(shape, dtype=object)) * _element(fmt).itemsize):
+            return self._cuda.device_array(shape, _element(fmt))
 
     def zeros(self, shape, fmt):
         return self._copy(np.zeros(shape, _element(fmt)))
 
     def _copy(self, host):
-        return self._cuda.to_device(np.asarray(host, order="C"))
+        with self._room(lambda: host.nbytes):
+            return self._cuda.to_device(np.asarray(host, order="C"))
+
+    @contextlib.contextmanager
+    def _room(self, needed):
+        """Says in a sentence that memory ran out; `needed()` is the size in bytes of what is allocated inside."""
+        from numba.cuda.cudadrv.driver import CudaAPIError, binding
+        try:
+            yield
+        except CudaAPIError as error:
+            if error.code != binding.CUresult.CUDA_ERROR_OUT_OF_MEMORY:
+                raise
+            raise MemoryError(f"an array of {needed() / 1e9:.2g} GB does not fit on {self.name}, where "
+                              f"{self.free_memory() / 1e9:.2g} GB are free: use fewer samples at a time, or a narrower "
+                              "precision") from error
 
     def _fetch(self, array):
         return array.copy_to_host()
@@ -317,7 +332,17 @@ class GPU(Device):
         self._cuda.default_stream().synchronize()    # not the context, which may not be waited for during a capture
 
     def free_memory(self):
-        return self._cuda.current_context().get_memory_info().free
+        manager = self._cuda.current_context().memory_manager
+        pending = getattr(manager, "deallocations", None)    # a manager that somebody plugged in may have none
+        if pending is not None:
+            pending.clear()    # else what Numba has yet to give back counts as taken
+        return manager.get_memory_info().free
+
+    def allocated(self):
+        """Bytes in the arrays of this process on the card, without those that Numba has yet to give back; None where
+        somebody plugged in a memory manager that does not count them."""
+        allocations = getattr(self._cuda.current_context().memory_manager, "allocations", None)
+        return None if allocations is None else sum(memory.size for memory in list(allocations.values()))
 
     def availability(self, precision):
         capability = "compute capability {}.{}".format(*self.compute_capability)
@@ -361,8 +386,8 @@ def _numbers(host):
 
 
 @functools.lru_cache(maxsize=None)
-def _gpu():
-    """The GPU, or in words why there is none to use. A card whose compiler is missing warns, once."""
+def _obstacle():
+    """In words why there is no GPU to use, or None. A card whose compiler is missing warns, once."""
     from numba import cuda
     if not cuda.is_available():
         return "Numba finds no CUDA GPU"
@@ -374,6 +399,11 @@ def _gpu():
         problem = f"there is a CUDA GPU but not the library {library}: install numprec with the extra cu12 or cu13"
         warnings.warn(problem, stacklevel=3)
         return problem
+    return None
+
+
+@functools.lru_cache(maxsize=None)
+def _gpu():
     return GPU()
 
 
@@ -386,16 +416,22 @@ def get(name=None, **options):
     """The device called `name`, "gpu" or "emulator"; None leaves the choice to NUMPREC_DEVICE, and then to what is
     there. `options` (seed, workers, compute_capability) are the emulator's; a GPU has no use for them. The same
     request gets the same object. RuntimeError where the device cannot be had."""
+    if kind(name) == "emulator":
+        return _emulator(**options)
+    gpu = _gpu()
+    if gpu.process not in (None, os.getpid()):
+        raise RuntimeError("a process that was forked after its parent had used the GPU cannot use it: start it by "
+                           "multiprocessing's 'spawn', or choose the device 'emulator'")
+    return gpu
+
+
+def kind(name=None):
+    """The kind of device that `get(name)` gives, "gpu" or "emulator", with the same errors. It takes no context on a
+    card, of which some cards have one alone to give."""
     name = (name or os.environ.get("NUMPREC_DEVICE") or "any").strip().lower()
     if name not in ("any", "gpu", "emulator"):
         raise ValueError(f"the device is 'gpu' or 'emulator', not {name!r}")
-    if name != "emulator":
-        gpu = _gpu()
-        if isinstance(gpu, GPU):
-            if gpu.process not in (None, os.getpid()):
-                raise RuntimeError("a process that was forked after its parent had used the GPU cannot use it: start "
-                                   "it by multiprocessing's 'spawn', or choose the device 'emulator'")
-            return gpu
-        if name == "gpu":
-            raise RuntimeError(f"the device 'gpu' was asked for, but {gpu}; 'emulator' runs everywhere")
-    return _emulator(**options)
+    obstacle = None if name == "emulator" else _obstacle()
+    if obstacle and name == "gpu":
+        raise RuntimeError(f"the device 'gpu' was asked for, but {obstacle}; 'emulator' runs everywhere")
+    return "emulator" if name == "emulator" or obstacle else "gpu"

@@ -103,7 +103,7 @@ def unlike_the_others(device):
 def test_workers_with_different_kinds_of_device_are_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(ROOT), str(ROOT / "tests"))))
     monkeypatch.setenv("NUMPREC_TEST_FOLDER", str(tmp_path))
-    monkeypatch.setattr(cluster, "_identity", unlike_the_others)
+    monkeypatch.setattr(cluster, "identity", unlike_the_others)
     with pytest.raises(cluster.Unreachable, match="different kinds of device: emulator, gpu.*--device"):
         cluster.Cluster("local", "emulator", workers=2)
 

@@ -220,9 +220,9 @@ def test_the_same_request_gets_the_same_device():
 
 
 def test_the_environment_chooses(monkeypatch):
-    monkeypatch.setattr(devices, "_gpu", lambda: "Numba finds no CUDA GPU")
+    monkeypatch.setattr(devices, "_obstacle", lambda: "Numba finds no CUDA GPU")
     monkeypatch.delenv("NUMPREC_DEVICE", raising=False)
-    assert devices.get().is_emulator
+    assert devices.get().is_emulator and devices.kind() == "emulator"
     monkeypatch.setenv("NUMPREC_DEVICE", "gpu")
     with pytest.raises(RuntimeError, match="'gpu' was asked for, but Numba finds no CUDA GPU"):
         devices.get()
@@ -234,9 +234,10 @@ def test_the_environment_chooses(monkeypatch):
 
 def test_a_card_is_chosen_before_the_emulator(monkeypatch):
     card = object.__new__(devices.GPU)
+    monkeypatch.setattr(devices, "_obstacle", lambda: None)
     monkeypatch.setattr(devices, "_gpu", lambda: card)
     monkeypatch.delenv("NUMPREC_DEVICE", raising=False)
-    assert devices.get() is card and devices.get("gpu", seed=1) is card
+    assert devices.kind() == "gpu" and devices.get() is card and devices.get("gpu", seed=1) is card
     monkeypatch.setenv("NUMPREC_DEVICE", "emulator")
     assert devices.get().is_emulator
 
@@ -244,6 +245,7 @@ def test_a_card_is_chosen_before_the_emulator(monkeypatch):
 def test_a_gpu_is_refused_after_a_fork(monkeypatch):
     card = object.__new__(devices.GPU)
     card.process = -1
+    monkeypatch.setattr(devices, "_obstacle", lambda: None)
     monkeypatch.setattr(devices, "_gpu", lambda: card)
     with pytest.raises(RuntimeError, match="'spawn', or choose the device 'emulator'"):
         devices.get("gpu")

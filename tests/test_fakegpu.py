@@ -1,11 +1,16 @@
 """What only a GPU shows, on the stand-in for one: see tests/fakegpu/README.md."""
+import fcntl
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from numba import cuda
 
 from numprec import device as devices
+from numprec.harness import exits, telemetry
 
 if "FAKEGPU_LIB" not in os.environ:
     pytest.skip("on the stand-in for a GPU only: python tests/fakegpu/run.py python -m pytest tests/test_fakegpu.py",
@@ -13,6 +18,7 @@ if "FAKEGPU_LIB" not in os.environ:
 
 import stand_in    # noqa: E402
 
+ROOT = Path(__file__).resolve().parents[1]
 COUNT = np.arange(64, dtype=np.float32)
 
 
@@ -96,3 +102,68 @@ def test_no_launch_lowers_the_shared_memory_of_another(card):
     card.launch(kernel, 1, 32, out, shared=50 * 1024)
     kernel[1, 32, 0, 64 * 1024](out)
     assert (card.to_host(out)[:32] == 8 * COUNT[:32]).all()
+
+
+# ---- memory
+
+def test_memory_is_counted_by_the_arrays_that_live(card):
+    """Not in steps of 2 MiB, as the card gives it out, and without what is about to be given back."""
+    before = card.array(COUNT)
+    with telemetry.Memory(card) as memory:
+        card.array(np.zeros(10))
+        assert memory.peak == 80
+        for _ in range(3):
+            card.empty(3_000_000, np.float64)
+        assert memory.peak == 24_000_000
+        kept = card.zeros(4, np.int32), card.empty(3_000_000, np.float64)
+        assert memory.peak == 24_000_016 and len(kept) == 2
+    assert "empty" not in vars(card) and before.size == 64
+
+
+def test_what_numba_is_about_to_give_back_is_free(card):
+    free = card.free_memory()
+    array = card.empty(2 ** 24, np.uint8)
+    assert card.free_memory() == free - 2 ** 24
+    del array
+    assert card.free_memory() == free
+
+
+@pytest.mark.parametrize("make", [
+    lambda card, n: card.empty(n, np.uint8), lambda card, n: card.zeros((2, n), np.uint8),
+    lambda card, n: card.array(np.empty(n, np.uint8))], ids=["empty", "zeros", "array"])
+def test_what_does_not_fit_is_said_in_a_sentence(card, make):
+    most = card.empty(card.free_memory() - 2 ** 22, np.uint8)
+    with pytest.raises(MemoryError, match=rf"does not fit on {card.name}, where 0\.00\d+ GB are free: use fewer"):
+        make(card, 2 ** 23)
+    del most
+
+
+# ---- processes
+
+def python(*arguments, **variables):
+    return subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, text=True, capture_output=True,
+                          env=os.environ | {"PYTHONPATH": f"{ROOT}:{os.environ['PYTHONPATH']}"} | variables)
+
+
+BENCH = ("bench.py", "--scale", "smoke", "--operation", "sum/tree", "--precision", "native", "--dry-run")
+
+
+def test_a_card_that_one_process_has_for_itself(tmp_path):
+    """The process that plans and writes leaves it to the one that measures."""
+    alone = {"FAKEGPU_EXCLUSIVE": "1", "TMPDIR": str(tmp_path)}
+    done = python(*BENCH, **alone)
+    assert done.returncode == 0 and f"on {devices.get().name}; nothing is run" in done.stdout, done.stderr
+    with open(tmp_path / "fakegpu.exclusive.0") as another:
+        fcntl.flock(another, fcntl.LOCK_EX)
+        done = python(*BENCH, **alone)
+    assert done.returncode == exits.NO_GPU and done.stdout == ""
+    assert done.stderr.startswith("bench.py: the device 'gpu' cannot be used: ") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("named, found", [
+    ("1,7", ["1"]), ("1, 0", ["1", "0"]), ("0,-1,1", ["0"]),
+    ("GPU-face0075-1234-4321-abcd-000000000002,x", ["GPU-face0075-1234-4321-abcd-000000000002"])])
+def test_cards_of_a_cluster_are_those_that_cuda_shows(named, found):
+    done = python("-c", "from numprec.harness import cluster\nprint(cluster._gpus())", FAKEGPU_DEVICES="2",
+                  CUDA_VISIBLE_DEVICES=named)
+    assert done.stdout.strip() == str(found), done.stderr

@@ -21,7 +21,7 @@ from concurrent.futures import CancelledError
 from time import monotonic, perf_counter
 
 from numprec.harness import rows
-from numprec.harness.executors import Lost
+from numprec.harness.executors import Elsewhere, Lost, identity
 from numprec.harness.worker import Worker
 
 RESOURCE = {"device": 1}
@@ -53,7 +53,8 @@ class Cluster:
         self._client = self._local(workers) if address == "local" else self._connected(address)
         try:
             self._wait_for_workers(address)
-            self.device = _Device(self.call, *self._identify())
+            self._identify()
+            self.device = Elsewhere(self.call)
             self._kind = self.device.kind    # of workers that join later too
         except BaseException:
             self.close()
@@ -69,7 +70,7 @@ class Cluster:
         import dask
         from distributed import Client, LocalCluster
         from numprec import device as devices
-        self._kind = devices.get(self._kind).kind
+        self._kind = devices.kind(self._kind)
         if self._kind == "emulator":
             count = workers or 2
         else:
@@ -104,8 +105,8 @@ class Cluster:
         return len(self._workers())
 
     def _identify(self):
-        """(name, kind) of the workers' devices; kinds are not mixed, and a mixture of names is warned of."""
-        futures = [self._submit(_call, _identity, {}, workers=[address], allow_other_workers=False)
+        """Looks at the workers' devices: kinds are not mixed, and a mixture of names is warned of."""
+        futures = [self._submit(_call, identity, {}, workers=[address], allow_other_workers=False)
                    for address in self._workers()]
         try:
             found = self._client.gather(futures)
@@ -118,7 +119,6 @@ class Cluster:
         if len(names) > 1:
             print(f"warning: the workers have different devices ({'; '.join(names)}): precisions are compared on one "
                   "device, but the seeds of a model are spread over all of them", file=sys.stderr)
-        return found[0]
 
     def _submit(self, function, *arguments, **how):
         return self._client.submit(function, self._kind, self._visible, *arguments, pure=False, resources=RESOURCE,
@@ -193,35 +193,19 @@ def _outcome(future, cell, begun):
     return [rows.failed(cell, p, reason) for p in cell.precisions], perf_counter() - begun
 
 
-class _Device:
-    """The device of a worker, as far as a plan asks."""
-
-    def __init__(self, call, name, kind):
-        self._call, self.name, self.kind = call, name, kind
-        self.is_emulator = self.kind == "emulator"
-
-    def availability(self, precision):
-        return self._call(_availability, precision=precision)
-
-
-def _identity(device):
-    return device.name, device.kind
-
-
-def _availability(precision, device):
-    return device.availability(precision)
-
-
 async def _a_while():
     import asyncio
     await asyncio.sleep(0.1)
 
 
 def _gpus():
-    """Names of this machine's GPUs that CUDA_VISIBLE_DEVICES understands."""
+    """Names of this machine's GPUs that CUDA_VISIBLE_DEVICES understands. Where that is set, CUDA shows its entries up
+    to the first that is no device (CUDA C++ Programming Guide, "CUDA Environment Variables"), so that their number is
+    enough to tell which."""
     from numba import cuda
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return [name.strip() for name in named.split(",")] if named else [str(i) for i in range(len(cuda.gpus))]
+    count = len(cuda.gpus)
+    return [str(i) for i in range(count)] if named is None else [name.strip() for name in named.split(",")][:count]
 
 
 # ---- in a worker of dask
@@ -240,7 +224,7 @@ def _process(kind, visible):
     from numprec import device as devices
     if kind not in _processes and not visible:    # the GPUs of a local cluster are there, and its workers leave them be
         try:
-            kind = devices.get(kind).kind
+            kind = devices.kind(kind)
         except RuntimeError as error:
             raise OtherKind(f"worker {get_worker().address}: {error}") from None
     if kind not in _processes:

@@ -1,7 +1,9 @@
 """Where cells are run: each executor has a `device`, `call`s a function there, and turns cells into `results`;
 `compiles_ahead` says whether other processes of this machine may compile for it before it begins."""
+from functools import cached_property
 from time import perf_counter
 
+from numprec import device as devices
 from numprec.harness.worker import Worker
 
 
@@ -9,12 +11,34 @@ class Lost(Exception):
     """Nothing is left that could run a cell."""
 
 
-class Local:
-    """One cell after another in a worker process on this machine, so that no cell disturbs another's times."""
+class Elsewhere:
+    """The device of another process, as far as a plan asks; `call` runs functions there. This process takes no context
+    on a card: the card may have one alone to give, and each takes memory."""
 
-    def __init__(self, device):
-        self.device, self._worker = device, None
-        self.compiles_ahead = device.is_emulator
+    def __init__(self, call):
+        self._call = call
+        self.name, self.kind = call(identity)
+        self.is_emulator = self.kind == "emulator"
+
+    def availability(self, precision):
+        return self._call(_availability, precision=precision)
+
+
+def identity(device):
+    return device.name, device.kind
+
+
+def _availability(precision, device):
+    return device.availability(precision)
+
+
+class Local:
+    """One cell after another in a worker process on this machine, so that no cell disturbs another's times. `kind` is
+    that of the device, "gpu" or "emulator"."""
+
+    def __init__(self, kind):
+        self._kind, self._worker = kind, None
+        self.compiles_ahead = kind == "emulator"
 
     def __enter__(self):
         return self
@@ -33,10 +57,14 @@ class Local:
             rows = self.worker.run(cell)
             yield cell, rows, perf_counter() - start
 
+    @cached_property
+    def device(self):
+        return devices.get(self._kind) if self._kind == "emulator" else Elsewhere(self.call)
+
     @property
     def worker(self):
         if self._worker is None:
-            self._worker = Worker(self.device.kind)
+            self._worker = Worker(self._kind)
         return self._worker
 
     def close(self):
@@ -50,8 +78,8 @@ class InProcess:
 
     compiles_ahead = False
 
-    def __init__(self, device):
-        self.device = device
+    def __init__(self, kind):
+        self.device = devices.get(kind)
 
     def __enter__(self):
         return self

@@ -8,14 +8,14 @@ from time import perf_counter
 from numprec.harness import cases, environment, executors, folders, planning, precompile, store
 from numprec.harness.exits import FAILED, INTERRUPTED, NO_DATA, NO_GPU, OK, Refused, typed
 from numprec.harness.progress import QUIET, Counter, Progress
-from numprec.harness.worker import Died
+from numprec.harness.worker import Died, NoDevice
 from numprec.precision import select
 
 
 def benchmark(options, command, root, executor=None):
     """Runs what `options` (of bench.py) ask for; tables go to stdout, progress to stderr. Returns the exit code.
 
-    Without an --out, the run gets a folder of its own below `root`. `executor(device)` makes what runs the cells; by
+    Without an --out, the run gets a folder of its own below `root`. `executor(kind)` makes what runs the cells; by
     default a worker process does, or the machines of --scheduler.
     """
     try:
@@ -23,6 +23,9 @@ def benchmark(options, command, root, executor=None):
     except Refused as refused:
         print(f"bench.py: {refused}", file=sys.stderr)
         return refused.code
+    except NoDevice as error:
+        print(f"bench.py: {error}", file=sys.stderr)
+        return NO_GPU
     except (Died, executors.Lost) as error:    # before the first cell; later the results so far are shown
         print(f"bench.py: {error}", file=sys.stderr)
         return FAILED
@@ -78,14 +81,14 @@ def _executor(options, executor):
         return _cluster(options.scheduler, options.device)
     from numprec import device as devices
     try:
-        device = devices.get(options.device)
+        kind = devices.kind(options.device)
     except RuntimeError as error:
         raise Refused(error, NO_GPU) from None
     except ValueError as error:
         raise Refused(error) from None
     if options.scheduler:
-        return _cluster("local", device.kind, options.workers)
-    return (executor or executors.Local)(device)
+        return _cluster("local", kind, options.workers)
+    return (executor or executors.Local)(kind)
 
 
 def _cluster(*arguments):

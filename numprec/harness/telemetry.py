@@ -106,19 +106,19 @@ class Memory:
     """Within `with Memory(device) as memory:` follows what is allocated through the device; `memory.peak` is the most
     bytes at a time.
 
-    On the emulator these are the arrays that were made inside and live; on a GPU what the card has less to give than
-    at the start, looked at with each allocation, so that other processes on the same card count too. Compiled code,
-    and arrays that were there before, do not count. None where the device cannot be followed.
+    These are the arrays that were made inside and live; on a GPU they are counted by Numba, which makes them. Compiled
+    code, other processes, and arrays that were there before, do not count. None where the device cannot be followed.
     """
 
     def __init__(self, device):
         self._device, self._live, self.peak = device, 0, None
+        self._allocated = getattr(device, "allocated", None)    # a GPU's
 
     def __enter__(self):
         self._methods = [name for name in ("empty", "zeros", "_copy") if hasattr(self._device, name)]
-        if len(self._methods) == 3:
-            self.peak = 0
-            self._free = None if self._device.is_emulator else self._device.free_memory()
+        before = self._allocated and self._allocated()
+        if len(self._methods) == 3 and (before is not None or self._allocated is None):
+            self.peak, self._before = 0, before
             for name in self._methods:
                 setattr(self._device, name, self._followed(getattr(self._device, name)))
         return self
@@ -132,13 +132,13 @@ class Memory:
         @functools.wraps(allocate)
         def followed(*arguments):
             array = allocate(*arguments)
-            if self._free is None:
+            if self._allocated is None:
                 owner = array if array.base is None else array.base
                 self._live += owner.nbytes
                 weakref.finalize(owner, self._forget, owner.nbytes).atexit = False
-                self.peak = max(self.peak, self._live)
             else:
-                self.peak = max(self.peak, self._free - self._device.free_memory())
+                self._live = self._allocated() - self._before
+            self.peak = max(self.peak, self._live)
             return array
         return followed
 

@@ -46,6 +46,10 @@ class Died(Exception):
     """The process ended before it answered."""
 
 
+class NoDevice(Died):
+    """The process could not get its device."""
+
+
 class Worker:
     """Runs cells in a process of its own; `device` is "gpu" or "emulator", `environment` what it has besides the
     variables of this process, `stderr` as in subprocess. The process starts at once, and imports while its owner
@@ -135,17 +139,23 @@ def main(device_name):
     os.environ["NUMPREC_DEVICE"] = device_name    # the estimators ask for themselves
     from numprec import device as devices
     from numprec.harness import fits, launches    # noqa: F401    what cells need, so that none of them imports it
-    device = devices.get(device_name)
+    device = problem = None
+    try:
+        device = devices.get(device_name)
+    except Exception as error:    # of CUDA, say: another process has the card for itself
+        from numprec.harness.worker import NoDevice    # not this module's, whose name is __main__ here
+        problem = NoDevice(f"the device {device_name!r} cannot be used: {' '.join(str(error).split())}")
     waiting = queue.SimpleQueue()
     threading.Thread(target=_read, args=(requests, waiting), daemon=True).start()
     while True:
         function, arguments = waiting.get()
-        value = error = None
+        value, error = None, problem
         try:
-            value = function(**arguments, device=device)
+            if problem is None:
+                value = function(**arguments, device=device)
         except Exception as raised:
             error = raised
-        leaving = not _healthy(device, value)
+        leaving = problem is not None or not _healthy(device, value)
         send(replies, (value, error, leaving))
         if leaving:
             os._exit(0)    # an orderly exit would wait for the GPU
