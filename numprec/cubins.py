@@ -14,8 +14,6 @@ from numba.cuda.core.caching import NullCache
 
 from numprec.emulator import cache
 
-SECONDS = 3.0    # that a kernel takes to compile and link, in round figures, where no entry is there
-
 
 def keep(kernel):
     """Keeps the compiled forms of a dispatcher on disk, unless it was told how by `cache=True`."""

@@ -10,7 +10,10 @@ import pytest
 from numba import cuda
 
 from numprec import device as devices
-from numprec.harness import exits, telemetry
+from numprec.harness import cases, exits, telemetry, timing
+from numprec.harness.worker import Worker
+from numprec.kernels import registry
+from numprec.precision import precision_named
 
 if "FAKEGPU_LIB" not in os.environ:
     pytest.skip("on the stand-in for a GPU only: python tests/fakegpu/run.py python -m pytest tests/test_fakegpu.py",
@@ -158,6 +161,19 @@ def test_a_card_that_one_process_has_for_itself(tmp_path):
         done = python(*BENCH, **alone)
     assert done.returncode == exits.NO_GPU and done.stdout == ""
     assert done.stderr.startswith("bench.py: the device 'gpu' cannot be used: ") and done.stderr.count("\n") == 1
+
+
+def test_a_fault_costs_one_precision():
+    """The worker is replaced at once, and the other precision of the cell is measured in the next one."""
+    operation = registry.operations()["sum"]
+    cell = cases.KernelCell(operation, operation.rung("serial"), (100,), tuple(map(precision_named, ("fp64", "fp32"))),
+                            timing.Effort(0.0, 0.0, 1))
+    with Worker("gpu", {"FAKEGPU_FAULT": "sum_serial:float64"}, stderr=subprocess.DEVNULL) as worker:
+        first = worker.pid
+        faulty, right = worker.run(cell)
+        assert worker.pid != first
+    assert faulty["status"] == "FAIL" and "ILLEGAL_ADDRESS" in faulty["reason"]
+    assert right["status"] == "ok" and right["samples_s"]
 
 
 @pytest.mark.parametrize("named, found", [

@@ -110,6 +110,46 @@ def test_what_a_device_lacks_is_skipped_with_its_reason():
     assert skipped["status"] == "SKIP" and "compute capability 9.0" in skipped["reason"]
 
 
+class CudaAPIError(Exception):
+    """As Numba's; after the first one each call fails, in this process and not in the next."""
+
+
+@pytest.mark.parametrize("when, calls", [
+    ("verified", [["fp64", "fp32", "fp16"], ["fp32", "fp16"]]),             # it is known which one did
+    ("timed", [["fp64", "fp32", "fp16"], ["fp64"], ["fp32"], ["fp16"]]),    # it may be any of them
+])
+def test_a_fault_of_cuda_fails_one_precision(when, calls, monkeypatch):
+    """The others are measured in another process, together where that is possible."""
+    precisions = tuple(map(precision_named, ("fp64", "fp32", "fp16")))
+    cell = cases.KernelCell(operation_of(increment), SimpleNamespace(name="only", compute_capability=(7, 5)), (10,),
+                            precisions, QUICK)
+    culprit, asked = precisions[0 if when == "verified" else 1], []
+
+    def process(part):
+        asked.append([str(p) for p in part.precisions])
+        device, broken = FakeDevice(), []
+        device.availability = lambda p: devices.Availability("native", "")
+
+        def verified(cell, p, device, row):
+            if broken or (when == "verified" and p == culprit):
+                broken.append(p)
+                raise CudaAPIError("[700]")
+            return launches._Launch(device, lambda: (), ())
+        monkeypatch.setattr(launches, "_verified", verified)
+
+        def measure(contenders, *arguments, **options):
+            if when == "timed" and culprit in contenders:
+                raise CudaAPIError("[700]")
+            return {p: timing.Samples([1e-3], 1) for p in contenders}
+        monkeypatch.setattr(launches.timing, "measure", measure)
+        return sweep.execute(part, device)
+    found = {row["precision"]: row for row in sweep.complete(cell, process)}
+    assert asked == calls and list(found) == ["fp64", "fp32", "fp16"]
+    assert {name: row["status"] for name, row in found.items()} == {
+        str(p): "FAIL" if p == culprit else "ok" for p in precisions}
+    assert found[str(culprit)]["reason"] == "CudaAPIError: [700]"
+
+
 def test_both_clocks_of_a_kernel():
     """The device's own timer, and the host's clock around a launch and the wait for it."""
     operation = registry.operations()["dot"]
@@ -729,7 +769,8 @@ def test_rows_of_a_network(mlp_rows):
         assert row["history"][-1]["elapsed_s"] <= row["samples_s"][0] and len(row["samples_s"]) == 1
         assert row["model_bytes"] == numbers * sizes[row["precision"]]
         assert row["peak_bytes"] > 3 * row["model_bytes"]      # weights, gradients, moments
-        assert row["transfer_s"] > 0 and row["predict_s"] > 0 and row["energy_j"] is None and row["clocks"] is None
+        assert row["transfer_s"] > 0 and row["predict_s"] > 0 and row["energy_j"] is None
+        assert (row["clocks"] is None) == (telemetry.clocks(devices.get()) is None)
         assert row["parameters"]["hidden_layer_sizes"] == (32,) and row["launches"] > 2 * 23
     assert [row["counts"]["skipped"] for row in mlp_rows][:2] == [0, 0]
     assert mlp_rows[0]["labels_differ"] == 0 and mlp_rows[1]["labels_differ"] <= 2

@@ -96,5 +96,5 @@ class InProcess:
         from numprec.harness import sweep
         for cell in cells:
             start = perf_counter()
-            rows = sweep.execute(cell, self.device)
+            rows = sweep.complete(cell, lambda part: sweep.execute(part, self.device))
             yield cell, rows, perf_counter() - start

@@ -31,7 +31,8 @@ _compiled = set()    # (model, data, precision, device) that this process has fi
 
 
 def training_rows(cell, device):
-    """One row per precision of the cell, all on the same split of the data."""
+    """One row per precision of the cell, all on the same split of the data; fewer where CUDA failed, see
+    `rows.before_fault`."""
     problem = problems.of(cell)
     found, fits = {p: rows.begin(cell, p, device, **problem.columns()) for p in cell.precisions}, {}
     before = telemetry.clocks(device)
@@ -39,6 +40,8 @@ def training_rows(cell, device):
         if found[p]["status"] == "ok":
             with rows.Blame(found[p]):
                 fits[p] = Fits(cell, p, device, problem, found[p])
+            if rows.broken(found[p]):
+                return rows.before_fault(found.values())
     fits = {p: fit for p, fit in fits.items() if found[p]["status"] == "ok"}
     with rows.Blame(*(found[p] for p in fits)):
         timed = timing.measure({p: fit.run for p, fit in fits.items()}, cell.effort,
@@ -49,6 +52,10 @@ def training_rows(cell, device):
         if found[p]["status"] == "ok":
             with rows.Blame(found[p]):
                 fit.finish(timed[p], clocks, None if problem.regression else baseline)
+            if rows.broken(found[p]):
+                break
+    if any(map(rows.broken, found.values())):
+        return rows.before_fault(found.values())
     return list(found.values())
 
 

@@ -59,7 +59,7 @@ def _tuple(x):
 
 
 def kernel_rows(cell, device):
-    """One row per precision of the cell."""
+    """One row per precision of the cell; fewer where CUDA failed, see `rows.before_fault`."""
     operation, rung = cell.operation, cell.rung
     found, launches = {}, {}
     for p in cell.precisions:
@@ -70,6 +70,8 @@ def kernel_rows(cell, device):
         if row["status"] == "ok":
             with rows.Blame(row):
                 launches[p] = _verified(cell, p, device, row)
+            if rows.broken(row):
+                return rows.before_fault(found.values())
     launches = {p: launch for p, launch in launches.items() if found[p]["status"] == "ok"}
     with rows.Blame(*(found[p] for p in launches)):
         before = telemetry.clocks(device)
@@ -83,6 +85,8 @@ def kernel_rows(cell, device):
                                 end_to_end_s=whole[p].seconds)
             else:
                 rows.fail(found[p], "a later launch gave another result than the first")
+    if any(map(rows.broken, found.values())):
+        return rows.before_fault(found.values())
     return list(found.values())
 
 

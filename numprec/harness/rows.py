@@ -2,6 +2,7 @@
 from numprec.harness import store
 
 LONGEST = 500    # characters of a reason
+CUDA_ERRORS = ("CudaAPIError", "CudaDriverError", "CUDAError", "NvrtcError")    # of numba.cuda and cuda.core
 COSTS = ("samples_s", "calls_per_sample", "end_to_end_s", "compile_s", "first_fit_s", "transfer_s", "predict_s",
          "target_s", "energy_j")
 
@@ -30,6 +31,18 @@ def fail(row, reason):
     row.update(status="FAIL", reason=reason[:LONGEST], **{name: None for name in COSTS if name in row})
     for epoch in row.get("history") or ():
         epoch.update(seconds=None, elapsed_s=None)
+
+
+def broken(row):
+    """Whether a row tells of an error of CUDA, which can leave every later call of its process failing."""
+    return row["status"] == "FAIL" and row["reason"].startswith(CUDA_ERRORS)
+
+
+def before_fault(found):
+    """Of the rows of a cell in which CUDA failed, those that hold: what had ended before, and the failure if it is of
+    one row alone. The others are to be made in another process, see `sweep.complete`."""
+    faults = sum(map(broken, found))
+    return [row for row in found if row["status"] != "ok" and (faults == 1 or not broken(row))]
 
 
 class Blame:

@@ -2,7 +2,8 @@
 
 Imports and compiled kernels stay warm from cell to cell, and a crash costs one cell: its rows say what happened to
 the process, and the next cell gets a new one. An error of the CUDA driver can leave every later call failing, so a
-process that has met one says so in its answer, and takes no other request.
+process that has met one says so in its answer, and takes no other request; the other precisions of its cell run in the
+next one.
 
 `python -m numprec.harness.worker DEVICE` is the process. Requests and replies are pickles, each after its length in
 eight bytes, on its stdin and stdout; what it prints goes to stderr. When its stdin ends it ends at once, in the middle
@@ -21,7 +22,6 @@ from pathlib import Path
 from numprec.harness import rows
 
 LENGTH = struct.Struct("<Q")
-CUDA_ERRORS = ("CudaAPIError", "CudaDriverError", "CUDAError", "NvrtcError")    # of numba.cuda and cuda.core
 
 
 def send(stream, value):
@@ -73,10 +73,13 @@ class Worker:
         """The rows of a cell. Where the process dies they are failures; this method raises nothing but what
         interrupts it, and then no process is left."""
         from numprec.harness import sweep
-        try:
-            return self.call(sweep.execute, cell=cell)
-        except Died as death:
-            return [rows.failed(cell, p, str(death)) for p in cell.precisions]
+
+        def run(part):
+            try:
+                return self.call(sweep.execute, cell=part)
+            except Died as death:
+                return [rows.failed(part, p, str(death)) for p in part.precisions]
+        return sweep.complete(cell, run)
 
     def call(self, function, **arguments):
         """`function(**arguments, device=...)` in the process; all of it has to be picklable. Raises what it does."""
@@ -173,7 +176,7 @@ def _read(requests, waiting):
 def _healthy(device, value):
     """Whether the next cell can run here: no row tells of an error of CUDA, and the device still answers."""
     found = value if isinstance(value, list) else ()
-    if any(row["status"] == "FAIL" and row["reason"].startswith(CUDA_ERRORS) for row in found):
+    if any(map(rows.broken, found)):
         return False
     try:
         device.synchronize()

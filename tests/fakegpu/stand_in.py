@@ -86,7 +86,8 @@ def _run(name, grid, block, shared, params, offsets, sizes, count, cooperative, 
     from numprec import emulator
     dispatcher, types = _compiled[kernel]
     function = dispatcher.py_func.__name__
-    if os.environ.get("FAKEGPU_FAULT") == function:
+    faulty, _, dtype = os.environ.get("FAKEGPU_FAULT", "").partition(":")
+    if faulty == function and dtype in str(types):
         return ILLEGAL_ADDRESS
     places = iter([params + offsets[i] for i in range(count)])
 
