@@ -197,12 +197,24 @@ GROUPS = {
 }
 
 
-def unknown(kind, name, known, aliases=()):
+# names that no precision has, and the precision that whoever gives them is after
+MEANT = {"bf16": "mixed_bf16", "bfloat16": "mixed_bf16"}
+
+
+def unknown(kind, name, known, aliases=(), widths=False, meant=()):
     """The ValueError for a `name` that is not `known`, with the nearest one that is. `aliases` would be understood
-    too, but are not listed."""
-    guess = difflib.get_close_matches(str(name).strip().lower(), [*known, *aliases], n=1, cutoff=0.5)
-    hint = f" Did you mean {guess[0]!r}?" if guess else ""
+    too, but are not listed; `meant` is {a name that is not: the one that is}. With `widths`, numbers in names count
+    bits, and one of another length is not near: fp8 is no slip for fp64."""
+    wanted, meant = str(name).strip().lower(), dict(meant)
+    near = [c for c in (*known, *aliases, *meant) if not (
+        widths and _digits(c) and _digits(wanted) and _digits(c) != _digits(wanted))]
+    guess = difflib.get_close_matches(wanted, near, n=1, cutoff=0.5)
+    hint = f" Did you mean {meant.get(guess[0], guess[0])!r}?" if guess else ""
     return ValueError(f"unknown {kind} {name!r}.{hint} Known: {', '.join(known)}.")
+
+
+def _digits(name):
+    return sum(map(str.isdigit, name))
 
 
 def format_named(name):
@@ -212,7 +224,7 @@ def format_named(name):
         return FORMATS[name]
     if name in _FORMAT_ALIASES:
         return _FORMAT_ALIASES[name]
-    raise unknown("format", name, list(FORMATS), _FORMAT_ALIASES)
+    raise unknown("format", name, list(FORMATS), _FORMAT_ALIASES, True)
 
 
 @lru_cache(maxsize=None)
@@ -222,7 +234,7 @@ def _parse(name):
     if key in PRECISIONS:
         return PRECISIONS[key]
     if "=" not in key:
-        raise unknown("precision", name, list(PRECISIONS), ALIASES)
+        raise unknown("precision", name, list(PRECISIONS), ALIASES, True, MEANT)
     known = [f.name for f in fields(Precision) if f.name != "name"]
     roles = {}
     for part in key.split(","):
@@ -267,5 +279,5 @@ def select(names, available=None):
             try:
                 chosen.append(precision_named(name))
             except ValueError:
-                raise unknown("precision", name, [*PRECISIONS, *GROUPS, "native"], ALIASES) from None
+                raise unknown("precision", name, [*PRECISIONS, *GROUPS, "native"], ALIASES, True, MEANT) from None
     return list(dict.fromkeys(chosen))

@@ -207,6 +207,10 @@ def test_a_name_of_ones_own():
     ("mixed_bf61", "Did you mean 'mixed_bf16'"),
     ("dubble", "Did you mean 'double'"),
     ("haff", "Did you mean 'half'"),
+    ("bf16", "Did you mean 'mixed_bf16'"),
+    ("BFloat16", "Did you mean 'mixed_bf16'"),
+    ("fp8", "unknown precision 'fp8'. Known: fp64,"),      # no slip for fp64
+    ("storage=float8,compute=float16,accum=float16", "unknown format 'float8'. Known: float64,"),
     ("quadruple", "Known: fp64, fp32, fp16, mixed_fp16, mixed_bf16"),
     ("", "unknown precision ''"),
     ("storage=float16,compute=float16", "does not say accum"),
@@ -233,6 +237,8 @@ def test_groups():
         select("native")
     with pytest.raises(ValueError, match="Did you mean 'core'"):
         select("fp16,cores")
+    with pytest.raises(ValueError, match="Did you mean 'mixed_bf16'"):
+        select("fp16,bf16")
     with pytest.raises(ValueError, match="unknown precision"):
         select("fp16,,fp32")
 
