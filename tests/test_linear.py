@@ -17,6 +17,7 @@ from sklearn.utils.estimator_checks import check_estimator
 
 from numprec import LinearRegression, device as devices
 from numprec.kernels import least_squares
+from numprec.kernels.registry import operations
 from numprec.models import base
 from numprec.precision import FORMATS, PRECISIONS, Precision
 
@@ -103,8 +104,10 @@ def test_one_launch(precision, solver):
     X, _, y, _ = diabetes()
     device = devices.get()
     before = device.launches
-    quietly(LinearRegression(precision, solver), X, y)
-    assert device.launches - before == 1
+    model, _ = quietly(LinearRegression(precision, solver), X, y)
+    fits = 2 if solver == "auto" and model.solver_ == "qr" else 1      # Cholesky, and QR where that is not enough
+    assert device.launches - before == fits
+    assert fits == (2 if solver == "auto" and str(precision) == "fp16" else 1)
 
 
 def test_condition():
@@ -244,6 +247,78 @@ def test_refinement_is_right_or_says_so(normal):
     assert {"converged", "rank_deficient"} < reasons
 
 
+# ---- offsets, ranks, ends of the range
+
+@pytest.mark.parametrize("seconds", [2, 7])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_offsets(precision, seconds, weighted):
+    """Seconds since 1970, and targets far from 0: the differences count, and they fit into every format."""
+    t = 1.7e9 + seconds * np.arange(60)
+    y = 0.25 * (t - t[0]) + 1e6
+    weight = np.tile([1, 4, 0], 20) if weighted else None
+    model, said = quietly(LinearRegression(precision), t[:, None], y, weight)
+    close = 4 * precision.u if precision.accum.bits < 32 or seconds == 7 else 4 * precision.accum.u
+    assert model.coef_[0] == pytest.approx(0.25, rel=close)
+    assert model.stop_reason_ == "converged" and not said
+    np.testing.assert_allclose(model.predict(t[:, None]) - y, 0, atol=close * np.ptp(y) + 1e-6)
+
+
+def test_offsets_change_nothing_in_fp64(normal):
+    """Far from 0, column by column, coefficients are those near it, up to how far float64 resolves the sums."""
+    X, y = normal
+    offset = 2.0 ** 20 * np.array([1, 0, -1, 3])
+    X = np.round(X * 2 ** 20) / 2 ** 20
+    for solver in SOLVERS:
+        near, far = (LinearRegression("fp64", solver).fit(X + shift, y) for shift in (0, offset))
+        np.testing.assert_allclose(far.coef_, near.coef_, rtol=1e-13)
+        np.testing.assert_allclose(far.predict(X + offset), near.predict(X), atol=1e-8)
+
+
+def test_offset_without_an_intercept(precision):
+    """A column of ones is no help in narrow formats: they see two columns that are alike, and say so."""
+    t = 1.7e9 + 2 * np.arange(60.0)
+    model, said = quietly(LinearRegression(precision, fit_intercept=False), np.c_[t, np.ones(60)], 0.25 * (t - t[0]))
+    right = np.allclose(model.coef_, [0.25, -0.25 * t[0]], rtol=1e-6)
+    assert right == (str(precision) == "fp64") and (right or "1 of 2 columns" in said[0])
+
+
+def test_rank_of_the_identity(precision):
+    """Centred, its columns sum to 0."""
+    model, said = quietly(LinearRegression(precision), np.eye(5), [0, 1, 4, 2, 2])
+    assert model.rank_ == 4 and model.stop_reason_ == "rank_deficient" and len(said) == 1
+    np.testing.assert_allclose(model.coef_, [-1.8, -0.8, 2.2, 0.2, 0.2], rtol=64 * precision.accum.u)
+
+
+def test_rank_of_dummies(precision):
+    """Categories, one column each: one of every factor's columns is one too many, and a full rank is a mistake."""
+    rng = np.random.default_rng(7)
+    for _ in range(60):
+        N, levels = rng.integers(8, 400), rng.integers(2, 9, rng.integers(1, 4))
+        X = np.hstack([np.eye(k)[rng.integers(0, k, N)] for k in levels] + [rng.integers(0, 50, (N, rng.integers(2)))])
+        y = np.round(3 * rng.standard_normal(N))
+        model, _ = quietly(LinearRegression(precision), X, y)
+        centred = X - X.mean(axis=0)
+        expected = np.linalg.lstsq(centred, y - y.mean(), rcond=1e-10)[0]
+        assert model.rank_ == np.linalg.matrix_rank(centred)
+        np.testing.assert_allclose(model.coef_, expected, atol=64 * precision.accum.u * abs(expected).max())
+
+
+def test_numbers_near_the_smallest(precision):
+    """Units of 1e-309 and 1e-320 are numbers as good as any, unless the result is beyond the largest float64."""
+    X = np.random.default_rng(0).standard_normal((20, 3))
+    for x_unit in 1e-309, 1e-320, 1e300:
+        for y_unit in 1e-309, 1.0, 1e300:
+            model, said = quietly(LinearRegression(precision), X * x_unit, X[:, 0] * y_unit)
+            predicted = model.predict(X * x_unit)
+            if not 1e-308 < y_unit / x_unit < 1e308:
+                assert model.stop_reason_ == "overflow" and np.isnan(model.coef_).all() and np.isnan(predicted).all()
+                assert len(said) == 1 and "is beyond the range of float64 (5e-324 to 2e+308)" in said[0]
+                continue
+            assert model.stop_reason_ == "converged" and not said
+            assert model.coef_[0] == pytest.approx(y_unit / x_unit, rel=max(4 * precision.u, 1e-3))
+            np.testing.assert_allclose(predicted, X[:, 0] * y_unit, atol=max(8 * precision.u, 1e-3) * y_unit)
+
+
 # ---- what scikit-learn's does too
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -286,6 +361,26 @@ def test_interface(normal):
     assert str(LinearRegression(PRECISIONS["fp32"]).fit(X, y).precision) == "fp32"
     again = clone(model).fit(X, y)
     np.testing.assert_array_equal(again.coef_, model.coef_)
+
+
+def test_harmless_parameters(normal):
+    """They are scikit-learn's and change nothing; a number of scikit-learn's own may be NumPy's."""
+    X, y = normal
+    model = LinearRegression("fp64", n_jobs=-1, copy_X=False, tol=1e-3, positive=False, fit_intercept=np.bool_(True),
+                             max_iter=np.int64(2 ** 40)).fit(X, y)
+    np.testing.assert_array_equal(model.coef_, LinearRegression("fp64").fit(X, y).coef_)
+
+
+def test_warnings_are_of_the_users_line(normal):
+    X, y = normal
+    close = np.c_[X, X[:, 0] + 1e-3 * np.cos(np.arange(60))]
+    with warnings.catch_warnings(record=True) as raised:
+        warnings.simplefilter("always")
+        LinearRegression("fp32", "cholesky").fit(close, y)
+        LinearRegression("fp32", "cholesky").fit(np.c_[X, X], y)
+        make_pipeline(StandardScaler(), LinearRegression("fp32")).fit(np.c_[X, X], y)
+    assert [w.category for w in raised] == [LinAlgWarning, ConvergenceWarning, ConvergenceWarning]
+    assert {w.filename for w in raised} == {__file__}
 
 
 def test_precision_is_a_parameter(normal):
@@ -366,6 +461,16 @@ def test_refused(X, y, sentence):
     ({"solver": None}, "unknown solver 'None'"),
     ({"max_iter": 0}, "max_iter is a whole number of at least 1, not 0"),
     ({"max_iter": 2.5}, "max_iter is a whole number"),
+    ({"max_iter": True}, "max_iter is a whole number"),
+    ({"max_iter": np.ones(2)}, "max_iter is a whole number of at least 1, not an array of shape (2,)"),
+    ({"solver": np.ones(3)}, "unknown solver 'an array of shape (3,)'. Known: auto, cholesky, qr, refine."),
+    ({"solver": {}}, "unknown solver '{}'"),
+    ({"fit_intercept": "no"}, "fit_intercept is True or False, not 'no'"),
+    ({"scale": np.ones(2)}, "scale is True or False, not an array"),
+    ({"positive": True}, "positive is False: positive=True is scikit-learn's, and scipy.optimize.nnls would do, not "),
+    ({"n_jobs": "all"}, "n_jobs is None or a whole number, not 'all'"),
+    ({"tol": None}, "tol is a number of at least 0, not None"),
+    ({"precision": None}, "precision is a name or a numprec.precision.Precision, not None"),
     ({"device": "tpu"}, "the device is 'gpu' or 'emulator', not 'tpu'"),
     ({"precision": Precision("sums", *[FORMATS["bfloat16"]] * 3)}, "is unavailable on"),
 ])
@@ -441,10 +546,35 @@ def test_feature_names(monkeypatch):
         model.predict(X0)
 
 
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("N, D, T", [(6, 2, 1), (9000, 20, 3)])
+def test_memory_is_counted(monkeypatch, solver, N, D, T):
+    """bytes_needed is what a fit allocates, in one launch or on a grid, and no more may be lacking."""
+    device, made, rung = devices.get(), [], operations()["least_squares"].rung(solver)
+    for name in "empty", "zeros":
+        def counted(self, shape, fmt, make=getattr(type(device), name)):
+            made.append(make(self, shape, fmt))
+            return made[-1]
+        monkeypatch.setattr(type(device), name, counted)
+    monkeypatch.setattr(type(device), "launch", lambda *_, **__: None)
+    monkeypatch.setattr(type(device), "to_host", lambda *_: np.zeros(3))
+    for p in PRECISIONS["fp64"], PRECISIONS["mixed_bf16"]:
+        made.clear()
+        stored = least_squares.wider(p).storage if solver == "refine" else p.storage
+        arrays = [device.empty(shape, stored) for shape in ((N, D), (N, T), (N,))]
+        least_squares.solve(device, rung, p, *arrays)
+        assert least_squares.bytes_needed(rung, p, N, D, T) == sum(-(-a.nbytes // 256) * 256 for a in made)
+
+
 def test_too_large(monkeypatch):
-    monkeypatch.setattr(type(devices.get()), "free_memory", lambda self: 70)
-    with pytest.raises(MemoryError, match=r"needs .* GB .* free; precision='fp16' would fit"):
-        LinearRegression("fp64").fit(X0, Y0)
+    def needed(p):
+        return least_squares.bytes_needed(operations()["least_squares"].rung("qr"), PRECISIONS[p], 600, 2, 1)
+    X, y = np.tile(X0, (100, 1)), np.tile(Y0, 100)
+    monkeypatch.setattr(type(devices.get()), "free_memory", lambda self: needed("fp64") - 1)
+    with pytest.raises(MemoryError, match=r"needs .* GB .* free; precision='fp32' would fit"):
+        LinearRegression("fp64", "qr").fit(X, y)
+    monkeypatch.setattr(type(devices.get()), "free_memory", lambda self: needed("fp64"))
+    assert LinearRegression("fp64", "qr").fit(X, y).stop_reason_ == "converged"
 
 
 def test_every_ending_has_a_name():

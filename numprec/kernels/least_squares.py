@@ -18,6 +18,7 @@ Sources    [1] N. J. Higham, Accuracy and Stability of Numerical Algorithms, 2nd
            [2] E. Carson and N. J. Higham, Accelerating the solution of linear systems by iterative refinement in three
                precisions, SIAM J. Sci. Comput. 40(2), 2018
 """
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from types import SimpleNamespace
@@ -30,7 +31,7 @@ from numprec.kernels import gram, qr
 from numprec.kernels.gram import MEAN, SCALE, SHIFT, TILE, gamma
 from numprec.kernels.registry import operation, rung
 from numprec.kernels.solve import THREADS, steps as solve_steps
-from numprec.precision import FORMATS, Precision
+from numprec.precision import FORMATS, Format, Precision
 
 ONE_BLOCK = 2 ** 16                                       # elements of Z up to which one block does it all
 LOOK = 16                                                 # iterations between two looks at whether it has ended
@@ -457,6 +458,33 @@ def solve(device, rung, precision, X, Y, V, centre=True, scale=True, iterations=
                 device.launch(kernels[3], 1, threads, R, out, units, B, fit.W, fit.progress, info)
         fit.S = wide_S
     return fit
+
+
+def bytes_needed(rung, precision, N, D, T):
+    """Bytes that X, Y, V and all that `solve` makes take together, also what it drops on the way: a GPU frees memory
+    when it sees fit. Found by going through `solve` on a device that only counts."""
+    fmt = wider(precision).storage if rung.name == "refine" else precision.storage
+    device = _Counting()
+    X, Y, V = (device.empty(shape, fmt) for shape in ((N, D), (N, T), (N,)))
+    solve(device, rung, precision, X, Y, V, iterations=1)
+    return device.bytes
+
+
+class _Counting:
+    """A device that makes nothing and runs nothing, but counts the bytes of its arrays, each a multiple of 256: to that
+    cudaMalloc aligns at least (CUDA C++ Programming Guide, section "Device Memory Accesses")."""
+
+    bytes = 0
+
+    def empty(self, shape, fmt):
+        itemsize = fmt.bytes if isinstance(fmt, Format) else np.dtype(fmt).itemsize
+        self.bytes += -(-math.prod(shape) * itemsize // 256) * 256
+        return SimpleNamespace(shape=shape)
+
+    zeros = empty
+
+    def launch(self, kernel, grid, block, *args):
+        """Nothing runs."""
 
 
 def cost(precision, N, D, T):

@@ -1,6 +1,4 @@
 """Linear regression, least squares by the kernels of `numprec.kernels.least_squares`."""
-import numbers
-
 import numpy as np
 from scipy.linalg import LinAlgWarning
 from sklearn.base import MultiOutputMixin, RegressorMixin
@@ -10,11 +8,25 @@ from numprec.kernels import least_squares
 from numprec.kernels.gram import MEAN, SCALE, SHIFT
 from numprec.kernels.least_squares import BROKEN, CONVERGED, ENDED, ITERATIONS, RANK
 from numprec.kernels.registry import operations
-from numprec.models.base import Estimator, check_memory, check_range, warn
-from numprec.precision import PRECISIONS, unknown
+from numprec.models.base import (BOOLEAN, Estimator, check_memory, check_parameters, check_range, is_real, is_whole,
+                                 warn)
+from numprec.precision import FORMATS, PRECISIONS
 
 SOLVERS = ("auto", "cholesky", "qr", "refine")
-UNSAFE = 0.1     # relative error of coef_ from which on a fit warns
+UNSAFE = 0.1     # relative error of coef_ from which on "auto" leaves Cholesky, and a fit warns
+MOST = 2 ** 31 - 1
+
+RULES = {
+    "solver": list(SOLVERS),
+    "fit_intercept": BOOLEAN,
+    "copy_X": BOOLEAN,
+    "tol": ("a number of at least 0", lambda x: is_real(x) and x >= 0),
+    "n_jobs": ("None or a whole number", lambda x: x is None or is_whole(x)),
+    "positive": ("False: positive=True is scikit-learn's, and scipy.optimize.nnls would do",
+                 lambda x: isinstance(x, (bool, np.bool_)) and not x),
+    "scale": BOOLEAN,
+    "max_iter": ("a whole number of at least 1", lambda x: is_whole(x) and x >= 1),
+}
 
 
 class LinearRegression(MultiOutputMixin, RegressorMixin, Estimator):
@@ -30,7 +42,13 @@ class LinearRegression(MultiOutputMixin, RegressorMixin, Estimator):
         format wider, in which X is then kept. "auto" is "cholesky", and "qr" where that breaks down or cannot promise
         one digit.
     fit_intercept : bool, default=True
-        Whether to centre X and y.
+        Whether to centre X and y. The middle of a column that stays within a factor of two, such as years or seconds
+        since 1970, is subtracted in float64 before it is rounded to storage: its digits lie in the differences.
+    copy_X, tol, n_jobs
+        scikit-learn's, without a meaning here: X is never written to, nothing is solved iteratively but by "refine",
+        and a fit is one launch, or a few.
+    positive : False
+        scikit-learn's; True is refused.
     scale : bool, default=True
         Whether to scale columns and rows by powers of two, which rounds nothing and keeps narrow formats in their
         range. Off, only the values themselves need to fit, and sums of their squares may overflow.
@@ -57,7 +75,7 @@ class LinearRegression(MultiOutputMixin, RegressorMixin, Estimator):
         solutions, coef_ is the one of least norm, as in scikit-learn; "stalled" or "max_iter": "refine" did not reach
         the wider format's accuracy; "overflow": coef_ is NaN.
     overflow_count_ : int
-        Numbers of the factor or the solution that are not finite.
+        Numbers of the factor or the solution that are not finite, or targets whose coefficients float64 cannot hold.
     n_features_in_, feature_names_in_
         As everywhere in scikit-learn.
 
@@ -66,28 +84,31 @@ class LinearRegression(MultiOutputMixin, RegressorMixin, Estimator):
 
     _learns = ("coef_", "intercept_")
 
-    def __init__(self, precision="fp32", solver="auto", *, fit_intercept=True, scale=True, max_iter=30, device=None):
+    def __init__(self, precision="fp32", solver="auto", *, fit_intercept=True, copy_X=True, tol=1e-6, n_jobs=None,
+                 positive=False, scale=True, max_iter=30, device=None):
         self.precision = precision
         self.solver = solver
         self.fit_intercept = fit_intercept
+        self.copy_X = copy_X
+        self.tol = tol
+        self.n_jobs = n_jobs
+        self.positive = positive
         self.scale = scale
         self.max_iter = max_iter
         self.device = device
 
     def fit(self, X, y, sample_weight=None):
-        """Fits X (n_samples, n_features) to y (n_samples,) or (n_samples, n_targets). Returns self."""
+        """Fits X (n_samples, n_features) to y (n_samples,) or (n_samples, n_targets), with sample_weight (n_samples,).
+        Returns self. Raises ValueError or TypeError for what cannot be fitted, MemoryError for what has no room."""
         device, precision = self._where_and_how()
-        if self.solver not in SOLVERS:
-            raise unknown("solver", str(self.solver), list(SOLVERS))
-        if not isinstance(self.max_iter, numbers.Integral) or self.max_iter < 1:
-            raise ValueError(f"max_iter is a whole number of at least 1, not {self.max_iter!r}")
+        check_parameters(self, RULES)
         X, y = self._checked_for_fit(X, y, multi_output=True)
         problem = _Problem(self, device, precision, X, y.reshape(len(y), -1), sample_weight)
 
         solver = "cholesky" if self.solver == "auto" else self.solver
         result = problem.solve(solver)
         broke = result.rank < X.shape[1] and result.finite
-        hopeless = self.solver == "auto" and result.condition ** 2 * precision.accum.u >= 1
+        hopeless = self.solver == "auto" and _expected_error("cholesky", result.condition, precision) > UNSAFE
         if solver != "qr" and (broke or hopeless):
             result = problem.solve("qr")
             solver = "qr"
@@ -113,6 +134,10 @@ class LinearRegression(MultiOutputMixin, RegressorMixin, Estimator):
 
     def _report(self, result, precision, broke):
         """stop_reason_ and warnings."""
+        if result.beyond:
+            fp64 = FORMATS["float64"]
+            return self._ended("overflow", "coef_ or intercept_, in the units of the data, is beyond the range of "
+                               f"float64 ({fp64.eta:.0e} to {fp64.max:.0e}): there is no result; rescale the data")
         if not result.finite:
             remedy = ("rescale the data" if self.scale else "use scale=True") + _wider_range(precision)
             return self._ended("overflow", f"{result.overflows} numbers of the factorisation are beyond the range of "
@@ -154,45 +179,54 @@ class _Problem:
             X, Y, weight = X[kept], Y[kept], weight[kept]
         self.D = X.shape[1]
         root = np.sqrt(weight / weight.max())
-        self.host = *(self._in_range(A, name) for A, name in ((X, "X"), (Y, "y"))), (root, None)
+        (X, *x_units), (Y, *y_units) = (self._in_range(A, name) for A, name in ((X, "X"), (Y, "y")))
+        self.host = X, Y, root
+        self.middle, self.exponent = (np.concatenate(parts) for parts in zip(x_units, y_units))
         self.arrays = {}
 
     def _in_range(self, A, name):
-        """A and, per column, the power of two it was divided by to fit into the storage format."""
-        storage = self.precision.storage
+        """A, and what was done to each of its columns: the middle that was subtracted, and the exponent of the power of
+        two it was divided by to fit into the storage format.
+
+        A column that stays within a factor of two loses nothing by its middle: the difference is exact [Higham,
+        Accuracy and Stability, theorem 2.5], and what was a number of a narrower format remains one.
+        """
+        storage, (low, high) = self.precision.storage, (A.min(axis=0), A.max(axis=0))
+        largest, least = (f(abs(low), abs(high)) for f in (np.maximum, np.minimum))
+        far = (np.sign(low) == np.sign(high)) & (largest / 2 <= least) & bool(self.model.fit_intercept)
+        middle = np.where(far, np.where(low == high, low, low / 2 + high / 2), 0)
+        if far.any():
+            A, low, high = A - middle, low - middle, high - middle
         if not self.model.scale:
             check_range(A, storage, name, f"use scale=True, standardise {name}")
-            return A, np.ones(A.shape[1])
-        reach = np.maximum(A.max(axis=0), -A.min(axis=0))
+            return A, middle, np.zeros(A.shape[1], np.intc)
+        reach = np.maximum(high, -low)
         outside = (reach > storage.max / 2) | ((reach > 0) & (reach < storage.tiny * 2 ** 10))
-        unit = np.where(outside, np.ldexp(1.0, np.frexp(reach)[1] - 1), 1.0)
-        return (A / unit if outside.any() else A), unit
+        exponent = np.where(outside, np.frexp(reach)[1] - 1, 0)
+        return (np.ldexp(A, -exponent) if outside.any() else A), middle, exponent
 
     def _on_device(self, fmt):
         if fmt not in self.arrays:
-            self.arrays[fmt] = [self.device.array(A, fmt) for A, _ in self.host]
+            self.arrays[fmt] = [self.device.array(A, fmt) for A in self.host]
         return self.arrays[fmt]
 
     def solve(self, solver):
         model, device, precision = self.model, self.device, self.precision
         fmt = least_squares.wider(precision).storage if solver == "refine" else precision.storage
-        (X, x_unit), (Y, y_unit), _ = self.host
-        N, P = len(X), self.D + Y.shape[1]
+        rung, (N, _), T = operations()["least_squares"].rung(solver), self.host[0].shape, self.host[1].shape[1]
 
-        def per_element(p):
-            return (p.storage.wider().bytes if solver == "refine" else p.storage.bytes) + (
-                p.accum.bytes if solver == "qr" else 0)
-        check_memory(device, N * P * per_element(precision), precision, per_element)
-        rung = operations()["least_squares"].rung(solver)
+        def bytes_needed(p):
+            return least_squares.bytes_needed(rung, p, N, self.D, T)
+        check_memory(device, bytes_needed(precision), precision, bytes_needed)
         fit = least_squares.solve(device, rung, precision, *self._on_device(fmt), bool(model.fit_intercept),
-                                  bool(model.scale), int(model.max_iter)).to_host(device)
-        return _Result(fit, self.D, solver, x_unit, y_unit, bool(model.fit_intercept))
+                                  bool(model.scale), int(min(model.max_iter, MOST))).to_host(device)
+        return _Result(fit, self.D, solver, self.middle, self.exponent, bool(model.fit_intercept))
 
 
 class _Result:
     """A Fit in the units of the data, in float64."""
 
-    def __init__(self, fit, D, solver, x_unit, y_unit, centred):
+    def __init__(self, fit, D, solver, middle, exponent, centred):
         S, R, W = (np.asarray(A, np.float64) for A in (fit.S, fit.R, fit.W))
         R = np.triu(R[:D, :D])
         self.rank, self.ended = int(fit.info[RANK]), int(fit.info[ENDED])
@@ -200,18 +234,25 @@ class _Result:
         self.progress = None if fit.progress is None else float(fit.progress[0])
         solved = self.rank == D or solver == "qr"
         self.overflows = int(sum(np.count_nonzero(~np.isfinite(A)) for A in ((S, R, W) if solved else (S, R))))
-        self.finite = self.overflows == 0
+        self.finite, self.beyond = self.overflows == 0, False
         self.condition = np.inf if self.finite else np.nan
-        unit = np.concatenate([x_unit, y_unit])
+        self.coef, self.intercept = np.full(W.shape, np.nan), np.full(W.shape[1], np.nan)
         if not (self.finite and solved):
-            self.coef = np.full(W.shape, np.nan)
-            self.intercept = np.full(W.shape[1], np.nan)
             return
         if self.rank == D:
             self.condition = float(np.linalg.cond(R / np.linalg.norm(R, axis=0)))
-        self.coef = W * (S[SCALE] / unit)[:D, None] / (S[SCALE] / unit)[D:]
-        mean = (S[SHIFT] + S[MEAN] / S[SCALE]) * unit
-        self.intercept = mean[D:] - mean[:D] @ self.coef if centred else np.zeros(W.shape[1])
+        scale = exponent - (np.frexp(S[SCALE])[1] - 1)    # of powers of two, which may lie far outside of float64
+        with np.errstate(over="ignore", invalid="ignore"):
+            coef = np.ldexp(W, scale[D:] - scale[:D, None])
+            mean = np.ldexp(S[SHIFT], exponent) + np.ldexp(S[MEAN], scale) + middle
+            intercept = mean[D:] - mean[:D] @ coef if centred else np.zeros(W.shape[1])
+            lost = abs(np.ldexp(coef, scale[:D, None] - scale[D:]) - W)    # to underflow, or all of it to overflow
+            beyond = ~((lost <= UNSAFE * abs(W).max(axis=0)).all(axis=0) & np.isfinite(intercept))
+        if beyond.any():
+            self.finite, self.beyond, self.condition = False, True, np.nan
+            self.overflows = int(np.count_nonzero(beyond))
+            return
+        self.coef, self.intercept = coef, intercept
 
     def refined(self, precision):
         """Whether refinement reached what rounding of its residuals allows: a relative correction of about kappa^2 u
