@@ -1,6 +1,13 @@
 """Launches on the emulator: geometry, arguments, what a card refuses, what the emulator does not have."""
 import enum
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
 from collections import namedtuple
+from pathlib import Path
 
 import llvmlite.binding as llvm
 import numba
@@ -13,7 +20,8 @@ from numba.cuda import random
 from numba.cuda.core.errors import NumbaTypeError
 from numba.cuda.extending import intrinsic
 
-from numprec.emulator import EmulatorError, create_xoroshiro128p_states, emulate, host, launch
+from numprec.emulator import EmulatorError, create_xoroshiro128p_states, emulate, host, launch, translate
+from numprec.emulator.launch import prepare
 
 
 # ---- geometry
@@ -529,3 +537,192 @@ def test_an_unknown_operation_is_named(kernel, operation):
     with pytest.raises(NotImplementedError) as error:
         launch(kernel, 1, 1, (np.zeros(1),))
     assert operation in str(error.value) and f"kernel {kernel.py_func.__name__}" in str(error.value)
+
+
+# ---- signals
+
+@cuda.jit
+def endless(x, lock, way, n):
+    if way == 0:                                    # a lock that nobody gives back
+        while cuda.atomic.cas(lock, 0, 0, 1) != 0:
+            pass
+    elif way == 1:
+        for i in range(n):
+            for j in range(x.size):
+                x[j] += 1
+    elif way == 2:
+        for i in range(n):
+            cuda.syncthreads()
+            x[cuda.threadIdx.x] += 1
+    elif way == 3:
+        for i in range(n):
+            x[cuda.threadIdx.x] += cuda.shfl_sync(-1, i, 0)
+    else:                                           # short blocks without end
+        x[cuda.threadIdx.x] += 1
+
+
+@cuda.jit
+def endless_grid(x, n):
+    for i in range(n):
+        x[cuda.grid(1)] += 1
+        cuda.cg.this_grid().sync()
+
+
+class Rang(Exception):
+    pass
+
+
+@pytest.fixture
+def alarm():
+    """A signal in a fifth of a second, whose handler raises an exception."""
+    def ring(*args):
+        raise Rang
+
+    before = signal.signal(signal.SIGALRM, ring)
+    yield lambda: signal.setitimer(signal.ITIMER_REAL, 0.2)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+POSIX = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="Windows has no timers that send signals")
+
+
+@POSIX
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_signal_ends_a_launch(alarm, workers):
+    """At once, whatever the kernel is doing; then the next launch works."""
+    x, lock = np.zeros(64, np.int64), np.zeros(1, np.int32)
+    launches = [(endless, 10 ** 9 if way == 4 else 4, (x, lock, way, 10 ** 9)) for way in range(5)]
+    for kernel, grid, args in (*launches, (endless_grid, 2, (x, 10 ** 9))):
+        prepare(kernel, args)
+        alarm()
+        with pytest.raises(Rang):
+            start = time.perf_counter()
+            launch(kernel, grid, 32, args, workers=workers)
+        assert time.perf_counter() - start < 5
+        lock[0] = 0
+        launch(endless, 1, 32, (x, lock, 2, 3))
+
+
+@POSIX
+def test_a_ctrl_c_in_the_middle_of_a_launch():
+    x = np.zeros(64, np.int64)
+    args = x, np.ones(1, np.int32), 0, 1
+    prepare(endless, args)
+    timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        launch(endless, 2, 32, args)
+    timer.join()
+
+
+@POSIX
+def test_a_handler_that_raises_nothing_ends_nothing(alarm):
+    """It may even launch a kernel."""
+    x, seen = np.zeros(64, np.int64), np.zeros(64, np.int64)
+
+    def handler(*args):
+        launch(endless, 1, 32, (seen, np.zeros(1, np.int32), 2, 3))
+        x[0] = 1                                     # what the kernel waits for
+
+    @cuda.jit
+    def wait(x):
+        while cuda.atomic.add(x, 0, 0) == 0:
+            pass
+        x[1] = 7
+
+    signal.signal(signal.SIGALRM, handler)
+    prepare(wait, (x,))
+    alarm()
+    launch(wait, 1, 1, (x,))
+    assert x[1] == 7 and (seen[:32] == 3).all()
+
+
+def test_where_a_kernel_asks():
+    """In loops that may last, and not in those whose speed it would cost."""
+    asked = []
+    original = translate.ask_in_loops
+
+    def counted(lines, same):
+        out = original(lines, same)
+        asked.append([line for line in out if "@emu.stopped" in line])
+        return out
+
+    def tile(x, n):                                  # loops of constants, and one whose passes wait
+        s = cuda.shared.array(32, float32)
+        for k in range(n):
+            s[cuda.threadIdx.x] = x[k]
+            cuda.syncthreads()
+            for i in range(16):
+                for j in range(32):
+                    x[i] += s[j]
+            for j in range(n):
+                x[0] += s[j % 32]
+            cuda.syncthreads()
+
+    def search(x, n):
+        for i in range(n):
+            while x[i] > 0:
+                x[i] -= 1
+
+    def large(x, n):
+        for i in range(300):
+            for j in range(300):
+                x[j] += i
+
+    def warps(x, n):
+        for i in range(n):
+            if x[i] > 0:
+                cuda.syncwarp()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(translate, "ask_in_loops", counted)
+        patch.setenv("NUMPREC_CACHE", "")
+        for body in (tile, search, large, warps):
+            prepare(cuda.jit(body), (np.zeros(512, np.float32), 3))
+    assert [len(places) for places in asked] == [0, 2, 1, 1]
+
+
+# ---- memory that is not there
+
+@cuda.jit
+def store_at(narrow, x, at):
+    narrow[0] += 1
+    x[at] = 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there faults are caught")
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_index_far_out_of_bounds(workers):
+    """The launch fails, Python lives on, and the nearest array is named."""
+    narrow, x = np.zeros(1), np.zeros(4)
+    for at, says in ((10 ** 11, "kernel store_at .* bytes after the last of the array (x|narrow)"),
+                     (-10 ** 11, "kernel store_at .* bytes before the first of the array (x|narrow)"),
+                     (2 ** 60, "kernel store_at .* out of bounds")):
+        with pytest.raises(EmulatorError, match=says):
+            launch(store_at, 40, 1, (narrow, x, at), workers=workers)
+        launch(store_at, 40, 1, (narrow, x, 2), workers=workers)
+    assert x.tolist() == [0, 0, 1, 0]
+
+
+CRASH = """\
+import ctypes, faulthandler, sys
+import numpy as np
+from numprec.emulator import launch
+from test_emulator_launch import store_at
+if sys.argv[1] == "before":
+    faulthandler.enable()
+launch(store_at, 1, 1, (np.zeros(1), np.zeros(4), 2))
+if sys.argv[1] == "after":
+    faulthandler.enable()
+ctypes.string_at(0)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there faults are caught")
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_fault_outside_a_kernel_is_not_the_emulators(when):
+    folders = os.pathsep.join(str(Path(__file__).resolve().parents[up]) for up in (0, 1))
+    done = subprocess.run([sys.executable, "-c", CRASH, when], capture_output=True, text=True,
+                          env={**os.environ, "PYTHONPATH": folders})
+    assert done.returncode == -signal.SIGSEGV and "Fatal Python error: Segmentation fault" in done.stderr

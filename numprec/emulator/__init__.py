@@ -9,6 +9,7 @@ correctness; its times are a CPU's.
 
 translate.py   how a kernel becomes a coroutine; twins.py, context.ll  what stands in for each GPU operation
 scheduler.ll   runs the threads of a block; launch.py  what happens at a launch; compile.py, host.py, cache.py
+stops.py       where a kernel can be stopped; guard.ll  what happens when it reaches for memory that is not there
 """
 from numprec.emulator.cache import clear as clear_cache
 from numprec.emulator.launch import EmulatorError, create_xoroshiro128p_states, emulate, launch

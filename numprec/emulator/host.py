@@ -1,8 +1,10 @@
 """The host's side of compilation: target machine, object code, and loading it. Wraps llvmlite."""
+import atexit
 import ctypes
 import functools
 import os
 import re
+import signal
 import sys
 from importlib import resources
 
@@ -19,6 +21,9 @@ def _initialize():
     # frames that do not fit beside their thread's record; these two need no GIL
     llvm.add_symbol("numprec_malloc", ctypes.cast(raw.PyMem_RawMalloc, ctypes.c_void_p).value)
     llvm.add_symbol("numprec_free", ctypes.cast(raw.PyMem_RawFree, ctypes.c_void_p).value)
+    for name in ("PyEval_SaveThread", "PyEval_RestoreThread", "PyGILState_Ensure", "PyGILState_Release",
+                 "PyErr_CheckSignals"):
+        llvm.add_symbol(name, ctypes.cast(getattr(raw, name), ctypes.c_void_p).value)
     library = ctypes.CDLL("ucrtbase" if sys.platform == "win32" else "libm.so.6")
     for name in sorted(twins.LIBM_NAMES | {"exp10", "exp10f", "roundeven", "roundevenf"}):
         function = getattr(library, name, None)
@@ -120,22 +125,69 @@ def target(cpu=None):
     return Target(cpu)
 
 
+_UNGUARDED = """
+define internal i32 @emu.guarded(ptr %f, ptr %launch, ptr %memory, i64 %bytes, i64 %first, i64 %last, i32 %mode) {
+  %status = call i32 %f(ptr %launch, ptr %memory, i64 %bytes, i64 %first, i64 %last, i32 %mode)
+  ret i32 %status
+}
+define internal ptr @emu.unguard() {
+  ret ptr null
+}
+define internal void @emu.guard(ptr %place) {
+  ret void
+}
+"""
+
+
 @functools.lru_cache(maxsize=None)
 def scheduler(cpu=None):
-    """The compiled scheduler: `run(launch, memory)` and `cooperate(launch, memories, bytes, first, last, mode)`."""
+    """The compiled scheduler: `run(launch, memory)` and `cooperate(launch, memory, bytes, first, last, mode)`. They
+    return a status, or raise what a handler of a signal raises."""
     from numprec.emulator import cache
-    text = resources.files("numprec.emulator").joinpath("scheduler.ll").read_text()
-    place = target(cpu)
+    place, guards = target(cpu), sys.platform == "linux"
+    read = resources.files("numprec.emulator").joinpath
+    text = read("scheduler.ll").read_text()
+    bodies = read("guard.ll").read_text() if guards else _UNGUARDED
+    text = re.sub(r"^declare .*@emu\..*\n", "", text, flags=re.M) + bodies
     key = cache.key("scheduler", place.key, text)
     stored = cache.load(key)
     if stored is None:
         stored = {}, place.object_code(text)
         cache.store(key, *stored)
-    engine, (run, cooperate) = place.load(stored[1], ["emu_run", "emu_cooperate"])
+    engine, (run, cooperate, ask) = place.load(stored[1], ["emu_run", "emu_cooperate", "emu_ask"])
+    llvm.add_symbol("numprec_ask", ask)
+    if guards:
+        _catch_faults(engine.get_function_address("emu_fault"), engine.get_global_value_address("emu_key"),
+                      engine.get_global_value_address("emu_before"))
     pointer, number = ctypes.c_void_p, ctypes.c_int64
-    functions = (ctypes.CFUNCTYPE(ctypes.c_int, pointer, pointer)(run),
-                 ctypes.CFUNCTYPE(ctypes.c_int, pointer, pointer, number, number, number, ctypes.c_int)(cooperate))
+    # PYFUNCTYPE looks for an exception afterwards, and leaves Python's lock to the function
+    functions = (ctypes.PYFUNCTYPE(ctypes.c_int, pointer, pointer)(run),
+                 ctypes.PYFUNCTYPE(ctypes.c_int, pointer, pointer, number, number, number, ctypes.c_int)(cooperate))
     return engine, *functions
+
+
+class _Sigaction(ctypes.Structure):
+    """glibc's and musl's struct sigaction, with room to spare."""
+    _fields_ = [("handler", ctypes.c_void_p), ("mask", ctypes.c_ubyte * 128), ("flags", ctypes.c_int),
+                ("restorer", ctypes.c_void_p), ("room", ctypes.c_ubyte * 64)]
+
+
+def _catch_faults(handler, key, before):
+    """Sets the handler of guard.ll, at the address `handler`. `key` and `before` are the addresses of its variables."""
+    library = ctypes.CDLL(None)
+    library.pthread_key_create(ctypes.c_void_p(key), None)
+    siginfo, nodefer = 4, 0x40000000
+    ours = _Sigaction(handler=handler, flags=siginfo | nodefer)
+
+    def set_all(actions):
+        for number, action, old in actions:
+            library.sigaction(number, action, old)
+
+    numbers = (signal.SIGSEGV, signal.SIGBUS)
+    places = [ctypes.c_void_p(before + 256 * i) for i in range(len(numbers))]
+    set_all((number, ctypes.byref(ours), place) for number, place in zip(numbers, places))
+    # the code of the handler goes with the interpreter
+    atexit.register(lambda: set_all((number, place, None) for number, place in zip(numbers, places)))
 
 
 def cores():

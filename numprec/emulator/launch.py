@@ -1,4 +1,5 @@
 """Launching a kernel on the emulator: argument packing, the limits of the card, memory and workers."""
+import contextlib
 import ctypes
 import functools
 import inspect
@@ -6,6 +7,7 @@ import numbers
 import os
 import struct
 import threading
+import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 
@@ -35,7 +37,10 @@ FORALL_THREADS = 256                # of a block, where the driver of a GPU woul
 
 _HEADER = 8448           # Block record and warp snapshots, see scheduler.ll
 _ORDERS = 4              # thread orders that a seeded launch cycles through
+_STOPPED = 2             # what a launch's record notes as its error: it was told to stop,
+_FAULT = 4               # or reached for memory that is not there; this is a status, too
 _LEFT_BEHIND = 3         # status of @emu_cooperate: some blocks wait for the grid, others have exited
+_ASK_EVERY = 0.1         # seconds
 _SMALL_GRID = 4096       # threads up to which a cooperative launch is not worth distributing
 
 
@@ -46,7 +51,8 @@ class _Launch(ctypes.Structure):
                 ("threads", ctypes.c_int32), ("warps", ctypes.c_int32), ("shared_bytes", ctypes.c_int32),
                 ("dynamic_bytes", ctypes.c_int32), ("stride", ctypes.c_int32), ("error", ctypes.c_int32),
                 ("error_block", ctypes.c_int64), ("at_barrier", ctypes.c_int32), ("at_grid", ctypes.c_int32),
-                ("in_warp", ctypes.c_int32), ("exited", ctypes.c_int32), ("unused", ctypes.c_int32 * 2),
+                ("in_warp", ctypes.c_int32), ("exited", ctypes.c_int32), ("ask", ctypes.c_int32),
+                ("unused", ctypes.c_int32),
                 ("coroutine", ctypes.c_void_p), ("uses_warps", ctypes.c_int32)]
 
 
@@ -231,13 +237,26 @@ def _orders(threads, seed):
 _local = threading.local()
 
 
-def _memory(size):
-    """Scratch of this host thread, 64-byte aligned; grows and is kept. Returns its address."""
-    if getattr(_local, "size", 0) < size:
-        _local.buffer = np.empty(size + 64, np.uint8)
-        _local.size = size
-    address = _local.buffer.ctypes.data
-    return address + -address % 64
+class _Memory:
+    """Scratch of this host thread, 64-byte aligned, as the address of at least `size` bytes. It grows and is kept; a
+    launch inside a launch, by the handler of a signal, gets another."""
+
+    __slots__ = "buffer", "address"
+
+    def __init__(self, size):
+        buffer, address = getattr(_local, "kept", None) or (None, 0)
+        _local.kept = None
+        if buffer is None or buffer.size < size + 64:
+            buffer = np.empty(size + 64, np.uint8)
+            address = buffer.ctypes.data
+            address += -address % 64
+        self.buffer, self.address = buffer, address
+
+    def __enter__(self):
+        return self.address
+
+    def __exit__(self, *error):
+        _local.kept = self.buffer, self.address
 
 
 @functools.lru_cache(maxsize=None)
@@ -246,7 +265,60 @@ def _pool(count):
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_pool.cache_clear)      # a forked process has none of the threads
+    def _forget_threads():
+        """A forked process has none of the threads."""
+        global _asking, _watched
+        _pool.cache_clear()
+        _asking = _watched = None
+
+    os.register_at_fork(after_in_child=_forget_threads)
+
+
+# ---- signals
+
+# A launch is one call, in which Python cannot see a Ctrl-C. While one of the main thread lasts, where alone Python
+# handles signals, another thread makes it ask for them now and then; scheduler.ll and stops.py say where it does.
+_watched = None          # record of the launch of the main thread
+_asking = None           # the other thread, which ends when there is nothing to do for long
+
+
+def _watch(record):
+    global _watched, _asking
+    _watched = record
+    if _asking is None:
+        _asking = threading.Thread(target=_ask, name="numprec-signals", daemon=True)
+        _asking.start()
+
+
+def _ask():
+    global _asking
+    idle = 0
+    while idle * _ASK_EVERY < 2:
+        time.sleep(_ASK_EVERY)
+        record = _watched
+        idle = idle + 1 if record is None else 0
+        if record is not None:
+            record.ask = 1
+    _asking = None
+    if _watched is not None:                   # one that began before it could see that nobody asks
+        _watch(_watched)
+
+
+def _together(record, tasks):
+    """Results of functions that work on one launch: the first runs in this thread. They share memory that ends with the
+    launch, so that none goes on when this returns or raises."""
+    others = []
+    try:
+        for task in tasks[1:]:
+            others.append(_pool(len(tasks) - 1).submit(task))
+        return [tasks[0](), *(other.result() for other in others)]
+    except BaseException:
+        record.error, record.ask = record.error or _STOPPED, 1
+        while not all(other.done() or other.cancel() for other in others):
+            with contextlib.suppress(BaseException):         # a second Ctrl-C changes nothing
+                time.sleep(0.001)
+                record.ask = 1
+        raise
 
 
 # ---- launch
@@ -268,15 +340,18 @@ def launch(kernel, grid, block, args, shared=0, seed=None, workers=None, compute
     Raises
     ------
     EmulatorError
-        for what a card of compute capability 7.5 would refuse, and for a deadlock at a barrier
+        for what a card of compute capability 7.5 would refuse, for a deadlock at a barrier, and, on Linux, for an index
+        so far out of bounds that no memory is there
     NotImplementedError
         for an operation that the emulator does not have, which it names with the kernel, and for an argument that
         Numba does not pass to a kernel
     TypeError, ValueError
         for what is no kernel, no whole number, no processor of this kind, or not the kernel's number of arguments
 
-    Numba's own errors reach the caller as they are.
+    Numba's own errors reach the caller as they are, and so does what the handler of a signal raises: a Ctrl-C ends a
+    launch of the main thread with KeyboardInterrupt. Its arrays are then half written.
     """
+    global _watched
     grid, block = _three(grid, block)
     prepared = prepare(kernel, args, _capability(compute_capability), cpu)
     code = prepared.code
@@ -297,10 +372,20 @@ def launch(kernel, grid, block, args, shared=0, seed=None, workers=None, compute
         dynamic_bytes=shared, stride=code.stride, coroutine=code.entry, uses_warps=code.uses_warps)
     size = _HEADER + -(-shared_bytes // 128) * 128 + threads * code.stride
     workers = host.cores() if workers is None else _whole(workers, "workers", 1)
-    if code.uses_grid:
-        status = _cooperative(record, code, size, blocks, threads, shared_bytes, 1 if code.serial else workers)
-    else:
-        status = _independent(record, size, 1 if code.serial else min(workers, blocks))
+    watched = threading.get_ident() == threading.main_thread().ident
+    outer = _watched
+    try:
+        if watched:
+            _watch(record)
+        if code.uses_grid:
+            status = _cooperative(record, code, size, blocks, threads, shared_bytes, 1 if code.serial else workers)
+        else:
+            status = _independent(record, size, 1 if code.serial else min(workers, blocks))
+    finally:
+        if watched:
+            _watched = outer
+    if status == _FAULT:
+        _raise_fault(record, kernel, args)
     if status == _LEFT_BEHIND:
         raise EmulatorError(f"kernel {code.name}: deadlock. Some blocks wait at a grid barrier, others have exited; "
                             "every block must reach it.")
@@ -310,15 +395,13 @@ def launch(kernel, grid, block, args, shared=0, seed=None, workers=None, compute
 
 def _independent(record, size, workers):
     _, run, _ = host.scheduler()
+    where = ctypes.addressof(record)
 
     def work():
-        return run(ctypes.addressof(record), _memory(size))
+        with _Memory(size) as memory:
+            return run(where, memory)
 
-    if workers == 1:
-        return work()
-    others = [_pool(workers - 1).submit(work) for _ in range(workers - 1)]
-    status = work()
-    return max([status, *(other.result() for other in others)])
+    return max(_together(record, [work] * workers)) if workers > 1 else work()
 
 
 def _cooperative(record, code, size, blocks, threads, shared_bytes, workers):
@@ -328,22 +411,36 @@ def _cooperative(record, code, size, blocks, threads, shared_bytes, workers):
                             f"once, and a T4 holds {limit} of this size")
     _, _, cooperate = host.scheduler()
     size = -(-size // 64) * 64
-    base = _memory(size * blocks)
     where = ctypes.addressof(record)
     workers = min(workers, blocks)
-    if workers == 1 or threads * blocks <= _SMALL_GRID:
-        return cooperate(where, base, size, 0, blocks, 2)
-    bounds = [blocks * i // workers for i in range(workers + 1)]
-    shares = list(zip(bounds, bounds[1:]))
-    mode = 0
-    while True:
-        others = [_pool(workers - 1).submit(cooperate, where, base, size, *share, mode) for share in shares[1:]]
-        statuses = [cooperate(where, base, size, *shares[0], mode), *(other.result() for other in others)]
-        if max(statuses) != 1:
-            return max(statuses)
-        if min(statuses) == 0:
-            return _LEFT_BEHIND
-        mode = 1
+    with _Memory(size * blocks) as base:
+        if workers == 1 or threads * blocks <= _SMALL_GRID:
+            return cooperate(where, base, size, 0, blocks, 2)
+        bounds = [blocks * i // workers for i in range(workers + 1)]
+        mode = 0
+        while True:
+            statuses = _together(record, [functools.partial(cooperate, where, base, size, *share, mode)
+                                          for share in zip(bounds, bounds[1:])])
+            if max(statuses) != 1:
+                return max(statuses)
+            if min(statuses) == 0:
+                return _LEFT_BEHIND
+            mode = 1
+
+
+def _raise_fault(record, kernel, args):
+    """Names the array nearest to the address that a kernel reached for."""
+    address = ctypes.c_uint64(record.error_block).value
+    near = []
+    for name, value in zip(inspect.signature(kernel.py_func).parameters, args):
+        if isinstance(value, np.ndarray) and value.size:
+            low, high = np.lib.array_utils.byte_bounds(value)
+            near.append((low - address, "before the first", name) if address < low else
+                        (address - high + 1, "after the last", name))
+    distance, side, name = min(near, default=(0, "", ""))
+    where = f", {distance} bytes {side} of the array {name}" if name and address else ""
+    raise EmulatorError(f"kernel {kernel.py_func.__name__} reads or writes memory that is not there{where}: an index "
+                        "is out of bounds. What lies nearer to an array may have been overwritten before.")
 
 
 def _raise_deadlock(record, name, grid):

@@ -14,7 +14,7 @@
 %Launch = type { ptr, ptr, ptr, i64, i64, i64, ptr, i32, i32, i32, i32, i32, i32, i32, i32, i32, i32, i32, i32, i64, i32, i32, i32, i32, i32, i32, ptr, i32 }
 ; 0 args, 1 warp_order, 2 thread_order, 3 orders, 4 blocks, 5 next, 6 block_order,
 ; 7 8 9 nctaid, 10 11 12 ntid, 13 threads, 14 warps, 15 shared_bytes, 16 dynamic_bytes, 17 stride,
-; 18 error, 19 error_block, 20 at_barrier, 21 at_grid, 22 in_warp, 23 exited, 24 25 unused, 26 coroutine, 27 uses_warps
+; 18 error, 19 error_block, 20 at_barrier, 21 at_grid, 22 in_warp, 23 exited, 24 ask, 25 unused, 26 coroutine, 27 uses_warps
 %Block = type { ptr, ptr, ptr, ptr, i64, i32, i32, i32, i32, i32, i32, i32 }
 ; 0 launch, 1 shared, 2 threads, 3 snapshots, 4 index, 5 6 7 ctaid, 8 popc, 9 arrived, 10 phase, 11 state
 %Thread = type { ptr, ptr, i64, i32, i32, i32, i32, i32, i32, i32, i32 }
@@ -22,6 +22,57 @@
 
 declare void @llvm.memset.p0.i64(ptr, i8, i64, i1)
 declare i32 @llvm.cttz.i32(i32, i1)
+declare ptr @PyEval_SaveThread()
+declare void @PyEval_RestoreThread(ptr)
+declare i32 @PyGILState_Ensure()
+declare void @PyGILState_Release(i32)
+declare i32 @PyErr_CheckSignals()
+; those of guard.ll, or ones that do nothing
+declare i32 @emu.guarded(ptr, ptr, ptr, i64, i64, i64, i32)
+declare ptr @emu.unguard()
+declare void @emu.guard(ptr)
+
+; What Python calls: the work is done without its lock.
+define i32 @emu_run(ptr %launch, ptr %memory) {
+  %thread = call ptr @PyEval_SaveThread()
+  %status = call i32 @emu.guarded(ptr @emu.run, ptr %launch, ptr %memory, i64 0, i64 0, i64 0, i32 0)
+  call void @PyEval_RestoreThread(ptr %thread)
+  ret i32 %status
+}
+define i32 @emu_cooperate(ptr %launch, ptr %memory, i64 %bytes, i64 %first, i64 %last, i32 %mode) {
+  %thread = call ptr @PyEval_SaveThread()
+  %status = call i32 @emu.guarded(ptr @emu.cooperate, ptr %launch, ptr %memory, i64 %bytes, i64 %first, i64 %last, i32 %mode)
+  call void @PyEval_RestoreThread(ptr %thread)
+  ret i32 %status
+}
+
+; Whether to stop: another worker met an error, or a Python handler of a signal raises an exception, which the launch
+; then raises (in Python's main thread; in others handlers do not run).
+define i1 @emu_ask(ptr %launch) noinline cold {
+entry:
+  %error.p = getelementptr %Launch, ptr %launch, i32 0, i32 18
+  %error = load atomic i32, ptr %error.p monotonic, align 4
+  %failed = icmp ne i32 %error, 0
+  br i1 %failed, label %stop, label %look
+look:
+  %flag.p = getelementptr %Launch, ptr %launch, i32 0, i32 24
+  store volatile i32 0, ptr %flag.p
+  %place = call ptr @emu.unguard()
+  %gil = call i32 @PyGILState_Ensure()
+  %raised = call i32 @PyErr_CheckSignals()
+  call void @PyGILState_Release(i32 %gil)
+  call void @emu.guard(ptr %place)
+  %nothing = icmp eq i32 %raised, 0
+  br i1 %nothing, label %go.on, label %note
+note:
+  %ignored = cmpxchg ptr %error.p, i32 0, i32 2 monotonic monotonic
+  store volatile i32 1, ptr %flag.p
+  br label %stop
+go.on:
+  ret i1 false
+stop:
+  ret i1 true
+}
 
 define internal void @emu.block.start(ptr %launch, ptr %work, i64 %index) noinline {
 entry:
@@ -135,7 +186,7 @@ waits:
 }
 
 ; Where the threads stand after a pass: 0 all have exited, 1 all that have not wait for the grid, 3 the block barrier
-; opens, 2 deadlock, which is noted in the launch.
+; opens, 2 deadlock, which is noted in the launch, or the launch was told to stop.
 define internal i32 @emu.block.state(ptr %work, i32 %barrier, i32 %grid, i32 %warp, i32 %gone, i32 %popc) {
 entry:
   %launch = load ptr, ptr %work
@@ -149,6 +200,14 @@ entry:
   %phase = load i32, ptr %phase.p
   %phase.next = add i32 %phase, 1
   store i32 %phase.next, ptr %phase.p
+  %flag.p = getelementptr %Launch, ptr %launch, i32 0, i32 24
+  %flag = load volatile i32, ptr %flag.p
+  %quiet = icmp eq i32 %flag, 0
+  br i1 %quiet, label %counted, label %ask
+ask:
+  %told = call i1 @emu_ask(ptr %launch)
+  br i1 %told, label %end, label %counted
+counted:
   %all.gone = icmp eq i32 %gone, %n
   br i1 %all.gone, label %finished, label %alive
 finished:
@@ -308,12 +367,22 @@ entry:
   %base = getelementptr i8, ptr %threads, i64 %warp.base.offset
   %snapshot = getelementptr i64, ptr %snapshots, i64 %first64
   %count = sub i32 %end, %first
+  %launch = load ptr, ptr %work
+  %flag.p = getelementptr %Launch, ptr %launch, i32 0, i32 24
   br label %pass
+; a warp that is told to stop is left as it stands
 pass:
+  %flag = load volatile i32, ptr %flag.p
+  %quiet = icmp eq i32 %flag, 0
+  br i1 %quiet, label %pass.on, label %ask
+ask:
+  %told = call i1 @emu_ask(ptr %launch)
+  br i1 %told, label %out, label %pass.on
+pass.on:
   br label %lane
 lane:
-  %i = phi i32 [ %first, %pass ], [ %i.next, %lane.end ]
-  %ran = phi i1 [ false, %pass ], [ %ran.next, %lane.end ]
+  %i = phi i32 [ %first, %pass.on ], [ %i.next, %lane.end ]
+  %ran = phi i1 [ false, %pass.on ], [ %ran.next, %lane.end ]
   %t.p = getelementptr i32, ptr %thread.order, i32 %i
   %t32 = load i32, ptr %t.p
   %t64 = zext i32 %t32 to i64
@@ -540,8 +609,9 @@ with:
   ret i32 %s1
 }
 
-; One worker of an ordinary launch: takes block after block until none is left.
-define i32 @emu_run(ptr %launch, ptr %work) {
+; One worker of an ordinary launch: takes block after block until none is left. What follows the block's memory among
+; the arguments is for @emu.cooperate.
+define internal i32 @emu.run(ptr %launch, ptr %work, i64 %bytes, i64 %first, i64 %last, i32 %mode) {
 entry:
   %next.p = getelementptr %Launch, ptr %launch, i32 0, i32 5
   %blocks.p = getelementptr %Launch, ptr %launch, i32 0, i32 4
@@ -579,7 +649,7 @@ out.bad:
 ; Blocks first <= b < last of a cooperative launch, each with a memory of its own. `mode` 0 starts them and runs them up
 ; to the grid barrier, 1 goes on from there, 2 starts them and runs them to their end. Returns 0 when all are done, 1
 ; when all wait for the grid, 2 on a deadlock, 3 when some wait for the grid and others have exited.
-define i32 @emu_cooperate(ptr %launch, ptr %works, i64 %work.bytes, i64 %first, i64 %last, i32 %mode) {
+define internal i32 @emu.cooperate(ptr %launch, ptr %works, i64 %work.bytes, i64 %first, i64 %last, i32 %mode) {
 entry:
   %goes.on = icmp eq i32 %mode, 1
   br i1 %goes.on, label %round, label %start

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from importlib import resources
 
 from numprec.emulator import twins
+from numprec.emulator.stops import ask_in_loops
 
 RECORD = 64          # bytes of a Thread record, which the coroutine's frame follows
 FRAME = 960          # bytes for a frame, not counting the local arrays of the kernel
@@ -597,6 +598,7 @@ def translate(modules, entry, kernel, symbol, llvm, machine, half_in_hardware):
         raise EmulatorError(f"kernel {kernel}: {locals_bytes} bytes of local arrays; a card has {MAX_LOCAL} "
                             "for a thread")
     body = keep_wide(fuse(_define(body)))
+    body = ask_in_loops(body, _unpacked(body))
     serial = _is_serial(body)
     body = _expand(body, {name.strip('@"'): place for name, place in offsets.items()})
     body[0] = "define internal void @emu.body(ptr %ctx) alwaysinline {"
