@@ -86,7 +86,7 @@ def parser():
     other.add_argument("--dry-run", action="store_true", help="show the plan with its time and memory, and stop")
     other.add_argument("--list", action="store_true", help="show precisions, models and operations, and stop")
     other.add_argument("--emulator", action="store_true", help="measure the emulator itself, and stop")
-    other.add_argument("--clear-cache", action="store_true", help="empty the emulator's cache of kernels, and stop")
+    other.add_argument("--clear-cache", action="store_true", help="empty the cache of compiled kernels, and stop")
     p.set_defaults(arguments=())    # the command line, by which a run can be resumed
     return p
 

@@ -451,6 +451,10 @@ def test_earlier_runs_say_how_long_cells_take(tmp_path):
     assert expected.seconds(svc) == 12.0 and expected.seconds(cells[-1]) == 12.0     # three precisions, any seed
     assert expected.bytes(svc) == 5000
     assert expected.seconds(cells[0]) == pytest.approx(3 * 0.02)
+    compiling = planning.Expected(tmp_path / "none", "smoke", (1,), "D", compiles=True)
+    first, second = (next(cell for cell in cells if getattr(cell, "seed", None) == seed) for seed in (0, 1))
+    assert compiling.seconds(cells[0]) == pytest.approx(3 * (planning.COMPILING["kernel"] + 0.02))
+    assert compiling.seconds(first) - compiling.seconds(second) == pytest.approx(3 * planning.COMPILING["training"])
     for other in (("quick", (1,), "D"), ("smoke", (2,), "D"), ("smoke", (1,), "E")):
         assert planning.Expected(tmp_path, *other).runs == 0
     text = planning.describe(cells, "", expected, "smoke", "D", budget=100)

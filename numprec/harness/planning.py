@@ -2,7 +2,7 @@
 
 Cells come seed by seed, the first seed of every model before the second of any, so that a run that ends early has
 something of each. How long a cell takes is known from earlier runs of the same scale on the same device, where there
-are some; otherwise only a lower bound is, the time its samples are given.
+are some; otherwise only a lower bound is, the time its samples are given and, on a GPU, what compiling takes.
 """
 import math
 import textwrap
@@ -18,6 +18,7 @@ from numprec.harness import store
 EARLIER = 5            # runs that are looked at
 LEAST_SEEDS = 2        # per model, before precisions are dropped: one has no spread
 BASELINE = "fp64"      # the precision that the others are compared with, and that is never dropped
+COMPILING = {"kernel": 4, "training": 20}    # seconds for a GPU, of a rung or a model in one precision, on one core
 
 
 def ordered(cells):
@@ -49,10 +50,10 @@ def until(seconds, cells, clock=perf_counter):
 
 class Expected:
     """What cells will take, as earlier runs below `root` say, and the one in the folder `also`; `scale`, `grow` and
-    `device` have to be theirs."""
+    `device` have to be theirs. `compiles`: whether cells compile their kernels, as they do on a GPU."""
 
-    def __init__(self, root, scale, grow, device, also=None):
-        self.runs, self._seconds, self._bytes = 0, {}, {}
+    def __init__(self, root, scale, grow, device, also=None, compiles=False):
+        self.runs, self._seconds, self._bytes, self._compiles = 0, {}, {}, compiles
         for folder in [also] * (also is not None) + sorted(Path(root).glob("*/"), reverse=True):
             if self.runs == EARLIER:
                 break
@@ -82,7 +83,12 @@ class Expected:
     def seconds(self, cell):
         """Seconds for all precisions of a cell; at least so many, where it is not known."""
         each = self._seconds.get(cell.key) or self._seconds.get(without_seed(cell.key))
-        return len(cell.precisions) * (median_low(each) if each else cell.effort.warm_up + cell.effort.budget)
+        return len(cell.precisions) * (median_low(each) if each else self._compiling(cell) + cell.effort.warm_up
+                                       + cell.effort.budget)
+
+    def _compiling(self, cell):
+        """Seconds in one precision; the first seed compiles for all of them."""
+        return COMPILING.get(cell.kind, 0) if self._compiles and _seed(cell) <= 0 else 0
 
     def bytes(self, cell):
         """Memory that a cell takes on the device, or None where it is not known."""
@@ -152,8 +158,8 @@ def describe(cells, dropped, expected, scale, device, budget=None):
             tabulate(lines, ("what", "cells", "precisions", "seeds", "time", "memory"), tablefmt="simple",
                      disable_numparse=True, colalign=("left", "right", "left", "left", "right", "right")), "",
             _filled(f"{len(cells)} cells with {results} results, in {about} {duration(total)}. {earlier}."),
-            _filled("time: >= where only that of the samples is known. memory: the arrays of the largest kernel; what "
-                    "a fit took in an earlier run.")]
+            _filled("time: >= where only that of the samples is known, and roughly that of compiling for a GPU. "
+                    "memory: the arrays of the largest kernel; what a fit took in an earlier run.")]
     if budget is not None:
         text.append(_filled(f"Budget {duration(budget)}: no cell is started after it is spent." + (
             f" Left out to fit into it: {dropped}." if dropped else "")))

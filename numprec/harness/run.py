@@ -47,7 +47,8 @@ def _benchmark(options, command, root, executor):
             raise Refused(error) from None
         if not everything:
             raise Refused("no cell is left to run: no chosen rung supports a chosen precision")
-        expected = planning.Expected(root, scale.name, options.grow, device.name, also=options.out)
+        expected = planning.Expected(root, scale.name, options.grow, device.name, also=options.out,
+                                     compiles=not device.is_emulator)
         cells = unfinished = planning.remaining(everything, folders.done(options))
         if options.budget is not None:
             cells = planning.fit(cells, options.budget, expected.seconds)
