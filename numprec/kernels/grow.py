@@ -131,7 +131,7 @@ def one_block(p, criterion=gini, weighted=False):
                     total += cuda.shfl_sync(ALL_LANES, scan(count(w[row]) if counts else count(0)), WARP - 1)
                 else:
                     total += count(cuda.popc(cuda.ballot_sync(ALL_LANES, counts)))
-            if lane == 0:
+            if lane == c % WARP:    # a test for one lane could move out of the loop, and part the warp at its ballots
                 values[k, c] = total
         cuda.syncwarp()
         if lane == 0:

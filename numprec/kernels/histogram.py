@@ -7,8 +7,9 @@ Shapes     X (D, N): storage, a feature is contiguous. edges (D, BINS): storage,
            rows have weights; K is the number of classes C, and one more, the number of rows, where they have weights
 Mapping    edges: a block per feature. codes: a thread per element. histogram: thread e of a block counts feature
            e % G of row e // G, so that G neighbours read the codes of one row side by side
-Precision  an edge is cut(a, b) of two neighbours a < b: a/2 + b/2, which cannot overflow, rounded to storage; where
-           that rounds onto b it is a, so that a <= edge < b holds in every format. Counts are integers: exact, and the
+Precision  an edge is cut(a, b) of two neighbours a < b: a/2 + b/2, which cannot overflow, each half and the sum
+           rounded by itself, and the sum to storage; where that rounds onto b it is a, so that a <= edge < b holds in
+           every format. Counts are integers: exact, and the
            same in whatever order they come; float16 could not count beyond 2048. Weights are integers too, scaled
 Ladder     direct   every thread adds to the histogram in global memory
            private  a block adds to a histogram of its own in shared memory and hands on what it counted at the end
@@ -22,7 +23,7 @@ import numpy as np
 from numba import cuda, int32, int64
 
 from numprec.kernels.argmax import block_argmax
-from numprec.kernels.ptx import number
+from numprec.kernels.ptx import add_rn, number
 from numprec.kernels.reduce import ALL_LANES, WARP
 from numprec.kernels.registry import draw, operation, rung
 from numprec.kernels.sort import CAPACITY, THREADS, block_sort
@@ -84,7 +85,7 @@ def cut(p):
 
     @cuda.jit(device=True)
     def cut(a, b):
-        middle = storage(a / accum(2) + b / accum(2))
+        middle = storage(add_rn(a / accum(2), b / accum(2)))
         return middle if accum(middle) < b else storage(a)
     return cut
 

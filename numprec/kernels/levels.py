@@ -205,8 +205,8 @@ def fit(device, precision, X, y, w=None, C=None, criterion=gini, rules=Rules(), 
     everything = counts(N if everything is None else everything)
     table = np.zeros((max(2 * N, ROOT + 1), 6), np.int32)
     table[ROOT] = 0, N, 0, -1, 0, 0
-    grown = Grown(device.array(table), device.empty(len(table), precision.storage),
-                  device.empty(len(table), precision.accum), device.empty((len(table), C), counts))
+    grown = Grown(device.array(table), device.zeros(len(table), precision.storage),
+                  device.zeros(len(table), precision.accum), device.zeros((len(table), C), counts))
     decrease = precision.accum.element.type(rules.min_decrease - gain_floor(precision, C, N))
     when = np.int32(rules.max_depth), np.int32(rules.min_split), np.int32(rules.least), decrease
     rows = device.array(np.arange(N, dtype=np.int32))

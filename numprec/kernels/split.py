@@ -336,7 +336,7 @@ def binned(p, criterion=gini, weighted=False):
 
 @rung(of="choose")
 def choose(p):
-    accum, over_block = p.accum, block_argmax(p)
+    storage, accum, over_block = p.accum, block_argmax(p)
     lowest = word(p.accum, -p.accum.max)
 
     @cuda.jit
@@ -351,7 +351,9 @@ def choose(p):
         best, at = over_block(key, place, key_s, place_s)
         if cuda.threadIdx.x == 0:
             feature[0], left_over[0] = (at // stride if at < NONE else -1), -best
-        if place == at:
+            if at == NONE:
+                threshold[0] = storage(0)
+        if place == at and place < NONE:    # places are all different: one thread's
             threshold[0] = thresholds[own]
     return split_choose
 
