@@ -4,6 +4,7 @@ import pytest
 
 from numprec.kernels import histogram, split
 from numprec.kernels.grow import flatten
+from numprec.kernels.histogram import BINS
 from numprec.kernels.impurity import entropy, gini, left_over_bound
 from numprec.kernels.registry import operations
 from numprec.precision import PRECISIONS
@@ -12,7 +13,7 @@ RUNGS = operations()["split"].rungs
 
 
 def found(device, precision, X, y, w=None, **options):
-    """(feature, threshold, left over) of each rung; they have to agree."""
+    """(feature, threshold, left over, missing) of each rung; they have to agree."""
     X, y = device.array(np.asarray(X), precision.storage), device.array(np.asarray(y, np.int32))
     w = None if w is None else device.array(np.asarray(w, np.int64))
     results = []
@@ -28,7 +29,11 @@ def test_rungs_agree(device, precision, weighted, criterion):
     rng = np.random.default_rng(0)
     for shape in (3, 2, 2), (2, 33, 2), (4, 300, 5):
         X, y = split.inputs(rng, shape, "random", precision)
-        found(device, precision, X, y, rng.integers(1, 2 ** 40, len(y)) if weighted else None, criterion=criterion)
+        w = rng.integers(1, 2 ** 40, len(y)) if weighted else None
+        found(device, precision, X, y, w, criterion=criterion)
+        X[:, rng.random(len(y)) < 0.2] = np.nan
+        X[0, y == 0] = np.nan
+        found(device, precision, X, y, w, criterion=criterion)
 
 
 def test_ties(device, precision):
@@ -36,7 +41,7 @@ def test_ties(device, precision):
     x = np.arange(12.0)
     y = x > 4
     for X, first in ([x, x], 0), ([-x, x], 0), ([x % 3, x, -x], 1):
-        feature, threshold, left_over = found(device, precision, X, y)
+        feature, threshold, left_over, _ = found(device, precision, X, y)
         assert feature == first and left_over == 0 and threshold == (-4.5 if X[0][-1] == -11 else 4.5)
     assert found(device, precision, [x], (x == 0) | (x == 11))[1] == 0.5
 
@@ -45,6 +50,16 @@ def test_no_cut(device, precision):
     assert found(device, precision, np.ones((3, 40)), np.arange(40) % 2)[0] == -1
     assert found(device, precision, [np.arange(5.0)], [0, 0, 0, 1, 1], least=3)[0] == -1
     assert found(device, precision, [np.arange(6.0)], [0, 0, 0, 0, 0, 1], least=3)[1] == 2.5
+
+
+def test_missing_values(device, precision):
+    """To the right, to the left, or alone on the right, in this order where all are as good."""
+    x = np.array([1, 2, 3, 4, np.nan, np.nan])
+    assert found(device, precision, [x], [0, 0, 1, 1, 1, 1]) == [0, 2.5, 0, 0]
+    assert found(device, precision, [x], [1, 1, 0, 0, 1, 1]) == [0, 2.5, 0, 1]
+    assert found(device, precision, [x], [0, 0, 0, 0, 1, 1]) == [0, np.inf, 0, 0]
+    assert found(device, precision, [x[3:]], [0, 1, 1], least=2)[0] == -1
+    assert found(device, precision, [np.full(5, np.nan)], [0, 1, 0, 1, 0])[0] == -1
 
 
 def test_a_mirror_image_has_the_same_bits(device, precision):
@@ -60,7 +75,7 @@ def test_counts_that_float16_cannot_hold(device):
     precision = PRECISIONS["fp16"]
     x = np.arange(100_000.0) % 60
     X, y = device.array(x[None], precision.storage), device.array((x > 20).astype(np.int32))
-    feature, threshold, left_over = split.launch(device, split.binned, precision, X, y)
+    _, threshold, left_over, _ = split.launch(device, split.binned, precision, X, y)
     assert device.to_host(threshold)[0] == 20.5 and device.to_host(left_over)[0] == 0
     y = device.array((np.random.default_rng(0).random(100_000) < 0.3).astype(np.int32))
     left_over = device.to_host(split.launch(device, split.binned, precision, X, y)[2])[0]
@@ -74,13 +89,18 @@ def test_edges_of_many_rows(device, precision):
     x[-1] = precision.storage.round(100)
     edges, codes = (device.to_host(a) for a in histogram.quantise(device, precision, device.array(x[None])))
     assert codes[-1] == codes.max() and (np.diff(codes[:, 0].astype(int)) >= 0).all()
+    x[::3] = np.nan
+    _, missing = (device.to_host(a) for a in histogram.quantise(device, precision, device.array(x[None]), BINS - 1))
+    known = missing[~np.isnan(x.astype(np.float64)), 0].astype(int)
+    assert (missing[::3] == BINS - 1).all() and (np.diff(known) >= 0).all() and known[0] == 0 < known[-1] < BINS - 1
     if precision.storage.bits > 16:
+        assert np.bincount(known).max() <= 5 * 3300 / 256
         assert np.bincount(codes[:, 0], minlength=256).max() <= 5 * 5000 / 256
 
 
 def test_flatten():
     """Children of the cut at place s are 2 s and 2 s + 1; the order is parents first, left before right."""
-    nodes = np.zeros((10, 6), np.int32)
+    nodes = np.zeros((10, 7), np.int32)
     nodes[1, 5], nodes[6, 5], nodes[7, 5] = 3, 1, 4    # root 1 -> 6, 7; 6 -> 2, 3; 7 -> 8, 9
     place, left, right = flatten(nodes)
     assert place.tolist() == [1, 6, 2, 3, 7, 8, 9]

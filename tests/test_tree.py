@@ -18,11 +18,12 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from numprec import device as devices
-from numprec.kernels import levels
+from numprec.kernels import levels, partition
 from numprec.kernels.grow import FEATURE, Rules, flatten
 from numprec.kernels.impurity import left_over_of
+from numprec.kernels.random import permutation_oracle
 from numprec.kernels.split import every_cut
-from numprec.models.tree import CRITERIA, DecisionTreeClassifier
+from numprec.models.tree import CRITERIA, Columns, DecisionTreeClassifier
 from numprec.precision import PRECISIONS
 
 matplotlib.use("Agg")
@@ -67,6 +68,8 @@ def same_trees(ours, theirs):
     for name in "impurity", "value", "weighted_n_node_samples":
         np.testing.assert_allclose(getattr(ours, name), getattr(theirs, name), rtol=1e-12, atol=rounding,
                                    err_msg=name)
+    inner = theirs.children_left >= 0
+    np.testing.assert_array_equal(ours.missing_go_to_left[inner], theirs.missing_go_to_left[inner])
     assert ours.max_depth == theirs.max_depth
 
 
@@ -101,12 +104,73 @@ def test_node_for_node_to_the_end(seed):
                sklearn.tree.DecisionTreeClassifier(random_state=0).fit(X, y).tree_)
 
 
+def deterministic(X, y, options):
+    """scikit-learn's tree, or None if it depends on the order in which features are drawn."""
+    trees = [sklearn.tree.DecisionTreeClassifier(random_state=state, **options).fit(X, y) for state in range(6)]
+    links = [(tree.tree_.feature.tobytes(), tree.tree_.threshold.tobytes()) for tree in trees]
+    return trees[0] if len(set(links)) == 1 else None
+
+
+@pytest.mark.parametrize("parameter, values", [("max_leaf_nodes", [2, 5, 9]), ("ccp_alpha", [0.004, 0.01, 0.03]),
+                                               ("min_samples_leaf", [1, 3, 4])])
+def test_missing_values_and_pruning_as_in_scikit_learn(parameter, values):
+    """Missing by chance, or more often in one class; predictions see values that no node has seen missing."""
+    compared = []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        N, D = rng.integers(3, 60), rng.integers(1, 4)
+        X = np.stack([rng.permutation(N * 7)[:N] / 64 for _ in range(D)], axis=1)
+        y = (X[:, 0] > np.median(X[:, 0])) ^ (rng.random(N) < 0.15)
+        X[(rng.random((N, D)) < 0.3) & (y | (rng.random(N) < seed % 3 / 2))[:, None]] = np.nan
+        options = {parameter: values[seed % 3]}
+        theirs = deterministic(X, y, options)
+        if theirs is not None:
+            ours = DecisionTreeClassifier("fp64", **options).fit(X, y)
+            same_trees(ours.tree_, theirs.tree_)
+            X_test = np.where(rng.random((N, D)) < 0.3, np.nan, X + rng.standard_normal((N, D)))
+            for data in X, X_test:
+                np.testing.assert_array_equal(ours.apply(data), theirs.apply(data))
+            for name, path in ours.cost_complexity_pruning_path(X, y).items():
+                np.testing.assert_allclose(path, theirs.cost_complexity_pruning_path(X, y)[name], atol=1e-12)
+            compared.append(ours.tree_)
+    assert len(compared) > 10 and max(tree.node_count for tree in compared) > 6
+    if parameter == "min_samples_leaf":
+        inner = [(tree.threshold[k], tree.missing_go_to_left[k]) for tree in compared
+                 for k in np.flatnonzero(tree.feature >= 0)]
+        assert {left for _, left in inner} == {0, 1} and (np.inf, 0) in inner
+
+
 def test_sample_weight_in_fp64():
     weight = np.random.default_rng(1).random(200) * (np.arange(200) % 7 > 0)
     X, y = without_ties(200, 4, 3, {"max_depth": 4}, weight)
     ours = DecisionTreeClassifier("fp64", max_depth=4).fit(X, y, weight)
     theirs = sklearn.tree.DecisionTreeClassifier(max_depth=4, random_state=0).fit(X, y, weight)
     same_trees(ours.tree_, theirs.tree_)
+
+
+def test_weights_of_any_size():
+    """Weights that are all alike, of a sum beyond float64 or below its normal numbers, are weights of 1; a power of two
+    changes no weight."""
+    X, y = IRIS
+    plain = DecisionTreeClassifier("fp64", max_depth=3).fit(X, y, np.ones(150))
+    for scale in 1e308, 1e-300, 5e-324, 2.0 ** 900:
+        model = DecisionTreeClassifier("fp64", max_depth=3).fit(X, y, np.full(150, scale))
+        for name in "feature", "threshold", "n_node_samples":
+            np.testing.assert_array_equal(getattr(model.tree_, name), getattr(plain.tree_, name))
+        np.testing.assert_allclose(model.tree_.value, plain.tree_.value, rtol=1e-14)
+        np.testing.assert_allclose(model.feature_importances_, plain.feature_importances_, rtol=1e-12)
+        assert np.isfinite(model.tree_.weighted_n_node_samples).all() and model.stop_reason_ == "converged"
+    model = DecisionTreeClassifier("fp64").fit([[0.0], [1.0]], [0, 1], [1e308, 1e308])
+    assert (model.predict([[0], [1]]) == [0, 1]).all()
+    weight = np.random.default_rng(0).random(150)
+    plain = DecisionTreeClassifier("fp64").fit(X, y, weight)
+    weights = dict.fromkeys(range(3), 2.0 ** 1000)
+    model = DecisionTreeClassifier("fp64", class_weight=weights).fit(X, y, weight * 2.0 ** 900)
+    np.testing.assert_array_equal(model.tree_.value, plain.tree_.value)
+    small = DecisionTreeClassifier("fp64").fit(X, y, weight * 2.0 ** -60)
+    np.testing.assert_array_equal(small.tree_.weighted_n_node_samples * 2.0 ** 60, plain.tree_.weighted_n_node_samples)
+    with pytest.raises(ValueError, match="class_weight is a dictionary of finite weights of at least 0"):
+        DecisionTreeClassifier(class_weight={0: -1.0}).fit(X, y)
 
 
 def textbook(X, y):
@@ -271,9 +335,9 @@ def test_near_the_limit_of_the_format(precision):
     X = np.array([-top, -top / 2, 0.75 * top, top])[:, None]
     model = DecisionTreeClassifier(precision).fit(X, [0, 1, 2, 3])
     assert model.score(X, [0, 1, 2, 3]) == 1 and np.isfinite(model.tree_.threshold).all()
-    if precision.storage.max < 1e300:
-        with pytest.raises(ValueError, match=r"max \|X\| = .* exceeds .*precision='"):
-            DecisionTreeClassifier(precision).fit(X * 2, [0, 1, 2, 3])
+    if precision.storage.max < 1e300:    # a power of two brings more into the range
+        for scale in 2.0, 1e250, 1e-250:
+            assert DecisionTreeClassifier(precision).fit(X * scale, [0, 1, 2, 3]).score(X * scale, [0, 1, 2, 3]) == 1
     small = np.array([0, 1, 2, 3])[:, None] * precision.storage.eta
     assert DecisionTreeClassifier(precision).fit(small, [0, 1, 0, 1]).score(small, [0, 1, 0, 1]) == 1
 
@@ -283,7 +347,50 @@ def test_neighbours_of_a_format_are_told_apart(precision):
     for k in 1, 2, 3:
         x = np.array([1 + 2 * precision.storage.u * k, 1 + 2 * precision.storage.u * (k + 1)])[:, None]
         model = DecisionTreeClassifier(precision).fit(x, [0, 1])
-        assert model.tree_.threshold[0] == x[0] and (model.predict(x) == [0, 1]).all()
+        assert x[0] <= model.tree_.threshold[0] < x[1] and (model.predict(x) == [0, 1]).all()
+        assert model.tree_.threshold[0] == x[0] or precision.storage.bits < 64
+
+
+def test_an_offset_costs_no_digits(precision):
+    """Seconds since 1970, of which float32 holds every 128th, float16 none and bfloat16 one in 8 million."""
+    t = (1.7e9 + 2 * np.arange(60.0))[:, None]
+    y = np.arange(60) % 2
+    for X in t, -t, np.hstack([np.ones((60, 1)), t * 2.0 ** 900]), np.where(np.arange(60)[:, None] == 7, np.nan, t):
+        model = DecisionTreeClassifier(precision).fit(X, y)
+        assert model.score(X, y) == 1 and model.get_n_leaves() >= 58
+    exact = DecisionTreeClassifier("fp64", max_depth=1).fit(t, y > 0.5 * (np.arange(60) > 20)).tree_.threshold[0]
+    stump = DecisionTreeClassifier(precision, max_depth=1).fit(t, y > 0.5 * (np.arange(60) > 20)).tree_.threshold[0]
+    assert abs(stump - exact) < 1
+
+
+@pytest.mark.parametrize("offset", [0, 1000.0, -3e7])
+def test_a_prediction_is_the_kernels(precision, offset, device, monkeypatch):
+    """The walk down tree_ in float64, wherever it is made, ends in the leaf that the kernel finds for the stored data:
+    also next to a threshold, beyond all values, and where a value is missing."""
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((200, 3)) + offset, rng.integers(0, 3, 200)
+    X[:, 2] = np.round(X[:, 2] - offset, 1)
+    X[rng.random((200, 3)) < 0.1] = np.nan
+    model = DecisionTreeClassifier(precision).fit(X, y)
+    tree, columns = model.tree_, Columns(X, precision.storage)
+    inner = tree.children_left >= 0
+    near = [tree.threshold[np.isfinite(tree.threshold) & (tree.feature == f)] for f in range(3)]
+    near = [np.concatenate([x, np.nextafter(x, np.inf), np.nextafter(x, -np.inf), [np.nan, 1e300, -1e300, 0]])
+            for x in near]
+    X_test = np.stack([rng.choice(x, 500) for x in near], axis=1)
+    links = np.stack([tree.feature, tree.children_left, tree.children_right, tree.missing_go_to_left], axis=1)
+    stored = np.where(inner, tree.threshold, 0.0)
+    threshold = np.array([columns.stored(np.full((1, 3), t))[0, f] for t, f in zip(stored, tree.feature)])
+    monkeypatch.setenv("NUMPREC_DEVICE", "gpu")
+    elsewhere = pickle.loads(pickle.dumps(model)).set_params(device="gpu")
+    for data in X, X_test:
+        leaf = partition.descend(device, partition.walk, precision, device.array(np.ascontiguousarray(
+            columns.stored(data).T)), device.array(links.astype(np.int32)), device.array(threshold))
+        np.testing.assert_array_equal(model.apply(data), device.to_host(leaf))
+        np.testing.assert_array_equal(elsewhere.apply(data), model.apply(data))
+    assert (model.tree_.n_node_samples[model.apply(X)] >= 1).all()
+    for leaf in np.unique(model.apply(X)):
+        assert (model.apply(X) == leaf).sum() == tree.n_node_samples[leaf]
 
 
 def test_ties(precision):
@@ -295,7 +402,7 @@ def test_ties(precision):
         model = DecisionTreeClassifier(precision).fit(X, y)
         assert model.tree_.feature[0] == (1 if X.shape[1] == 4 else 0)
     model = DecisionTreeClassifier(precision, max_depth=1).fit(np.arange(6.0)[:, None], [0, 1, 1, 1, 1, 0])
-    assert model.tree_.threshold[0] == 0.5
+    assert precision.storage.round(model.tree_.threshold[0]) == 0.5
 
 
 def test_counts_beyond_float16():
@@ -306,6 +413,28 @@ def test_counts_beyond_float16():
     X = np.repeat([[0.0], [1.0]], [70_001, 2], axis=0)
     model = DecisionTreeClassifier("fp16").fit(X, X[:, 0])
     assert list(model.tree_.weighted_n_node_samples) == [70_003, 70_001, 2] and model.score(X, X[:, 0]) == 1
+
+
+def test_max_features(precision):
+    """The root takes the best of the features that its number draws, a node of a constant one the next that can be cut,
+    and so the tree is whole; each precision draws alike."""
+    X, y = IRIS
+    for state in range(4):
+        drawn = np.random.RandomState(state)
+        order = drawn.permutation(4)
+        place = permutation_oracle((drawn.randint(2 ** 31 - 1), 1), np.arange(4))
+        one, two = (DecisionTreeClassifier(precision, max_features=most, random_state=state).fit(X, y)
+                    for most in (1, 0.5))
+        assert one.max_features_ == 1 and two.max_features_ == 2
+        assert one.tree_.feature[0] == order[place == 0] and two.tree_.feature[0] in order[place < 2]
+        assert one.get_n_leaves() >= two.get_n_leaves() > 1 and one.score(X, y) == two.score(X, y) == 1
+        assert bits(clone(one).fit(X, y)) == bits(one)
+    constant = np.hstack([np.zeros((150, 9)), X[:, 2:3]])
+    for most in "sqrt", "log2", 1, 0.01:
+        model = DecisionTreeClassifier(precision, max_features=most, random_state=0).fit(constant, y)
+        assert model.max_features_ == {"sqrt": 3, "log2": 3}.get(most, 1) and set(model.tree_.feature) == {9, -2}
+    most = DecisionTreeClassifier(precision, max_features=4, random_state=1).fit(X, y)
+    assert bits(most) == bits(DecisionTreeClassifier(precision, random_state=1).fit(X, y))
 
 
 # ---- many rows
@@ -320,11 +449,12 @@ def test_by_levels(precision, options):
     rng = np.random.default_rng(0)
     X = rng.integers(0, 40, (1500, 3)).astype(float)
     y = (X[:, 0] + rng.integers(0, 20, 1500)) // 20 + (X[:, 1] > 20)
-    exact = DecisionTreeClassifier(precision, **options).fit(X, y)
-    binned = DecisionTreeClassifier(precision, exact_rows=100, **options).fit(X, y)
-    np.testing.assert_array_equal(binned.tree_.n_node_samples, exact.tree_.n_node_samples)
-    np.testing.assert_array_equal(binned.tree_.feature, exact.tree_.feature)
-    np.testing.assert_array_equal(binned.tree_.value, exact.tree_.value)
+    missing = np.where((rng.random((1500, 3)) < 0.1) | ((y == 1) & (rng.random(1500) < 0.5))[:, None], np.nan, X)
+    for data, more in (X, {}), (missing, {}), (missing, {"max_features": 1, "random_state": 3}):
+        exact = DecisionTreeClassifier(precision, **options, **more).fit(data, y)
+        binned = DecisionTreeClassifier(precision, exact_rows=100, **options, **more).fit(data, y)
+        for name in "n_node_samples", "feature", "value", "missing_go_to_left":
+            np.testing.assert_array_equal(getattr(binned.tree_, name), getattr(exact.tree_, name))
 
 
 def test_launches_and_accuracy_of_many_rows():
@@ -361,7 +491,8 @@ def test_twenty_orders_of_threads(precision):
         np.testing.assert_array_equal(left, plain.tree_.children_left)
         np.testing.assert_array_equal(np.where(left < 0, -2, nodes[place, FEATURE]), plain.tree_.feature)
         thresholds = device.to_host(grown.threshold)[place].astype(float)
-        np.testing.assert_array_equal(np.where(left < 0, -2, thresholds), plain.tree_.threshold)
+        expected = precision.storage.round(plain.tree_.threshold).astype(float)
+        np.testing.assert_array_equal(np.where(left < 0, -2, thresholds), expected)
         np.testing.assert_array_equal(device.to_host(grown.impurities)[place], plain.tree_.impurity)
 
 
@@ -383,10 +514,20 @@ def test_orders_of_threads_by_levels(precision):
     ({"criterion": "ginni"}, "Did you mean 'gini'"), ({"precision": "fp61"}, "Did you mean"),
     ({"max_depth": 0}, "max_depth is a whole number of at least 1 or None"), ({"exact_rows": 0}, "exact_rows"),
     ({"min_samples_split": 1}, "min_samples_split"), ({"min_samples_leaf": 0.0}, "fraction"),
-    ({"min_impurity_decrease": -1}, "at least 0")], ids=str)
+    ({"min_impurity_decrease": -1}, "at least 0"), ({"criterion": ["gini"]}, "unknown criterion"),
+    ({"splitter": "random"}, "splitter is 'best', the only one implemented here, not 'random'"),
+    ({"monotonic_cst": [1, 0, 0, 0]}, "monotonic_cst is None, as constraints are not implemented here"),
+    ({"max_features": "auto"}, "'sqrt', 'log2' or None, not 'auto'"), ({"max_features": 0}, "max_features"),
+    ({"max_leaf_nodes": 1}, "max_leaf_nodes is a whole number of at least 2 or None, not 1"),
+    ({"ccp_alpha": np.nan}, "ccp_alpha is a number of at least 0, not nan"), ({"class_weight": "even"}, "'balanced'"),
+    ({"min_samples_leaf": np.ones((3, 3))}, "not an array of shape"), ({"random_state": "x"}, "a RandomState"),
+    *(({name: {"a": [None]}}, f"{name} is ") for name in (
+        "max_depth", "min_samples_split", "min_weight_fraction_leaf", "min_impurity_decrease", "exact_rows")),
+], ids=str)
 def test_bad_parameters(parameters, says):
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises(ValueError, match=says) as refused:
         DecisionTreeClassifier(**parameters).fit(*IRIS)
+    assert "\n" not in str(refused.value)
 
 
 def test_bad_data():
@@ -394,9 +535,9 @@ def test_bad_data():
     model = DecisionTreeClassifier()
     with pytest.raises(NotFittedError):
         model.predict(X)
-    with pytest.raises(ValueError, match="NaN .1 value, the first in row 3, column 2"):
+    with pytest.raises(ValueError, match="infinity .1 value, the first in row 3, column 2"):
         bad = X.copy()
-        bad[3, 2] = np.nan
+        bad[3, 2] = np.inf
         model.fit(bad, y)
     with pytest.raises(ValueError, match="non-zero"):
         model.fit(X, y, np.zeros(len(y)))

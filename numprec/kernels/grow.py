@@ -1,6 +1,8 @@
 """A whole decision tree in one launch: a block grows the subtree of a node.
 
-Maths      from the root down, every node that may be divided is cut at its best split (see split)
+Maths      from the root down, every node that may be divided is cut at its best split (see split). It looks at `most`
+           features, drawn for it: those of the lowest places in a permutation that depends on the seed and on the
+           node's number (see random); where none of them has a cut, at the next one that does
 Shapes     X (D, N): storage; y, w as in split; nodes, rows as in partition. threshold (2 N,): storage,
            impurities (2 N,): accum, values (2 N, C): the counts of each node
 Mapping    a level at a time, all of its nodes at once: a task is a (node, feature) for one warp
@@ -21,12 +23,13 @@ from numba import cuda, int32
 from numprec.kernels.argmax import warp_argmax
 from numprec.kernels.histogram import BLOCKS, cut, types_of, word
 from numprec.kernels.impurity import gini, impurity, left_over_bound, share
-from numprec.kernels.partition import BIN, COUNT, CUT, DEPTH, FEATURE, ROOT, START
+from numprec.kernels.partition import BIN, COUNT, CUT, DEPTH, FEATURE, MISSING, ROOT, START
 from numprec.kernels.ptx import number
+from numprec.kernels.random import permuted
 from numprec.kernels.reduce import ALL_LANES, WARP
 from numprec.kernels.registry import rung
 from numprec.kernels.sort import CAPACITY, THREADS, block_sort
-from numprec.kernels.split import NONE, scan_rows, warp_scan
+from numprec.kernels.split import LEFT, NONE, known_rows, scan_rows, warp_scan
 
 WARPS = THREADS // WARP
 SHARED = 20 * 1024       # bytes for the running counts of the warps
@@ -36,7 +39,7 @@ JOBS, CHUNKS, ACTIVE, SMALL = range(4)    # of `totals`; here, SMALL is the numb
 @dataclass(frozen=True)
 class Rules:
     """When a node is divided. `lightest` is the least weight of a leaf, `least` its least number of rows, `exact` the
-    most rows of a node whose every threshold is tried."""
+    most rows of a node whose every threshold is tried, `most` the number of features that are drawn for a node."""
 
     max_depth: int = NONE
     min_split: int = 2
@@ -44,6 +47,8 @@ class Rules:
     lightest: int = 0
     min_decrease: float = 0.0
     exact: int = 2048
+    most: int = NONE
+    seed: int = 0
 
 
 def gain_floor(precision, C, N):
@@ -78,14 +83,24 @@ def steps(p, criterion, weighted):
         return whole
 
     @cuda.jit(device=True)
-    def best_feature(keys, places, column, D):
-        """The largest of keys[:, column], by the whole warp: (feature or NONE, its place, its key)."""
+    def best_feature(keys, places, column, D, k, most, seed):
+        """The largest of keys[:, column], by the whole warp: (feature or NONE, its place, its key). Only the features
+        that are drawn for node k count, if any of them has a cut."""
         best, best_f = number(lowest, accum(0)), int32(NONE)
+        first, first_f = int32(-NONE), int32(NONE)    # minus the least place in the permutation, of those with a cut
         for f in range(cuda.laneid, D, WARP):
-            if places[f, column] != NONE and keys[f, column] > best:
-                best, best_f = keys[f, column], int32(f)
+            if places[f, column] != NONE:
+                drawn = int32(permuted(f, D, seed, k)) if most < D else int32(0)
+                if drawn < most and keys[f, column] > best:
+                    best, best_f = keys[f, column], int32(f)
+                if -drawn > first:
+                    first, first_f = -drawn, int32(f)
         best, best_f = over_warp(best, best_f)
-        return best_f, places[min(best_f, D - 1), column], best
+        _, first_f = over_warp(first, first_f)
+        if best_f == NONE:
+            best_f = first_f
+        f = min(best_f, D - 1)
+        return best_f, places[f, column], keys[f, column]
 
     @cuda.jit(device=True)
     def gains(k, key, impurities, values, C, everything, min_decrease):
@@ -95,7 +110,7 @@ def steps(p, criterion, weighted):
     @cuda.jit(device=True)
     def write_node(k, start, rows, depth, nodes):
         nodes[k, START], nodes[k, COUNT], nodes[k, DEPTH] = start, rows, depth
-        nodes[k, FEATURE], nodes[k, BIN], nodes[k, CUT] = -1, 0, 0
+        nodes[k, FEATURE], nodes[k, BIN], nodes[k, CUT], nodes[k, MISSING] = -1, 0, 0, -1
 
     @cuda.jit(device=True)
     def divide(k, feature, middle, nodes):
@@ -114,31 +129,35 @@ def one_block(p, criterion=gini, weighted=False):
     storage, accum, sort, between = p.storage, p.accum, block_sort(p), cut(p)
     may_be_cut, weight_of, best_feature, gains, divide, impurity_of = steps(p, criterion, weighted)
     find, over_warp, scan = scan_rows(p, criterion, weighted, gathered=True), warp_argmax(p), warp_scan(weighted)
-    count, _ = types_of(weighted)
+    (count, _), end_of, lowest = types_of(weighted), known_rows(p, gathered=True), word(p.accum, -p.accum.max)
 
     @cuda.jit(device=True)
-    def count_classes(k, order, y, w, C, nodes, values, impurities):
-        """values[k] and impurities[k], by one warp; order[START:START + COUNT] are the rows of the node."""
+    def count_rows(order, start, end, y, w, C, counts):
+        """The rows order[start:end] by class, by one warp."""
         lane = cuda.laneid
-        start, end = nodes[k, START], nodes[k, START] + nodes[k, COUNT]
         for c in range(C):
             total = count(0)
             for i0 in range(start, end, WARP):
                 i = i0 + lane
                 row = order[min(i, end - 1)]
-                counts = i < end and y[row] == c
+                is_one = i < end and y[row] == c
                 if weighted:
-                    total += cuda.shfl_sync(ALL_LANES, scan(count(w[row]) if counts else count(0)), WARP - 1)
+                    total += cuda.shfl_sync(ALL_LANES, scan(count(w[row]) if is_one else count(0)), WARP - 1)
                 else:
-                    total += count(cuda.popc(cuda.ballot_sync(ALL_LANES, counts)))
+                    total += count(cuda.popc(cuda.ballot_sync(ALL_LANES, is_one)))
             if lane == c % WARP:    # a test for one lane could move out of the loop, and part the warp at its ballots
-                values[k, c] = total
-        cuda.syncwarp()
-        if lane == 0:
+                counts[c] = total
+        cuda.syncwarp()    # everyone may read counts
+
+    @cuda.jit(device=True)
+    def count_classes(k, order, y, w, C, nodes, values, impurities):
+        """values[k] and impurities[k], by one warp; order[START:START + COUNT] are the rows of the node."""
+        count_rows(order, nodes[k, START], nodes[k, START] + nodes[k, COUNT], y, w, C, values[k])
+        if cuda.laneid == 0:
             impurities[k] = impurity_of(values[k], C, weight_of(k, values, C))
 
     @cuda.jit(device=True)
-    def partition_order(order, moved, column, threshold, start, middle, end):
+    def partition_order(order, moved, column, threshold, missing_left, start, middle, end):
         """Rows left of the threshold first, in their order; by one warp."""
         lane = cuda.laneid
         below = (1 << lane) - 1
@@ -146,7 +165,8 @@ def one_block(p, criterion=gini, weighted=False):
         for i0 in range(start, end, WARP):
             i = i0 + lane
             row = order[min(i, end - 1)]
-            goes_left = i < end and accum(column[row]) <= threshold
+            x = accum(column[row])
+            goes_left = i < end and (x <= threshold or (x != x and missing_left))
             lefts = cuda.ballot_sync(ALL_LANES, goes_left)
             rights = cuda.ballot_sync(ALL_LANES, i < end and not goes_left)
             if goes_left:
@@ -158,7 +178,8 @@ def one_block(p, criterion=gini, weighted=False):
 
     @cuda.jit
     def grow_one_block(X, y, w, C, everything, rows, roots, totals, nodes, threshold, impurities, values,
-                       order, keys, places, queue, spare, lightest, max_depth, min_split, least, min_decrease):
+                       order, keys, places, queue, spare, lightest, max_depth, min_split, least, min_decrease, most,
+                       seed):
         """A block per root, of any number of warps. A segment [start, end) of order[now, f] holds the rows of a node
         by ascending feature f, that of queue[now] the nodes of a level: `now` flips from one level to the next."""
         x_s = cuda.shared.array(CAPACITY, storage)
@@ -199,32 +220,42 @@ def one_block(p, criterion=gini, weighted=False):
                 for task in range(warp, size * D, warps):
                     k, f = queue[now, begin + task // D], task % D
                     start, end = nodes[k, START], nodes[k, START] + nodes[k, COUNT]
-                    for c in range(lane, C, WARP):
-                        before[c] = 0
-                    cuda.syncwarp()
-                    key, place = find(X[f], order[now, f], y, w, start, end, start, end, C, values[k],
-                                      weight_of(k, values, C), before, least, lightest)
-                    key, place = over_warp(key, place if place >= 0 else int32(NONE))
+                    known = end_of(X[f], order[now, f], start, end)
+                    best, at = number(lowest, accum(0)), int32(NONE)
+                    for side in range(2 if known < end else 1):
+                        count_rows(order[now, f], known, end if side == 1 else known, y, w, C, before)
+                        key, place = find(X[f], order[now, f], y, w, start, known,
+                                          start - (end - known) if side == 1 else start, known if side == 1 else end,
+                                          C, values[k], weight_of(k, values, C), before, least, lightest)
+                        if key > best:
+                            best, at = key, int32(place + LEFT if side == 1 else place)
+                    best, at = over_warp(best, at)
                     if lane == 0:
                         # a node has two rows at least, so no two of them share the half of a start
-                        keys[f, start // 2], places[f, start // 2] = key, place
+                        keys[f, start // 2], places[f, start // 2] = best, at
                 cuda.syncthreads()    # each feature of each node has named its best cut
                 if t == 0:
                     size_s[1 - now] = 0
                 for q in range(warp, size, warps):
                     k = queue[now, begin + q]
-                    f, place, key = best_feature(keys, places, nodes[k, START] // 2, D)
+                    start, end = nodes[k, START], nodes[k, START] + nodes[k, COUNT]
+                    f, place, key = best_feature(keys, places, start // 2, D, k, most, seed)
                     if lane == 0 and f != NONE and gains(k, key, impurities, values, C, everything, min_decrease):
+                        missing_left = place >= LEFT
+                        place = place - LEFT if missing_left else place
                         a, b = X[f, order[now, f, place]], X[f, order[now, f, place + 1]]
                         threshold[k] = between(accum(a), accum(b))
-                        divide(k, f, place + 1, nodes)
+                        missing = end - end_of(X[f], order[now, f], start, end)
+                        divide(k, f, place + 1 + (missing if missing_left else 0), nodes)
+                        if missing > 0:
+                            nodes[k, MISSING] = 1 if missing_left else 0
                 cuda.syncthreads()    # each node knows its cut
                 for task in range(warp, size * D, warps):
                     k, f = queue[now, begin + task // D], task % D
                     start, middle = nodes[k, START], nodes[k, CUT]
                     if middle > 0:
                         partition_order(order[now, f], order[1 - now, f], X[nodes[k, FEATURE]], accum(threshold[k]),
-                                        start, middle, start + nodes[k, COUNT])
+                                        nodes[k, MISSING] == 1, start, middle, start + nodes[k, COUNT])
                 cuda.syncthreads()    # the rows of each child lie side by side
                 for q in range(warp, 2 * size, warps):
                     middle = nodes[queue[now, begin + q // 2], CUT]

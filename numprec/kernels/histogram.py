@@ -1,9 +1,10 @@
 """Histograms of the classes in a node, over the bins of every feature.
 
-Maths      edges[f, 0] < edges[f, 1] < ... cut feature f into bins: code[n, f] = number of edges below X[f, n]
+Maths      edges[f, 0] < edges[f, 1] < ... cut feature f into `bins` bins at most: code[n, f] = number of edges below
+           X[f, n]. All BINS codes are bins, except where values are missing (NaN): their code is the last one
            counts[f, b, c] = number (or weight) of the rows n with code[n, f] = b and y[n] = c
-Shapes     X (D, N): storage, a feature is contiguous. edges (D, BINS): storage, the rest filled up with the largest
-           number. codes (N, D): uint8, a row is contiguous. y (N,): int32. counts (D, BINS, K): int32, or int64 where
+Shapes     X (D, N): storage, a feature is contiguous. edges (D, BINS): storage, the rest filled up with
+           infinity. codes (N, D): uint8, a row is contiguous. y (N,): int32. counts (D, BINS, K): int32, or int64 where
            rows have weights; K is the number of classes C, and one more, the number of rows, where they have weights
 Mapping    edges: a block per feature. codes: a thread per element. histogram: thread e of a block counts feature
            e % G of row e // G, so that G neighbours read the codes of one row side by side
@@ -38,20 +39,29 @@ JOB_CHUNK, JOB_START, JOB_COUNT, JOB_SLOT = range(4)
 # ---- oracles
 
 def edges_oracle(X):
-    """Where there are few values, between all neighbours; else where the count of rows crosses a multiple of N/BINS."""
-    D, N = X.shape
+    """Where there are few values, between all neighbours; else where the count of those that are not missing crosses a
+    multiple of its share of a bin."""
+    D, bins = len(X), bins_of(X)
+    X = X.astype(np.float64)
     edges = np.full((D, BINS), np.inf)
     for f in range(D):
-        x, counts = np.unique(X[f].astype(np.float64), return_counts=True)
-        upto = np.cumsum(counts)[:-1] * BINS // N
-        chosen = np.arange(len(x) - 1) if len(x) <= BINS else np.flatnonzero(np.diff(upto, prepend=0))
+        x, counts = np.unique(X[f][~np.isnan(X[f])], return_counts=True)
+        upto = np.cumsum(counts)[:-1] * bins // counts.sum()
+        chosen = np.arange(len(x) - 1) if len(x) <= bins else np.flatnonzero(np.diff(upto, prepend=0))
         edges[f, :len(chosen)] = x[chosen] / 2 + x[chosen + 1] / 2
-    return edges, np.stack([np.searchsorted(edges[f], X[f].astype(np.float64)) for f in range(D)], axis=1)
+    codes = np.stack([np.searchsorted(edges[f], X[f]) for f in range(D)], axis=1)
+    return edges, np.where(np.isnan(X.T), BINS - 1, codes)
+
+
+def bins_of(X):
+    """How many of the codes are bins."""
+    return BINS - bool(np.isnan(X.astype(np.float64)).any())
 
 
 def edges_readout(results, X):
     edges, codes = (r.astype(np.float64) for r in results)
-    return np.where(np.arange(BINS) < codes.max(axis=0)[:, None], edges, np.inf), codes
+    most = np.where(np.isnan(X.T.astype(np.float64)), 0, codes).max(axis=0)
+    return np.where(np.arange(BINS) < most[:, None], edges, np.inf), codes
 
 
 def edges_error_bound(precision, X):
@@ -80,11 +90,13 @@ def word(fmt, value):
 
 @lru_cache(maxsize=None)
 def cut(p):
-    """cut(a, b): the threshold between the numbers a < b of the storage format."""
-    storage, accum = p.storage, p.accum
+    """cut(a, b): the threshold between the numbers a < b of the storage format; infinity where b is missing."""
+    storage, accum, infinity = p.storage, p.accum, word(p.storage, np.inf)
 
     @cuda.jit(device=True)
     def cut(a, b):
+        if b != b:
+            return number(infinity, storage(0))
         middle = storage(add_rn(a / accum(2), b / accum(2)))
         return middle if accum(middle) < b else storage(a)
     return cut
@@ -93,12 +105,11 @@ def cut(p):
 @rung(of="bins")
 def quantiles(p):
     storage, accum, sort, between = p.storage, p.accum, block_sort(p), cut(p)
-    largest = word(p.storage, p.storage.max)
-
+    infinity, lowest = word(p.storage, np.inf), word(p.accum, -p.accum.max)
     over_block = block_argmax(p)
 
     @cuda.jit
-    def bins_edges(X, edges):
+    def bins_edges(X, bins, edges):
         """From at most CAPACITY rows, evenly spread, and the least and the largest value. Warp 0 writes the chosen
         edges side by side."""
         x_s = cuda.shared.array(CAPACITY, storage)
@@ -115,22 +126,28 @@ def quantiles(p):
             low = int32(0)
             high = int32(0)
             for n in range(t, N, THREADS):
-                low = int32(n) if accum(X[f, n]) < accum(X[f, low]) else low
-                high = int32(n) if accum(X[f, n]) > accum(X[f, high]) else high
-            _, low = over_block(-accum(X[f, low]), low, key_s, where_s)
-            _, high = over_block(accum(X[f, high]), high, key_s, where_s)
+                x = accum(X[f, n])
+                if x == x:
+                    low = int32(n) if not accum(X[f, low]) <= x else low
+                    high = int32(n) if not accum(X[f, high]) >= x else high
+            least, most = -accum(X[f, low]), accum(X[f, high])
+            _, low = over_block(least if least == least else number(lowest, accum(0)), low, key_s, where_s)
+            _, high = over_block(most if most == most else number(lowest, accum(0)), high, key_s, where_s)
             if t == 0:
                 x_s[0], x_s[M - 1] = X[f, low], X[f, high]
         sort(x_s, place_s, M)
         for b in range(t, BINS, THREADS):
-            edges[f, b] = number(largest, storage(0))
+            edges[f, b] = number(infinity, storage(0))
         cuda.syncthreads()    # everything is sorted, and written
         if t < WARP:
             distinct = 1
+            known = 0    # of the M values; those that are missing come last
             for i0 in range(0, M, WARP):
                 i = i0 + t
-                ends = i + 1 < M and accum(x_s[i]) < accum(x_s[min(i + 1, M - 1)])
+                x = accum(x_s[min(i, M - 1)])
+                ends = i + 1 < M and x < accum(x_s[min(i + 1, M - 1)])
                 distinct += cuda.popc(cuda.ballot_sync(ALL_LANES, ends))
+                known += cuda.popc(cuda.ballot_sync(ALL_LANES, i < M and x == x))
             written = 0
             begin = 0    # of the run of equal values that the lane before lies in
             for i0 in range(0, M, WARP):
@@ -139,7 +156,7 @@ def quantiles(p):
                 ending = cuda.ballot_sync(ALL_LANES, ends)
                 before = ending & ((1 << t) - 1)
                 run = begin if before == 0 else i0 + 32 - cuda.clz(int32(before))
-                chosen = ends and (distinct <= BINS or (i + 1) * BINS // M > run * BINS // M)
+                chosen = ends and (distinct <= bins or (i + 1) * bins // known > run * bins // known)
                 choosing = cuda.ballot_sync(ALL_LANES, chosen)
                 if chosen:
                     place = written + cuda.popc(choosing & ((1 << t) - 1))
@@ -157,7 +174,7 @@ def quantiles(p):
             low, high = 0, BINS - 1
             while low < high:
                 middle = (low + high) // 2
-                if accum(edges[f, middle]) < x:
+                if not x <= accum(edges[f, middle]):    # a missing value is beyond them all
                     low = middle + 1
                 else:
                     high = middle
@@ -263,12 +280,12 @@ def grid_of(rung, chunks, D, K):
 
 # ---- host side
 
-def quantise(device, precision, X):
-    """edges and codes of X (D, N)."""
+def quantise(device, precision, X, bins=BINS):
+    """edges and codes of X (D, N); `bins` is BINS, or one less where values are missing."""
     D, N = X.shape
     make_edges, make_codes = quantiles[precision]
     edges, codes = device.empty((D, BINS), precision.storage), device.empty((N, D), np.uint8)
-    device.launch(make_edges, D, THREADS, X, edges)
+    device.launch(make_edges, D, THREADS, X, bins, edges)
     device.launch(make_codes, (-(-N // THREADS), D), THREADS, X, edges, codes)
     return edges, codes
 
@@ -296,9 +313,11 @@ def cost(precision, N, D, C):
 
 
 def bins_inputs(rng, shape, kind, precision):
-    """The first feature has few values, the others many."""
+    """The first feature has few values, the others many; of the last of several, some are missing."""
     X = draw(rng, shape, "large" if kind == "overflow" else kind, precision) * rng.choice([-1, 1], shape)
     X[0] = rng.choice(X[0, :9], shape[1])
+    if len(X) > 2:
+        X[-1, ::7] = np.nan
     return X,
 
 
@@ -310,7 +329,8 @@ def inputs(rng, shape, kind, precision):
 
 
 operation("bins", oracle=edges_oracle, readout=edges_readout, error_bound=edges_error_bound, cost=bins_cost,
-          launch=lambda device, rung, precision, X: quantise(device, precision, X), inputs=bins_inputs,
+          launch=lambda device, rung, precision, X: quantise(device, precision, X, bins_of(device.to_host(X))),
+          inputs=bins_inputs,
           shapes=((1, 1), (1, 2), (3, 31), (2, 300), (5, 257), (2, CAPACITY)),
           bench_shapes={"smoke": (4, 1000), "quick": (8, 2048), "full": (32, 1_000_000)})
 operation("histogram", oracle=oracle, error_bound=error_bound, launch=launch, cost=cost, inputs=inputs,

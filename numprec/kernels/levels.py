@@ -21,11 +21,11 @@ from numprec.kernels.grow import ACTIVE, CHUNKS, JOBS, NONE, SMALL, WARPS, Grown
     steps, warps_for
 from numprec.kernels.histogram import BINS, BLOCKS, CHUNK, JOB_CHUNK, JOB_COUNT, JOB_SLOT, JOB_START, types_of
 from numprec.kernels.impurity import gini
-from numprec.kernels.partition import BIN, COUNT, CUT, FEATURE, ROOT, START, block_scan
+from numprec.kernels.partition import BIN, COUNT, CUT, FEATURE, MISSING, ROOT, START, block_scan
 from numprec.kernels.reduce import WARP
 from numprec.kernels.registry import operation, rung
 from numprec.kernels.sort import THREADS
-from numprec.kernels.split import scan_bins
+from numprec.kernels.split import LEFT, scan_bins
 
 PATIENCE = 16            # levels between two looks at whether there are nodes left
 NODE, SLOT, PARENT, SIBLING = range(4)    # of `active`: a node, its histogram, and those it is the difference of
@@ -77,8 +77,7 @@ def levels(p, criterion=gini, weighted=False):
             impurities[ROOT] = impurity_of(values[ROOT], C, weight_of(ROOT, values, C))
 
     @cuda.jit
-    def grow_search(active, totals, parents, counts, C, nodes, values, least, lightest, keys,
-                    places):
+    def grow_search(active, totals, parents, counts, bins, C, nodes, values, least, lightest, keys, places):
         """A warp per node and feature."""
         before_s = cuda.shared.array(0, count)    # C per warp: running counts
         lane = cuda.laneid
@@ -92,35 +91,41 @@ def levels(p, criterion=gini, weighted=False):
                 for e in range(lane, BINS * K, WARP):
                     b, c = e // K, e % K
                     counts[slot, f, b, c] = parents[parent, f, b, c] - counts[sibling, f, b, c]
-            for c in range(lane, C, WARP):
-                before[c] = 0
             cuda.syncwarp()    # the histogram is complete
-            key, place = find(counts[slot, f], K, values[k], weight_of(k, values, C), nodes[k, COUNT], before, least,
-                              lightest)
+            key, place = find(counts[slot, f], bins, K, values[k], weight_of(k, values, C), nodes[k, COUNT], before,
+                              least, lightest)
             key, place = over_warp(key, place if place >= 0 else int32(NONE))
             if lane == 0:
                 keys[f, a], places[f, a] = key, place
 
     @cuda.jit
-    def grow_divide(active, totals, counts, C, everything, edges, nodes, threshold, impurities, values, keys, places,
-                    max_depth, min_split, least, min_decrease):
+    def grow_divide(active, totals, counts, bins, C, everything, edges, nodes, threshold, impurities, values, keys,
+                    places, max_depth, min_split, least, min_decrease, most, seed):
         """A warp per node."""
         lane = cuda.laneid
         _, D, _, K = counts.shape
         for a in range(cuda.grid(1) // WARP, totals[ACTIVE], cuda.gridsize(1) // WARP):
             k, slot = active[a, NODE], active[a, SLOT]
-            f, place, key = best_feature(keys, places, a, D)
+            f, place, key = best_feature(keys, places, a, D, k, most, seed)
             if f != NONE and may_be_cut(k, nodes, values, C, max_depth, min_split, least) and \
                     gains(k, key, impurities, values, C, everything, min_decrease):
-                rows = count(0)
+                missing_left = place >= LEFT
+                place = place - LEFT if missing_left else place
+                rows, missing = count(0), count(0)
                 for column in range(C if K > C else 0, K):    # the number of rows, or what sums to it
                     for b in range(place + 1):
                         rows += counts[slot, f, b, column]
+                    if bins < BINS:
+                        missing += counts[slot, f, bins, column]
+                if missing_left:
+                    rows += missing
                 middle = nodes[k, START] + int32(rows)
                 for c in range(lane, C, WARP):
                     total = count(0)
                     for b in range(place + 1):
                         total += counts[slot, f, b, c]
+                    if missing_left:
+                        total += counts[slot, f, bins, c]
                     values[2 * middle, c], values[2 * middle + 1, c] = total, values[k, c] - total
                 cuda.syncwarp()    # the children have their counts
                 if lane < 2:
@@ -129,6 +134,8 @@ def levels(p, criterion=gini, weighted=False):
                 if lane == 0:
                     nodes[k, BIN], threshold[k] = place, edges[f, place]
                     divide(k, f, middle, nodes)
+                    if missing > 0:
+                        nodes[k, MISSING] = 1 if missing_left else 0
 
     @cuda.jit(device=True)
     def kind_of(child, nodes, values, C, max_depth, min_split, least, exact):
@@ -190,36 +197,38 @@ def levels(p, criterion=gini, weighted=False):
 def bytes_needed(precision, D, N, C, weighted, rules):
     """Device memory of a fit, X included."""
     s, a, c = precision.storage.bytes, precision.accum.bytes, 8 if weighted else 4
-    needed = D * N * (s + 8 + (a + 4) // 2) + N * (3 * s + 2 * a + 2 * c * C + 2 * 24 + 32)
+    needed = D * N * (s + 8 + (a + 4) // 2) + N * (3 * s + 2 * a + 2 * c * C + 2 * 28 + 32)
     if N > rules.exact:
         needed += D * N + 4 * (N // (rules.exact + 1)) * D * BINS * (C + weighted) * c
     return needed
 
 
-def fit(device, precision, X, y, w=None, C=None, criterion=gini, rules=Rules(), everything=None):
+def fit(device, precision, X, y, w=None, C=None, criterion=gini, rules=Rules(), everything=None, bins=BINS):
     """Grows a tree, in one launch if there are no more than rules.exact rows. X (D, N), y and w are on the device;
-    `everything` is the sum of w. Returns a Grown."""
+    `everything` is the sum of w, and `bins` as in histogram.quantise. Returns a Grown."""
     D, N = X.shape
     kinds = dict(criterion=criterion, weighted=w is not None)
     counts = np.int64 if w is not None else np.int32
     everything = counts(N if everything is None else everything)
-    table = np.zeros((max(2 * N, ROOT + 1), 6), np.int32)
-    table[ROOT] = 0, N, 0, -1, 0, 0
+    table = np.zeros((max(2 * N, ROOT + 1), 7), np.int32)
+    table[ROOT] = 0, N, 0, -1, 0, 0, -1
     grown = Grown(device.array(table), device.zeros(len(table), precision.storage),
                   device.zeros(len(table), precision.accum), device.zeros((len(table), C), counts))
-    decrease = precision.accum.element.type(rules.min_decrease - gain_floor(precision, C, N))
-    when = np.int32(rules.max_depth), np.int32(rules.min_split), np.int32(rules.least), decrease
+    decrease = precision.accum.round(rules.min_decrease - gain_floor(precision, C, N))[()]
+    when = (np.int32(rules.max_depth), np.int32(rules.min_split), np.int32(rules.least), decrease,
+            np.int32(min(rules.most, D)), np.int32(rules.seed))
     rows = device.array(np.arange(N, dtype=np.int32))
     w = y if w is None else w
     if N > rules.exact:
-        rows, roots, totals = by_levels(device, precision, kinds, X, y, w, C, everything, rows, grown, rules, when)
+        rows, roots, totals = by_levels(device, precision, kinds, X, y, w, C, everything, rows, grown, rules, when,
+                                        bins)
     else:
         roots, totals = device.array(np.array([ROOT], np.int32)), device.array(np.array([0, 0, 0, 1], np.int32))
     finish(device, precision, kinds, X, y, w, C, everything, rows, roots, totals, grown, rules, when)
     return grown
 
 
-def by_levels(device, precision, kinds, X, y, w, C, everything, rows, grown, rules, when):
+def by_levels(device, precision, kinds, X, y, w, C, everything, rows, grown, rules, when, bins):
     """Cuts all nodes of more than rules.exact rows. Returns the rows by place, and the nodes that are left."""
     D, N = X.shape
     counts, K = grown.values.dtype, C + kinds["weighted"]
@@ -227,7 +236,7 @@ def by_levels(device, precision, kinds, X, y, w, C, everything, rows, grown, rul
     count = histogram.private.variant(precision, weighted=kinds["weighted"])
     clear, root, search, divide, plan = levels.variant(precision, **kinds)
     nodes, threshold, impurities, values = grown.nodes, grown.threshold, grown.impurities, grown.values
-    edges, codes = histogram.quantise(device, precision, X)
+    edges, codes = histogram.quantise(device, precision, X, bins)
     hists = [device.empty((2 * most, D, BINS, K), counts) for _ in range(2)]
     active = [device.array(np.tile(np.array([ROOT, 0, -1, -1], np.int32), (most, 1))) for _ in range(2)]
     jobs = device.array(np.tile(np.array([0, 0, N, 0], np.int32), (most, 1)))
@@ -246,10 +255,10 @@ def by_levels(device, precision, kinds, X, y, w, C, everything, rows, grown, rul
         if level == 0:
             device.launch(root, 1, WARP, hists[now], C, nodes, values, impurities)
         device.launch(search, min(BLOCKS, -(-most * D // warps)), WARP * warps, active[now], totals, hists[later],
-                      hists[now], C, nodes, values, when[2], counts.type(rules.lightest), keys, places,
+                      hists[now], bins, C, nodes, values, when[2], counts.type(rules.lightest), keys, places,
                       shared=warps * C * counts.itemsize)
-        device.launch(divide, -(-most // WARPS), THREADS, active[now], totals, hists[now], C, everything, edges, nodes,
-                      threshold, impurities, values, keys, places, *when)
+        device.launch(divide, -(-most // WARPS), THREADS, active[now], totals, hists[now], bins, C, everything, edges,
+                      nodes, threshold, impurities, values, keys, places, *when)
         device.launch(plan, 1, THREADS, active[now], active[later], jobs, roots, totals, nodes, values, C, *when[:3],
                       np.int32(rules.exact))
         partition.launch(device, partition.scanned, precision, codes, rows, node_of, nodes, scratch, moved)
@@ -268,7 +277,8 @@ def launch(device, rung, precision, X, y):
     grown = fit(device, precision, X, y, C=C, rules=rules)
     nodes, threshold = device.to_host(grown.nodes), device.to_host(grown.threshold)
     place, left, right = flatten(nodes)
-    links = np.stack([np.where(left < 0, -1, nodes[place, FEATURE]), left, right], axis=1).astype(np.int32)
+    links = np.stack([np.where(left < 0, -1, nodes[place, FEATURE]), left, right, nodes[place, MISSING] == 1],
+                     axis=1).astype(np.int32)
     label = device.to_host(grown.values)[place].argmax(axis=1)
     return device.array(links), device.array(np.where(left < 0, 0, threshold[place]).astype(threshold.dtype)), \
         device.array(label.astype(np.int32))

@@ -2,12 +2,15 @@
 
 Maths      rows START .. START + COUNT of a node are divided, in their order, into those left of its cut and the others;
            the place where the right ones begin, CUT, is in START < CUT < START + COUNT
-           descend: from the root, to the left child while X[feature, n] <= threshold, else to the right one
-Shapes     nodes (2 N, 6): int32, a row per node. The children of the node with cut s are 2 s and 2 s + 1, the root is
+           descend: from the root, to the left child if X[feature, n] <= threshold, or if it is missing (NaN) and the
+           node sends that left; else to the right one
+Shapes     nodes (2 N, 7): int32, a row per node. MISSING says where the rows went whose values are missing: 1 left,
+           0 right, -1 if there were none. The children of the node with cut s are 2 s and 2 s + 1, the root is
            1: as no two nodes cut at the same place, every node has a number of its own, without anyone counting, and
            all of them together need no more than 2 N. Leaves have CUT 0 and FEATURE -1
            codes (N, D): uint8 (see histogram). rows (N,): int32, by place; node_of (N,): the node of each place
-           X (D, M): storage, links (K, 3): int32, feature (-1 in a leaf), left and right; threshold (K,): storage
+           X (D, M): storage, links (K, 4): int32, feature (-1 in a leaf), left, right, and whether missing values go
+           left; threshold (K,): storage
 Mapping    partition: a thread per place, in all nodes at once; descend: a thread per row
 Precision  exact: codes are integers, thresholds and features have one format
 Ladder     counted  every row counts those on its side that come before it in the node
@@ -27,7 +30,7 @@ from numprec.kernels.registry import draw, operation, rung
 from numprec.kernels.sort import THREADS
 from numprec.kernels.split import warp_scan
 
-START, COUNT, DEPTH, FEATURE, BIN, CUT = range(6)
+START, COUNT, DEPTH, FEATURE, BIN, CUT, MISSING = range(7)
 ROOT = 1
 EACH = 4                 # places per thread
 PLACES = EACH * THREADS
@@ -43,7 +46,8 @@ def descend_oracle(X, links, threshold):
     at = np.zeros(X.shape[1], int)
     while (links[at, 0] >= 0).any():
         f, t = np.maximum(links[at, 0], 0), threshold[at].astype(np.float64)
-        left = X[f, np.arange(len(at))].astype(np.float64) <= t
+        x = X[f, np.arange(len(at))].astype(np.float64)
+        left = np.where(np.isnan(x), links[at, 3] > 0, x <= t)
         at = np.where(links[at, 0] < 0, at, np.where(left, links[at, 1], links[at, 2]))
     return at
 
@@ -56,7 +60,8 @@ def error_bound(precision, *arrays):
 
 @cuda.jit(device=True)
 def on_the_left(codes, row, nodes, k):
-    return codes[row, nodes[k, FEATURE]] <= nodes[k, BIN]
+    code = codes[row, nodes[k, FEATURE]]
+    return code <= nodes[k, BIN] or (code == BINS - 1 and nodes[k, MISSING] == 1)
 
 
 @rung
@@ -165,7 +170,8 @@ def walk(p):
         if n < X.shape[1]:
             k = 0
             while links[k, 0] >= 0:
-                k = links[k, 1] if accum(X[links[k, 0], n]) <= accum(threshold[k]) else links[k, 2]
+                x = accum(X[links[k, 0], n])
+                k = links[k, 1] if x <= accum(threshold[k]) or (x != x and links[k, 3] > 0) else links[k, 2]
             leaf[n] = k
     return descend_walk
 
@@ -179,8 +185,8 @@ def launch(device, rung, precision, codes, rows=None, node_of=None, nodes=None, 
         rows = device.array(np.arange(N, dtype=np.int32))
         node_of = device.array(np.full(N, ROOT, np.int32))
         left = int((device.to_host(codes)[:, 0] <= BINS // 2).sum())
-        table = np.zeros((ROOT + 1, 6), np.int32)
-        table[ROOT] = 0, N, 0, 0, BINS // 2, left
+        table = np.zeros((ROOT + 1, 7), np.int32)
+        table[ROOT] = 0, N, 0, 0, BINS // 2, left, -1
         nodes, moved = device.array(table), device.empty(N, np.int32)
         scratch = device.empty(N, np.int32), device.empty(-(-N // PLACES), np.int32)
     if rung is counted:
@@ -217,13 +223,16 @@ def inputs(rng, shape, kind, precision):
 
 
 def descend_inputs(rng, shape, kind, precision):
-    """A complete tree of some depth, except that some nodes are leaves early. A threshold may equal a value."""
+    """A complete tree of some depth, except that some nodes are leaves early. A threshold may equal a value, and some
+    values are missing."""
     D, M, depth = shape
     K = 2 ** (depth + 1) - 1
     k = np.arange(K)
     feature = np.where((k < K // 2) & (rng.random(K) < 0.9), rng.integers(0, D, K), -1)
     X = draw(rng, (D, M), kind, precision)
-    return X, np.stack([feature, 2 * k + 1, 2 * k + 2], axis=1).astype(np.int32), rng.choice(X.ravel(), K)
+    threshold = rng.choice(X.ravel(), K)
+    X[rng.random((D, M)) < 0.1] = np.nan
+    return X, np.stack([feature, 2 * k + 1, 2 * k + 2, rng.integers(0, 2, K)], axis=1).astype(np.int32), threshold
 
 
 operation("partition", oracle=oracle, error_bound=error_bound, launch=launch, cost=cost, inputs=inputs,

@@ -1,7 +1,8 @@
 """Order of a column: which element is the smallest, which the next, ...
 
-Maths      order is the permutation with x[order[0]] <= x[order[1]] <= ...; equal elements stay in order of their index
-Shapes     x (n,): storage, finite. order (n,): int32
+Maths      order is the permutation with x[order[0]] <= x[order[1]] <= ..., and then NaNs; equal elements, and NaNs,
+           stay in order of their index
+Shapes     x (n,): storage. order (n,): int32
 Mapping    ranks: a thread per element; bitonic: one block, a thread per pair to compare, x and order in shared memory
 Precision  exact
 Ladder     ranks    a thread counts the elements that come before its own: n^2 comparisons, nothing shared
@@ -36,6 +37,14 @@ def error_bound(precision, *arrays):
 
 # ---- kernels, slowest first
 
+@cuda.jit(device=True)
+def follows(a, i, b, j):
+    """Whether a, at index i, comes after b, at index j."""
+    if a != a or b != b:
+        return a != a and (b == b or j < i)
+    return b < a or (b == a and j < i)
+
+
 @rung
 def ranks(p):
     accum = p.accum
@@ -47,8 +56,7 @@ def ranks(p):
             a = accum(x[i])
             rank = 0
             for j in range(x.size):
-                b = accum(x[j])
-                if b < a or (b == a and j < i):
+                if follows(a, i, accum(x[j]), j):
                     rank += 1
             order[rank] = i
     return sort_ranks
@@ -64,9 +72,7 @@ def block_sort(p):
 
     @cuda.jit(device=True)
     def compare(x, order, i, j):
-        a = accum(x[i])
-        b = accum(x[j])
-        if b < a or (b == a and order[j] < order[i]):
+        if follows(accum(x[i]), order[i], accum(x[j]), order[j]):
             x[i], x[j] = x[j], x[i]
             order[i], order[j] = order[j], order[i]
 
@@ -124,9 +130,10 @@ def cost(precision, n):
 
 
 def inputs(rng, shape, kind, precision):
-    """Every second element is drawn from few, so that some are equal; both ends of the range occur."""
+    """Every second element is drawn from few, so that some are equal; both ends of the range occur, and NaNs."""
     x = draw(rng, shape, "large" if kind == "overflow" else kind, precision)
     x[::2] = rng.choice(x, x[::2].shape)
+    x[5::9] = np.nan
     return x * rng.choice([-1, 1], shape),
 
 
