@@ -4,7 +4,8 @@ import xml.etree.ElementTree as ElementTree
 import numpy as np
 import pytest
 import rows as fabricated
-from matplotlib import pyplot as plt
+import matplotlib
+from matplotlib import image
 
 from numprec.harness import figures
 from numprec.harness.figures import kernels, numerics, style, training
@@ -35,9 +36,8 @@ def drawn(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def closed():
-    with plt.rc_context(style.STYLE):
+    with matplotlib.rc_context(style.STYLE):
         yield
-    plt.close("all")
 
 
 def text_of(path):
@@ -58,7 +58,7 @@ def test_every_figure_is_drawn_as_png_and_svg(drawn):
     assert sorted(folder.iterdir()) == sorted(paths)
     for path in paths:
         if path.suffix == ".png":
-            height, width = plt.imread(path).shape[:2]
+            height, width = image.imread(path).shape[:2]
             assert width >= 900 and height > 300
             assert path.stat().st_size < 150_000
         else:
