@@ -22,6 +22,7 @@ from time import monotonic, perf_counter
 
 from numprec.harness import rows
 from numprec.harness.executors import Elsewhere, Lost, identity
+from numprec.harness.store import KILLED
 from numprec.harness.worker import Worker
 
 RESOURCE = {"device": 1}
@@ -40,16 +41,17 @@ class OtherKind(RuntimeError):
 
 class Cluster:
     """An executor (see `numprec.harness.executors`) on the workers of `address`, or of a cluster that it starts here,
-    "local": one worker per GPU, or `workers` of them. `device` is "gpu", "emulator" or None for what is there."""
+    "local": one worker per GPU, or `workers` of them. `device` is "gpu", "emulator" or None for what is there; `limit`
+    as in Local."""
 
     compiles_ahead = False
 
-    def __init__(self, address, device=None, workers=None):
+    def __init__(self, address, device=None, workers=None, limit=None):
         try:
             import distributed    # noqa: F401
         except ImportError:
             raise Unreachable("--scheduler needs the extra cluster: python -m pip install -e \".[cluster]\"") from None
-        self._cluster, self._kind, self._visible = None, device, None
+        self._cluster, self._kind, self._visible, self._limit = None, device, None, limit
         self._client = self._local(workers) if address == "local" else self._connected(address)
         try:
             self._wait_for_workers(address)
@@ -140,7 +142,7 @@ class Cluster:
                 if monotonic() - seen > PATIENCE:
                     raise Unreachable(f"no worker has been there for {PATIENCE} seconds")
                 while len(running) < slots and (cell := next(cells, None)) is not None:
-                    running[self._submit(_execute, pickle.dumps(cell))] = cell, perf_counter()
+                    running[self._submit(_execute, pickle.dumps(cell), self._limit)] = cell, perf_counter()
                 if slots and not running:
                     return
                 finished = self._finished(running)
@@ -188,8 +190,8 @@ def _outcome(future, cell, begun):
         return future.result()
     if isinstance(error, OtherKind):
         raise Unreachable(error) from None
-    reason = ("its worker died, and so did the next one" if type(error).__name__ == "KilledWorker" else
-              f"the cluster lost it: {type(error).__name__}: {error}")
+    reason = f"{KILLED}: " + ("it died, and so did the next one" if type(error).__name__ == "KilledWorker" else
+                              f"the cluster says {type(error).__name__}: {error}")
     return [rows.failed(cell, p, reason) for p in cell.precisions], perf_counter() - begun
 
 
@@ -236,9 +238,9 @@ def _process(kind, visible):
     return _processes[kind]
 
 
-def _execute(kind, visible, pickled):
+def _execute(kind, visible, pickled, limit):
     cell, start = pickle.loads(pickled), perf_counter()
-    found = _process(kind, visible).run(cell)
+    found = _process(kind, visible).run(cell, limit)
     return found, perf_counter() - start
 
 
