@@ -10,9 +10,17 @@ worker that joins later and lacks that kind ends the run with what was finished 
 A scheduler that runs already needs workers that were started so, one per GPU:
 
     CUDA_VISIBLE_DEVICES=0 dask worker tcp://HOST:8786 --nthreads 1 --resources device=1
+
+A scheduler that is started without more listens on every interface of its machine and asks nobody who he is; whoever
+reaches its port, or that of a worker, runs code there, since tasks are pickles. `dask scheduler --host ADDRESS` binds it
+to one interface: that of a private network, or 127.0.0.1 with a tunnel, `ssh -L 8786:127.0.0.1:8786 HOST`. In a network
+that others use, `--tls-ca-file`, `--tls-cert` and `--tls-key`, given to scheduler and workers alike, let in only who has
+a certificate; bench.py takes its own from Dask's configuration (`distributed.comm.tls`). The local cluster listens on
+127.0.0.1 alone.
 """
 import atexit
 import contextlib
+import logging
 import os
 import pickle
 import signal
@@ -85,6 +93,7 @@ class Cluster:
 
     def _connected(self, address):
         from distributed import Client
+        logging.getLogger("distributed.client").setLevel(logging.CRITICAL)    # what it would say is said here
         try:
             return Client(address, timeout=ANSWER)
         except (OSError, ValueError) as error:    # TimeoutError is one of the first
@@ -128,7 +137,7 @@ class Cluster:
 
     def call(self, function, **arguments):
         """`function(**arguments, device=...)` on one of the workers."""
-        with _connection():
+        with self._connection():
             return self._submit(_call, function, arguments).result()
 
     def results(self, cells):
@@ -136,7 +145,7 @@ class Cluster:
         is a worker for it, not before."""
         cells, running, seen = iter(cells), {}, monotonic()
         while True:
-            with _connection():
+            with self._connection():
                 slots = self._slots()
                 seen = monotonic() if slots else seen
                 if monotonic() - seen > PATIENCE:
@@ -161,26 +170,32 @@ class Cluster:
         except TimeoutError:
             return ()
 
+    @contextlib.contextmanager
+    def _connection(self):
+        """What dask raises when the scheduler has gone, which is one error of many, as one exception. A scheduler that
+        comes back knows nothing of the cells, so that there is nothing to wait for."""
+        lost = Unreachable("the connection to the scheduler was lost")
+        if self._client.status != "running":
+            raise lost
+        try:
+            yield
+        except (OSError, CancelledError):
+            raise lost from None
+        except (KeyError, RuntimeError):
+            if self._client.status == "running":
+                raise
+            raise lost from None
+
     def close(self):
         """Ends the processes of the cells, whatever they are doing, and a local cluster with them."""
         client, cluster, self._client, self._cluster = self._client, self._cluster, None, None
         if client is not None:
-            try:
-                client.run(_close, on_error="ignore")
-            except OSError:    # the scheduler has gone
-                pass
+            with contextlib.suppress(OSError, RuntimeError):    # the scheduler goes just now
+                if client.status == "running":
+                    client.run(_close, on_error="ignore")
             client.close(timeout=5)
         if cluster is not None:
             cluster.close(timeout=10)
-
-
-@contextlib.contextmanager
-def _connection():
-    """What dask raises when the scheduler has gone, as one exception."""
-    try:
-        yield
-    except (OSError, CancelledError):
-        raise Unreachable("the connection to the scheduler was lost") from None
 
 
 def _outcome(future, cell, begun):
