@@ -118,6 +118,13 @@ def seen(results):
     return [a.tobytes() for a in (alpha, f, numbers[:, :SIZE + 1], info[:, :ENDED + 1])]
 
 
+def test_the_length_of_a_launch_changes_no_bit(device, monkeypatch):
+    data = Data(device, FP32, problems=2)
+    whole = {rung: seen(data.solve(rung)) for rung in (smo.problems, smo_fit.fused)}
+    monkeypatch.setattr(smo, "BURST", 3)
+    assert {rung: seen(data.solve(rung)) for rung in whole} == whole
+
+
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_fused_makes_the_same_kernel_matrix(device, precision, function):
     data = Data(device, precision, n=20, problems=2, function=function)

@@ -39,6 +39,8 @@ from numprec.precision import FORMATS
 NARROW, WIDE = 128, 256      # threads of a block
 STEPS = 16                   # iterations of the operation; and of phases, before the host asks whether it may stop
 BURST = 2 ** 16              # iterations of a block, before the host asks
+# The emulator's launches are shorter: Python sees a Ctrl-C between them. Chosen, for about a quarter of a second
+EMULATED = 2 ** 17           # iterations times threads or entries, whichever are more
 
 
 # ---- oracle: alpha is not unique in what it may be after STEPS iterations; f must be that of alpha, in the box
@@ -81,7 +83,8 @@ def phases(p, state="accum", threads=NARROW):
     @cuda.jit
     def phases_begin(K, row, col, y, alpha, f, numbers, info):
         begin(y, alpha, f, numbers, info)
-        if overflows(K, row, col):
+        bad = overflows(K, row, col)
+        if bad and cuda.threadIdx.x == 0:
             info[ENDED] = OVERFLOW
 
     @cuda.jit
@@ -200,14 +203,20 @@ def threads_for(sizes):
     return NARROW if max(sizes) <= 4 * NARROW else WIDE
 
 
+def iterations_of(device, sizes):
+    """Iterations of a launch. The bits of a fit do not depend on it."""
+    work = sum(max(size, threads_for(sizes)) for size in sizes)
+    return min(BURST, max(1, EMULATED // work)) if device.is_emulator else BURST
+
+
 def burst(device, rung, precision, K, todo, tolerance, max_iter, fresh, fill=None):
-    """Launches that take each problem up to STEPS (phases) or BURST iterations further. `fresh` starts from alpha = 0.
-    For `fused`, `fill` is (X, parameters, which, sample), and K an array to be filled."""
+    """Launches that take each problem up to STEPS (phases) or `iterations_of` iterations further. `fresh` starts from
+    alpha = 0. For `fused`, `fill` is (X, parameters, which, sample), and K an array to be filled."""
     threads = threads_for(todo.sizes)
     options = dict(state=todo.state, threads=threads)
-    tolerance = precision.accum.element.type(tolerance)
+    tolerance = precision.accum.round(tolerance)[()]
     given, found = todo.of_entries
-    limits = tolerance, max_iter, min(BURST, max_iter), fresh
+    limits = tolerance, max_iter, min(iterations_of(device, todo.sizes), max_iter), fresh
     if rung.name == "fused":
         X, parameters, which, sample = fill
         kernel = rung.variant(precision, **options)
@@ -233,12 +242,15 @@ def burst(device, rung, precision, K, todo, tolerance, max_iter, fresh, fill=Non
             device.launch(finish, 1, threads, y, C, alpha, f, numbers)
 
 
-def solve(device, rung, precision, K, todo, tolerance, max_iter, fill=None):
-    """Runs to the end. The host looks at `info` once a burst."""
+def solve(device, rung, precision, K, todo, tolerance, max_iter, fill=None, watch=None):
+    """Runs to the end. The host looks at `info` once a burst; what it saw, while there is more to do, goes to
+    `watch(todo, info)`."""
     arguments = rung, precision, K, todo, tolerance, max_iter
     burst(device, *arguments, True, fill)
     graph = None
-    while (device.to_host(todo.info)[:, ENDED] == 0).any():
+    while ((info := device.to_host(todo.info))[:, ENDED] == 0).any():
+        if watch is not None:
+            watch(todo, info)
         if rung.name != "phases":
             burst(device, *arguments, False, fill)
         else:

@@ -11,7 +11,8 @@ Maths      With the gradient times y, f_t = sum over s of K_ts y_s alpha_s - y_t
 Shapes     those of one binary problem of `smo`: row, col, y, C, alpha, f (n,), numbers (6,), info (5,)
 Mapping    device functions that all threads of a block enter together; entry t belongs to thread t modulo its width
 Precision  - a_it is a sum of differences, and never trusted below the error of K: at least TAU u |K|. Libsvm's constant
-             tau has this part to play in float64. A curvature taken too large makes a step short, not wrong
+             tau has this part to play in float64. A curvature taken too large makes a step short, not wrong. Where
+             K_ii = K_tt = K_it, as for two copies of a sample, f_i and f_t do not change: the step goes to the box
            - alpha_i and alpha_j move by one and the same number, one that both can represent, so that sum y alpha
              stays 0; at the box they are set to 0 or C exactly. f gets what alpha really moved by
            - a gap that is one unit in the last place of f will not become smaller: stalled, and not called converged.
@@ -159,6 +160,12 @@ def steps(p, state, threads):
         return a if a > floor else floor
 
     @cuda.jit(device=True)
+    def alike(K, row, col, i, t):
+        """Whether K does not tell i and t apart."""
+        k_ii, k_tt, k_it = accum(K[row[i], col[i]]), accum(K[row[t], col[t]]), accum(K[row[i], col[t]])
+        return k_ii == k_it and k_tt == k_it
+
+    @cuda.jit(device=True)
     def partner(K, row, col, y, C, alpha, f, i, key_s, where_s):
         """j for i."""
         f_i = accum(f[i])
@@ -187,6 +194,7 @@ def steps(p, state, threads):
         room_i, end_i = (c_i - a_i, c_i) if y_i > accum(0) else (a_i, accum(0))
         room_j, end_j = (a_j, accum(0)) if y_j > accum(0) else (c_j - a_j, c_j)
         size = (accum(f[j]) - accum(f[i])) / curvature(K, row, col, i, j)
+        size = infinity() if alike(K, row, col, i, j) else size
         size = min(room_i, room_j) if not size < min(room_i, room_j) else size
         b_i = held(a_i + y_i * size, c_i)
         b_j = held(a_j - y_j * size, c_j)

@@ -217,16 +217,20 @@ class Workspace:
         self.device.launch(self.kernels[-1], 1, WIDE, self.y, self.C, self.alpha, self.f, self.numbers)
 
 
-def solve(device, rung, precision, todo, tolerance, max_iter, K=None, rows_of=None):
-    """Solves one problem after the other, to the end. `rows_of(q)` gives the `rows` of problem q where K is None."""
-    tolerance = precision.accum.element.type(tolerance)
+def solve(device, rung, precision, todo, tolerance, max_iter, K=None, rows_of=None, watch=None):
+    """Solves one problem after the other, to the end. `rows_of(q)` gives the `rows` of problem q where K is None;
+    `watch` is that of `smo.solve`, and hears of it once in OUTER iterations."""
+    tolerance = precision.accum.round(tolerance)[()]
     for q in range(len(todo.sizes)):
         work = Workspace(device, rung, precision, todo, q, K, rows_of(q) if K is None else None)
         work.begin()
         with device.capture() as graph:
             for _ in range(OUTER):
                 work.iterate(tolerance, max_iter)
-        while int(device.to_host(work.info)[ENDED]) == 0:
+        graph.replay()
+        while (info := device.to_host(todo.info))[q, ENDED] == 0:
+            if watch is not None:
+                watch(todo, info)
             graph.replay()
         work.finish()
 
