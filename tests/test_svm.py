@@ -5,18 +5,20 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+from scipy.linalg import LinAlgWarning
 from sklearn import svm
 from sklearn.base import clone
 from sklearn.datasets import load_iris, make_blobs
+from sklearn.ensemble import BaggingClassifier
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.metrics.pairwise import pairwise_kernels
-from sklearn.model_selection import GridSearchCV, train_test_split
+from sklearn.model_selection import GridSearchCV, cross_val_score, train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
 from numprec import SVC, device as devices
-from numprec.kernels import smo_step, working_set
+from numprec.kernels import smo, smo_step, working_set
 from numprec.models import svm as svc
 from numprec.precision import PRECISIONS
 
@@ -37,6 +39,14 @@ def quietly(model, *data, **more):
         warnings.simplefilter("always")
         model.fit(*data, **more)
     return model, [str(w.message) for w in raised]
+
+
+def quietly_but(category, model, *data):
+    """model.fit(*data), of whose warnings only those of `category` are let through."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", category)
+        return model.fit(*data)
 
 
 def clouds(n=40, classes=2, features=3, seed=0, spread=1.5):
@@ -326,11 +336,223 @@ def test_more_samples_than_a_block_looks_at(monkeypatch):
     monkeypatch.setattr(devices.Device, "to_host", lambda self, a: reads.append(a.shape) or original(self, a))
     before = device.launches
     model = SVC("fp32").fit(X, y)
-    assert reads.count((5,)) <= (device.launches - before) / (working_set.OUTER * 5) + 1
+    assert reads.count((1, 5)) <= (device.launches - before) / (working_set.OUTER * 5) + 1
     theirs = svm.SVC().fit(X, y)
     assert model.stop_reason_.tolist() == ["converged"]
     np.testing.assert_allclose(dual_objectives(model, X, y), dual_objectives(theirs, X, y), rtol=1e-6)
     assert (model.predict(X) != theirs.predict(X)).sum() <= len(X) / 1000
+
+
+# ---- what the user is told, and when
+
+def test_a_slow_fit_says_so_and_ends(monkeypatch, capsys):
+    """Features of very different sizes; the wine data take 300,000 iterations. Launches are short on the emulator."""
+    X, y = clouds(60)
+    X = X * [1000.0, 1.0, 0.01]
+    emulated = devices.get().is_emulator
+    monkeypatch.setattr(svc, "PATIENCE", 20)
+    monkeypatch.setattr(svc, "EACH", 0)
+    monkeypatch.setattr(smo, "BURST", 16)
+    clock = iter(range(10 ** 6))
+    monkeypatch.setattr(svc.time, "monotonic", lambda: next(clock))
+    before = devices.get().launches
+    model, said = quietly(SVC("fp64", kernel="linear", verbose=1, max_iter=-1 if emulated else 100), X, y)
+    assert model.stop_reason_.tolist() == ["max_iter"] and model.n_iter_.tolist() == [100]
+    assert devices.get().launches - before == 7
+    slow, ended = said
+    assert "not solved after 32 iterations" in slow and "standardise the data" in slow
+    assert "spreads of its features differ by a factor of" in slow and "factor of" in ended
+    assert "the problem ended after 100 iterations" in ended and "standardise the data" in ended
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == 6 and "1 of 1 binary problems to go, 16 iterations so far, gap" in printed[0]
+
+
+# ---- offsets
+
+@pytest.mark.parametrize("kernel", ["linear", "rbf"])
+def test_an_offset_costs_nothing(precision, kernel):
+    """Seconds since 1970 beside a feature near 0. The data are exact in bfloat16, moved or not."""
+    rng = np.random.default_rng(3)
+    X, offset = rng.integers(-64, 64, (40, 2)) / 32, np.array([1.7e9, 0.0])
+    y = np.where(X[:, 0] + X[:, 1] + rng.normal(size=40) / 2 > 0, "b", "a")
+    options = dict(kernel=kernel, gamma=0.5, tol=1e-6 if precision.accum.bits == 64 else 1e-2)
+    near, far = (quietly(SVC(precision, **options), Z, y)[0] for Z in (X, X + offset))
+    loose = 1e-6 if precision.accum.bits == 64 else 0.05
+    np.testing.assert_allclose(far.decision_function(X + offset), near.decision_function(X), atol=loose)
+    np.testing.assert_array_equal(far.support_vectors_, (X + offset)[far.support_])
+    if kernel == "rbf":
+        np.testing.assert_array_equal(far.dual_coef_, near.dual_coef_)
+        np.testing.assert_array_equal(far.intercept_, near.intercept_)
+    else:
+        np.testing.assert_allclose(far.coef_, near.coef_, atol=loose)
+        np.testing.assert_allclose((X + offset) @ far.coef_[0] + far.intercept_[0], far.decision_function(X + offset),
+                                   atol=1e-5)
+
+
+def test_an_offset_that_costs_digits_is_said():
+    """poly and sigmoid see it, as does a kernel matrix; the remedy helps."""
+    X, y = clouds(30)
+    for name, offset in ("fp32", 1e4), ("mixed_bf16", 20.0):
+        for kernel in "poly", "sigmoid", "precomputed":
+            far = X + offset
+            with pytest.warns(LinAlgWarning, match="common offset.*the (data|kernel matrix)|centre the kernel matrix"):
+                quietly_but(LinAlgWarning, SVC(name, kernel=kernel, max_iter=50), far @ far.T if kernel == "precomputed"
+                            else far, y)
+        assert not [s for s in quietly(SVC(name, kernel="poly"), X, y)[1] if "offset" in s]
+    with pytest.warns(LinAlgWarning, match="gamma is small"):
+        SVC("fp32", gamma=1e-9).fit(X, y)
+
+
+# ---- scikit-learn's parameters and odd weights
+
+def objective(model, K, y):
+    """Of the dual, for two classes."""
+    moved = np.zeros(len(y))
+    moved[model.support_] = model.dual_coef_[0]
+    return moved @ K @ moved / 2 - abs(moved).sum()
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2, 4])    # with 3 and 5, libsvm takes more than 200,000 iterations
+def test_random_problems_are_scikit_learns(seed):
+    """All kernels, hard margins, weights: the same labels and dual objective."""
+    rng = np.random.default_rng(seed)
+    n, D = int(rng.integers(5, 30)), int(rng.integers(1, 5))
+    y = np.r_[0, 1, rng.integers(0, 2, n - 2)]
+    apart = y[:, None] * 6
+    X, weight = rng.normal(size=(n, D)) + rng.normal(size=D) * 100, rng.choice([0.5, 1.0, 3.0], n)
+    for options, data in (({"kernel": "linear"}, X), ({"kernel": "rbf"}, X), ({"kernel": "rbf", "C": 30}, X),
+                          ({"kernel": "poly", "degree": 2, "gamma": 0.1, "coef0": 1.0}, X - X.mean(axis=0)),
+                          ({"kernel": "linear", "C": np.inf}, X + apart),
+                          ({"kernel": "rbf", "C": np.inf, "gamma": 5.0}, X),
+                          ({"kernel": "precomputed", "class_weight": {0: 2.0, 1: 0.25}}, X),
+                          ({"kernel": "linear", "class_weight": "balanced"}, X)):
+        given = data @ data.T if options["kernel"] == "precomputed" else data
+        ours, theirs = (m.fit(given, y, weight)
+                        for m in (SVC("fp64", tol=1e-8, **options), svm.SVC(tol=1e-8, **options)))
+        arguments = {"gamma": theirs._gamma} if options["kernel"] in ("rbf", "poly") else {}
+        arguments |= {k: options[k] for k in ("degree", "coef0") if k in options}
+        K = pairwise_kernels(given, metric=options["kernel"], **arguments)
+        np.testing.assert_allclose(objective(ours, K, y), objective(theirs, K, y), rtol=1e-6)
+        clear = abs(theirs.decision_function(given)) > 1e-4
+        np.testing.assert_array_equal(ours.predict(given)[clear], theirs.predict(given)[clear])
+
+
+def test_precomputed(precision):
+    """The kernel matrix in place of X: the same model as by the kernel, for cross validation too."""
+    X, y = clouds(45, classes=3)
+    K = X @ X.T
+    model, by_kernel = (quietly(SVC(precision, kernel=kernel), data, y)[0]
+                        for kernel, data in (("precomputed", K), ("linear", X)))
+    assert np.mean(model.predict(K) == by_kernel.predict(X)) > 0.95
+    assert model.support_vectors_.shape == (0, 0) and model.n_features_in_ == 45
+    assert np.isfinite(model.decision_function(K[:4])).all()
+    if precision == PRECISIONS["fp64"]:
+        theirs = svm.SVC(kernel="precomputed").fit(K, y)
+        np.testing.assert_allclose(model.decision_function(K), theirs.decision_function(K), atol=5e-3)
+        assert cross_val_score(SVC("fp64", kernel="precomputed"), K, y, cv=3).tolist() == cross_val_score(
+            SVC("fp64", kernel="linear"), X, y, cv=3).tolist()
+        with pytest.raises(ValueError, match="must be a square matrix. Input is a 45x3 matrix"):
+            SVC(kernel="precomputed").fit(X, y)
+        with pytest.raises(ValueError, match="3 features"):
+            model.predict(X)
+
+
+def test_a_class_without_weight():
+    """Its samples are left out, and it is never predicted; in a bag of models too."""
+    X, y = clouds(60, classes=3, spread=0.5)
+    names = np.array(["x", "y", "z"])[y]
+    for gone in range(3):
+        left = np.delete(np.arange(3), gone)
+        model = SVC("fp64", kernel="linear").fit(X, names, (y != gone).astype(float))
+        alone = SVC("fp64", kernel="linear").fit(X[y != gone], names[y != gone])
+        assert model.classes_.tolist() == ["x", "y", "z"] and model.n_support_.tolist() == alone.n_support_.tolist()
+        np.testing.assert_array_equal(model.predict(X), alone.predict(X))
+        decision = model.decision_function(X)
+        assert decision.shape == (60, 3) and (decision.argmin(axis=1) == gone).all()
+        np.testing.assert_array_equal(np.array(left)[decision[:, left].argmax(axis=1)], np.searchsorted(
+            model.classes_, model.predict(X)))
+        np.testing.assert_array_equal(model.coef_, -alone.coef_)
+        model.set_params(decision_function_shape="ovo")
+        np.testing.assert_array_equal(model.decision_function(X)[:, 0], -alone.decision_function(X))
+    rare = np.where(np.arange(60) == 7, "w", names)
+    assert BaggingClassifier(SVC("fp64"), 5, random_state=0).fit(X, rare).score(X, rare) > 0.8
+    with pytest.raises(ValueError, match="all samples with positive weights belong to the same class"):
+        SVC(class_weight={"x": 0.0, "y": 0}).fit(X, names)
+
+
+def test_coef_is_read_only():
+    model = SVC(kernel="linear").fit(*clouds())
+    with pytest.raises((AttributeError, ValueError)):
+        model.coef_ = np.arange(3)
+    with pytest.raises((AttributeError, ValueError)):
+        model.coef_[0, 0] = 7
+
+
+@pytest.mark.parametrize("name", ["fp64", "fp32", "fp16"])
+def test_extreme_weights_end_fast(name):
+    """Copies of a sample with all labels are moved to the box at once, however far it is."""
+    y = np.arange(39) % 13
+    model = quietly(SVC(name), np.zeros((39, 2)), y, sample_weight=np.full(39, 1e308))[0]
+    assert model.n_iter_.max() <= 6
+    assert set(model.stop_reason_) == {"converged"} and np.isfinite(model.decision_function(np.zeros((1, 2)))).all()
+    X, y = clouds(20)
+    weight = np.ones(20)
+    weight[[0, 1, 2]] = 1e-300, 5e-324, 1e-30
+    model = quietly(SVC(name), X, y, sample_weight=weight)[0]
+    without = quietly(SVC(name), X[3:], y[3:])[0]
+    np.testing.assert_allclose(model.decision_function(X), without.decision_function(X), atol=0.05)
+    with pytest.raises(ValueError, match="variance of X.* is below the range of float64"):
+        SVC(name).fit(X * 1e-170, y)
+
+
+WORDS = [None, "x", True, -1, 0, np.nan, np.inf, 1e-308, 1e300, 2 ** 70, 10 ** 400, [1], {}, np.ones(3), 1j, b"rbf"]
+FUZZED = ("C", "kernel", "degree", "gamma", "coef0", "tol", "cache_size", "class_weight", "max_iter", "verbose",
+          "break_ties", "shrinking", "probability", "decision_function_shape", "state")
+
+
+def fuzzed_fit(rng):
+    """One fit of odd data, weights and parameters, and its decisions. Raises what is not allowed."""
+    n, D, classes = int(rng.integers(2, 13)), int(rng.integers(1, 4)), int(rng.integers(2, 5))
+    X = rng.choice([rng.normal(size=(n, D)), np.zeros((n, D)), rng.integers(0, 2, (n, D)).astype(float)])
+    X = X * 10.0 ** rng.choice([0, 0, 0, 4, -4, 39, -39, 154, -160, 300, -300, -309, 307])
+    X = X + rng.choice([0, 0, 1.7e9, 1e300])
+    y = rng.integers(0, classes, n)
+    weight = rng.choice([None, None, "some"])
+    if weight is not None:
+        weight = rng.choice([0, 1, 1e-300, 1e308, 5e-324, 1e30, 3], n)
+    options = {"kernel": str(rng.choice(svc.KERNELS)), "C": float(rng.choice([1, 1e-5, 1e5, np.inf, 1e-300, 1e300])),
+               "gamma": rng.choice(["scale", "auto", 1e-3, 1e300, 0.0, 5e-324], p=[.5, .1, .1, .1, .1, .1]).item(),
+               "max_iter": 100, "precision": str(rng.choice(list(PRECISIONS)))}
+    if options["gamma"] not in ("scale", "auto"):
+        options["gamma"] = float(options["gamma"])
+    if rng.random() < 0.3:
+        options[str(rng.choice(FUZZED))] = WORDS[rng.integers(len(WORDS))]
+    if isinstance(options["kernel"], str) and options["kernel"] == "precomputed" and rng.random() < 0.9:
+        with np.errstate(all="ignore"):
+            X = X @ X.T
+    try:
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            warnings.simplefilter("error", RuntimeWarning)    # NumPy's
+            warnings.simplefilter("always", LinAlgWarning)    # is one too
+            model = SVC(**options).fit(X, y, sample_weight=weight)
+        assert set(model.stop_reason_) == {"converged"} or said
+        assert all(np.isfinite(getattr(model, a)).all() for a in ("dual_coef_", "intercept_", "support_vectors_"))
+        for decision in model.decision_function(X), model.predict(X):
+            assert np.isfinite(decision).all()
+        return model
+    except (ValueError, TypeError, MemoryError) as error:
+        assert "\n" not in str(error) and len(str(error)) < 400, error
+        return None
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_odd_input_gives_a_model_or_a_sentence(seed):
+    rng = np.random.default_rng(seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        models = [fuzzed_fit(rng) for _ in range(60)]
+    assert 5 < sum(m is not None for m in models) < 55
 
 
 # ---- scikit-learn's contract
@@ -370,12 +592,17 @@ def test_interface():
 
 
 @pytest.mark.parametrize("parameters, sentence", [
-    ({"kernel": "rbff"}, "Did you mean 'rbf'"), ({"C": 0}, "C is a positive number, not 0"),
+    ({"kernel": "rbff"}, "Did you mean 'rbf'"), ({"C": 0}, "C is a positive number, or np.inf, not 0"),
     ({"C": np.nan}, "C is a positive number"), ({"tol": -1}, "tol is a positive number"),
     ({"gamma": "skale"}, "gamma is 'scale', 'auto' or a number"), ({"gamma": -1.0}, "gamma is"),
     ({"degree": 1.5}, "degree is a whole number"), ({"max_iter": 0}, "max_iter is a positive whole number or -1"),
     ({"decision_function_shape": "ovx"}, "decision_function_shape 'ovx'"), ({"state": "master"}, "unknown state"),
-    ({"precision": "fp61"}, "Did you mean 'fp64'"), ({"class_weight": {0: -1.0}}, "class_weight must not be negative"),
+    ({"precision": "fp61"}, "Did you mean 'fp64'"), ({"class_weight": {0: -1.0}}, "class_weight is a dict of numbers"),
+    ({"class_weight": {0: None}}, "class_weight is"), ({"break_ties": "x"}, "break_ties is True or False, not 'x'"),
+    ({"kernel": np.ones((3, 3))}, "unknown kernel"), ({"kernel": {"rbf": 1}}, "unknown kernel"), ({"C": True}, "C is"),
+    ({"gamma": np.ones(3)}, "gamma is .*not an array of"), ({"tol": None}, "tol is"), ({"degree": True}, "degree"),
+    ({"coef0": [1.0]}, "coef0 is"), ({"verbose": -1}, "verbose is"), ({"shrinking": None}, "shrinking is"),
+    ({"probability": True}, "CalibratedClassifierCV"), ({"max_iter": 10 ** 400, "C": -1}, "C is a positive number"),
 ])
 def test_refused_parameters(parameters, sentence):
     with pytest.raises(ValueError, match=sentence):
@@ -389,7 +616,8 @@ def test_refused_data():
     for arguments, sentence in (
             ((spoiled, y), r"NaN \(1 value, the first in row 3, column 1\)"), ((X, y[:-1]), "inconsistent numbers"),
             ((X[0], y), "2D array"), ((X, y, -np.ones(len(y))), "Negative values"),
-            ((X, y, (y == 0).astype(float)), "0 for every sample of a class"), ((X, X[:, 0]), "continuous")):
+            ((X, y, (y == 0).astype(float)), "all samples with positive weights belong to the same class"),
+            ((X, X[:, 0]), "continuous")):
         with pytest.raises(ValueError, match=sentence):
             SVC().fit(*arguments)
     with pytest.raises(ValueError, match="break_ties must be False"):

@@ -34,11 +34,10 @@ def _availability(precision, device):
 
 class Local:
     """One cell after another in a worker process on this machine, so that no cell disturbs another's times. `kind` is
-    that of the device, "gpu" or "emulator"; a process that has no answer after `limit` seconds is replaced, None is no
-    limit."""
+    that of the device, "gpu" or "emulator"."""
 
-    def __init__(self, kind, limit=None):
-        self._kind, self._worker, self._limit = kind, None, limit
+    def __init__(self, kind):
+        self._kind, self._worker = kind, None
         self.compiles_ahead = kind == "emulator"
 
     def __enter__(self):
@@ -49,13 +48,13 @@ class Local:
 
     def call(self, function, **arguments):
         """`function(**arguments, device=...)`, where the cells run."""
-        return self.worker.call(function, self._limit, **arguments)
+        return self.worker.call(function, **arguments)
 
     def results(self, cells):
         """(cell, its rows, the seconds it took) for each cell, as it finishes."""
         for cell in cells:
             start = perf_counter()
-            rows = self.worker.run(cell, self._limit)
+            rows = self.worker.run(cell)
             yield cell, rows, perf_counter() - start
 
     @cached_property

@@ -14,8 +14,5 @@ class Refused(Exception):
 
 def typed(path):
     """`path` as the reader will want to type it."""
-    try:
-        relative = os.path.relpath(path)
-    except ValueError:      # on another drive of Windows
-        return str(path)
+    relative = os.path.relpath(path)
     return str(path) if relative.startswith("..") else relative

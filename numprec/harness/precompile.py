@@ -19,12 +19,11 @@ from pathlib import Path
 from numprec.harness import planning
 from numprec.harness.environment import cores
 from numprec.harness.timing import Effort
-from numprec.harness.worker import Worker
+from numprec.harness.worker import Died, Worker
 
 NOTE = "compiled.json"
 MOST = 8         # workers, of several hundred MB each
 FEW = 20         # units that are not worth the start of the workers
-LONGEST = 900    # seconds, for a unit
 ONCE = Effort(budget=0.0, warm_up=0.0, least=1)
 
 
@@ -62,8 +61,8 @@ def compile_all(units, device_name, show):
             except IndexError:
                 return
             try:
-                worker.call(_once, LONGEST, cell=unit)
-            except Exception:
+                worker.call(_once, cell=unit)
+            except Died:
                 pass
             done.append(unit)
             show(len(done), len(units))

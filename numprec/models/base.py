@@ -85,8 +85,9 @@ class Estimator(BaseEstimator):
         given = self._on_host(X)
         X = check_array(_numbers(given, "X", 2), dtype="numeric", ensure_all_finite=False, estimator=self,
                         input_name="X")
+        X = _finite(self._as_numbers(X), "X", self._allows_nan)
         validate_data(self, given, reset=False, skip_check_array=True)
-        return _finite(self._as_numbers(X), "X", self._allows_nan)
+        return X
 
     def _checked_weights(self, sample_weight, X):
         """Sample weights as a float64 array (n_samples,), each of them finite, none negative, not all 0; a number is
