@@ -15,6 +15,7 @@ commands
   python bench.py report RUN         write a run as one HTML page, tables and figures in it
   python bench.py compare A B        has B become faster or slower than A?
   python bench.py publish            bring the README's tables and figures up to data/results/
+  python bench.py sanitize           look for bugs in the kernels: races, accesses outside arrays, barriers missed
 
 examples
   python bench.py --precision all                    everything; the results go to a new folder under runs/
@@ -150,7 +151,23 @@ def _publish(arguments):
     return commands.about(lambda: published.update(ROOT))
 
 
-COMMANDS = {"plot": _plot, "report": _report, "compare": _compare, "publish": _publish}
+def _sanitize(arguments):
+    p = Parser(prog="bench.py sanitize", formatter_class=argparse.RawDescriptionHelpFormatter,
+               description="Runs the kernels on the emulator, which sees every access, in random orders of threads, "
+                           "and\nlooks for bugs: accesses outside an array, races, values that nobody wrote, barriers "
+                           "that some\nthreads miss, loops without end.",
+               epilog="exit codes: 0 nothing was found; 1 something was; 2 usage")
+    p.add_argument("--operation", metavar="LIST", help="only these operations, chapters or rungs (matmul/tiled)")
+    p.add_argument("--precision", default="all", metavar="LIST", help="names or groups; default all")
+    p.add_argument("--seeds", type=_positive, metavar="N", help="random orders of each launch; default 20")
+    p.add_argument("--out", metavar="FILE", default=str(RUNS / "sanitize.jsonl"),
+                   help="a line for each rung and precision; those that are there already are not done again")
+    options = p.parse_args(arguments)
+    from numprec.harness import commands
+    return commands.sanitize(options)
+
+
+COMMANDS = {"plot": _plot, "report": _report, "compare": _compare, "publish": _publish, "sanitize": _sanitize}
 
 
 def main(arguments=None):

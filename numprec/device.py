@@ -147,8 +147,10 @@ class Emulator(Device):
 
     def empty(self, shape, fmt):
         """An array to be written. Every byte is 0xFF, a NaN in each format, so that what is not written shows."""
+        from numprec.emulator import fresh
         array = np.empty(shape, _element(fmt))
         array.reshape(-1).view(np.uint8)[:] = 0xFF
+        fresh.made_empty(array)
         return array
 
     def zeros(self, shape, fmt):
@@ -161,7 +163,9 @@ class Emulator(Device):
         return np.array(array, order="C")
 
     def _overwrite(self, array, other):
+        from numprec.emulator import fresh
         array[...] = other
+        fresh.overwritten(array)
 
     def _launch(self, kernel, grid, block, args, shared):
         from numprec import emulator

@@ -7,11 +7,24 @@ correctness; its times are a CPU's.
     from numprec.emulator import emulate
     emulate(kernel)[grid, block](x, y)
 
+sanitize() looks for bugs in the kernels that are launched inside it, profile() counts what a GPU would have to do.
+
 translate.py   how a kernel becomes a coroutine; twins.py, context.ll  what stands in for each GPU operation
 scheduler.ll   runs the threads of a block; launch.py  what happens at a launch; compile.py, host.py, cache.py
 stops.py       where a kernel can be stopped; guard.ll  what happens when it reaches for memory that is not there
+instrument.py, events.ll, listen.ll  the form of a kernel that tells what it does; listening.py  who hears it:
+sanitize.py (with fresh.py) and profile.py
 """
-from numprec.emulator.cache import clear as clear_cache
-from numprec.emulator.launch import EmulatorError, create_xoroshiro128p_states, emulate, launch
+import os
 
-__all__ = ["EmulatorError", "clear_cache", "create_xoroshiro128p_states", "emulate", "launch"]
+from numprec.emulator.cache import clear as clear_cache
+from numprec.emulator.errors import EmulatorError
+from numprec.emulator.launch import create_xoroshiro128p_states, emulate, launch
+from numprec.emulator.profile import profile
+from numprec.emulator.sanitize import SanitizerError, sanitize, sanitize_always
+
+__all__ = ["EmulatorError", "SanitizerError", "clear_cache", "create_xoroshiro128p_states", "emulate", "launch",
+           "profile", "sanitize"]
+
+if os.environ.get("NUMPREC_SANITIZE") == "1":
+    sanitize_always()

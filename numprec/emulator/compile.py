@@ -1,6 +1,7 @@
 """A `@cuda.jit` kernel and the types of its arguments -> machine code of the host."""
 import contextlib
 import hashlib
+import linecache
 import sys
 import time
 from types import SimpleNamespace
@@ -26,7 +27,8 @@ class CompiledKernel:
         self.engine = engine             # owns the code
         self.entry = entry
         self.compile_seconds = compile_seconds
-        for field in ("stride", "shared_bytes", "uses_grid", "uses_warps", "serial", "slots"):
+        for field in ("stride", "shared_bytes", "uses_grid", "uses_warps", "serial", "slots", "sites", "shared",
+                      "locals", "operations"):
             setattr(self, field, getattr(translation, field))
 
 
@@ -45,26 +47,48 @@ def without_driver(compute_capability):
         module.get_current_device = original
 
 
-def numba_ir(kernel, argtypes, compute_capability):
-    """(list of LLVM modules as text, mangled name of the kernel) for a dispatcher and Numba argument types."""
+def numba_ir(kernel, argtypes, compute_capability, lines=False):
+    """(list of LLVM modules as text, mangled name of the kernel) for a dispatcher and Numba argument types. `lines`
+    keeps the lines of the source in them."""
     options = kernel.targetoptions
     with without_driver(compute_capability):
         result = compile_cuda(kernel.py_func, types.void, tuple(argtypes), cc=tuple(compute_capability),
-                              fastmath=bool(options.get("fastmath")))
+                              fastmath=bool(options.get("fastmath")), lineinfo=lines)
     return result.library.llvm_strs, result.fndesc.mangled_name
 
 
-def compile_kernel(kernel, argtypes, compute_capability=(7, 5), cpu=None):
+def _pointers(argtypes):
+    """{slot of the flattened arguments that is an array's data pointer: index of the array among all arrays}."""
+    found, slot = {}, 0
+    for kind in _leaves(argtypes):
+        if isinstance(kind, types.Array):
+            found[slot + 4] = len(found)
+            slot += 5 + 2 * kind.ndim
+        else:
+            slot += 2 if isinstance(kind, types.Complex) else 1
+    return found
+
+
+def _leaves(argtypes):
+    for kind in argtypes:
+        if isinstance(kind, types.BaseTuple):
+            yield from _leaves(kind)
+        else:
+            yield kind
+
+
+def compile_kernel(kernel, argtypes, compute_capability=(7, 5), cpu=None, listening=False):
     """Compiles a dispatcher for Numba argument types, or takes it from the disk cache.
 
     `cpu` names another processor to compile for (LLVM's names: "haswell", "icelake-server"); default: the host.
+    `listening` asks for the instrumented form, see instrument.py.
     Raises NotImplementedError, naming operation and kernel, for what the emulator does not have, ValueError for a
     processor whose code the host cannot run, and Numba's errors for what Numba refuses.
     """
     global _spent, _announced
     name = kernel.py_func.__name__
     place = host.target(cpu)
-    key = cache.kernel_key(kernel, argtypes, compute_capability, place.key)
+    key = cache.kernel_key(kernel, argtypes, compute_capability, place.key + (_lines(kernel) if listening else ""))
     seconds = 0.0
     loaded = _loaded(place, cache.load(key))
     if loaded is None:
@@ -72,9 +96,10 @@ def compile_kernel(kernel, argtypes, compute_capability=(7, 5), cpu=None):
             _announced = True
             print("numprec: compiling kernels for this CPU; the next run finds them on disk", file=sys.stderr)
         start = time.perf_counter()
-        modules, entry = numba_ir(kernel, argtypes, compute_capability)
+        modules, entry = numba_ir(kernel, argtypes, compute_capability, lines=listening)
         symbol = "numprec_" + hashlib.sha256((key or "\n".join(modules)).encode()).hexdigest()[:24]
-        translation = translate(modules, entry, name, symbol, host.llvm, place.machine, place.half_in_hardware)
+        translation = translate(modules, entry, name, symbol, host.llvm, place.machine, place.half_in_hardware,
+                                _pointers(argtypes) if listening else None)
         code = place.object_code(translation.text)
         seconds = time.perf_counter() - start
         _spent += seconds
@@ -82,6 +107,12 @@ def compile_kernel(kernel, argtypes, compute_capability=(7, 5), cpu=None):
         loaded = translation, *place.load(code, [symbol])
     translation, engine, (entry,) = loaded
     return CompiledKernel(name, translation, engine, entry, seconds)
+
+
+def _lines(kernel):
+    """What the instrumented form depends on besides: it names lines of the source."""
+    code = kernel.py_func.__code__
+    return f" instrumented {code.co_filename} {code.co_firstlineno} {''.join(linecache.getlines(code.co_filename))}"
 
 
 def _loaded(place, stored):

@@ -137,17 +137,20 @@ define internal void @emu.guard(ptr %place) {
   ret void
 }
 """
+_NOBODY_LISTENS = "define internal void @emu.hook(ptr %w, i32 %s, i32 %t, i64 %v) alwaysinline {\n  ret void\n}\n"
 
 
 @functools.lru_cache(maxsize=None)
-def scheduler(cpu=None):
+def scheduler(cpu=None, listening=False):
     """The compiled scheduler: `run(launch, memory)` and `cooperate(launch, memory, bytes, first, last, mode)`. They
-    return a status, or raise what a handler of a signal raises."""
+    return a status, or raise what a handler of a signal raises. Where one listens it tells the launch's listener what
+    it does; the kernels then reach for no memory that is not there."""
     from numprec.emulator import cache
-    place, guards = target(cpu), sys.platform == "linux"
+    place, guards = target(cpu), sys.platform == "linux" and not listening
     read = resources.files("numprec.emulator").joinpath
     text = read("scheduler.ll").read_text()
     bodies = read("guard.ll").read_text() if guards else _UNGUARDED
+    bodies += read("events.ll").read_text() if listening else _NOBODY_LISTENS
     text = re.sub(r"^declare .*@emu\..*\n", "", text, flags=re.M) + bodies
     key = cache.key("scheduler", place.key, text)
     stored = cache.load(key)

@@ -18,9 +18,9 @@ from numba.cuda.dispatcher import CUDADispatcher
 from numba.cuda.errors import normalize_kernel_dimensions
 from numba.cuda.typing.typeof import Purpose, typeof
 
-from numprec.emulator import host
+from numprec.emulator import host, listening
 from numprec.emulator.compile import compile_kernel
-from numprec.emulator.translate import EmulatorError
+from numprec.emulator.errors import EmulatorError
 
 
 # What a card of compute capability 7.5 grants: CUDA C++ Programming Guide, "Features and Technical Specifications per
@@ -52,8 +52,8 @@ class _Launch(ctypes.Structure):
                 ("dynamic_bytes", ctypes.c_int32), ("stride", ctypes.c_int32), ("error", ctypes.c_int32),
                 ("error_block", ctypes.c_int64), ("at_barrier", ctypes.c_int32), ("at_grid", ctypes.c_int32),
                 ("in_warp", ctypes.c_int32), ("exited", ctypes.c_int32), ("ask", ctypes.c_int32),
-                ("unused", ctypes.c_int32),
-                ("coroutine", ctypes.c_void_p), ("uses_warps", ctypes.c_int32)]
+                ("unused", ctypes.c_int32), ("coroutine", ctypes.c_void_p), ("uses_warps", ctypes.c_int32),
+                ("listener", ctypes.c_void_p)]
 
 
 # ---- arguments
@@ -112,14 +112,14 @@ def _flatten(value, kind, out):
 class _Prepared:
     """A kernel compiled for one combination of argument types."""
 
-    def __init__(self, kernel, args, compute_capability, cpu):
-        host.scheduler()                   # under the lock, so that it exists once
+    def __init__(self, kernel, args, compute_capability, cpu, listening):
+        host.scheduler(listening=listening)     # under the lock, so that it exists once
         try:
             inspect.signature(kernel.py_func).bind(*args)
         except TypeError as error:
             raise TypeError(f"kernel {kernel.py_func.__name__}: {error}") from None
         self.types = [typeof(a, Purpose.argument) for a in args]
-        self.code = compile_kernel(kernel, self.types, compute_capability, cpu)
+        self.code = compile_kernel(kernel, self.types, compute_capability, cpu, listening)
         slots = ["i8" if s == "i1" else s for s in self.code.slots]
         self.packer = struct.Struct("=" + "".join(_PACK[s] for s in slots))
 
@@ -137,18 +137,19 @@ _lock = threading.Lock()
 
 
 def prepare(kernel, args, compute_capability=(7, 5), cpu=None):
-    """The compiled form of a dispatcher for arguments like `args`; compiled once."""
+    """The compiled form of a dispatcher for arguments like `args`, instrumented where someone listens, made once."""
     _check_kernel(kernel)
     if cpu is not None and not isinstance(cpu, str):
         raise TypeError(f"cpu must be the name of a processor or None, got {cpu!r}")
-    key = (compute_capability, cpu, *map(_type_key, args))
+    listening_ = listening.current() is not None
+    key = (compute_capability, cpu, listening_, *map(_type_key, args))
     table = _prepared.get(kernel)
     if table is not None and key in table:
         return table[key]
     with _lock:
         table = _prepared.setdefault(kernel, {})
         if key not in table:
-            table[key] = _Prepared(kernel, args, compute_capability, cpu)
+            table[key] = _Prepared(kernel, args, compute_capability, cpu, listening_)
         return table[key]
 
 
@@ -371,16 +372,21 @@ def launch(kernel, grid, block, args, shared=0, seed=None, workers=None, compute
         nctaid=grid, ntid=block, threads=threads, warps=-(-threads // 32), shared_bytes=shared_bytes,
         dynamic_bytes=shared, stride=code.stride, coroutine=code.entry, uses_warps=code.uses_warps)
     size = _HEADER + -(-shared_bytes // 128) * 128 + threads * code.stride
+    listener = listening.current()
     workers = host.cores() if workers is None else _whole(workers, "workers", 1)
+    if code.serial or listener is not None:
+        workers = 1
     watched = threading.get_ident() == threading.main_thread().ident
     outer = _watched
     try:
         if watched:
             _watch(record)
-        if code.uses_grid:
-            status = _cooperative(record, code, size, blocks, threads, shared_bytes, 1 if code.serial else workers)
-        else:
-            status = _independent(record, size, 1 if code.serial else min(workers, blocks))
+        with contextlib.nullcontext() if listener is None else listening.attached(
+                listener, record, listening.launched(kernel, code, args, prepared.types, grid, block, shared_bytes)):
+            if code.uses_grid:
+                status = _cooperative(record, code, size, blocks, threads, shared_bytes, workers, listener is not None)
+            else:
+                status = _independent(record, size, min(workers, blocks), listener is not None)
     finally:
         if watched:
             _watched = outer
@@ -393,8 +399,8 @@ def launch(kernel, grid, block, args, shared=0, seed=None, workers=None, compute
         _raise_deadlock(record, code.name, grid)
 
 
-def _independent(record, size, workers):
-    _, run, _ = host.scheduler()
+def _independent(record, size, workers, listening_):
+    _, run, _ = host.scheduler(listening=listening_)
     where = ctypes.addressof(record)
 
     def work():
@@ -404,12 +410,12 @@ def _independent(record, size, workers):
     return max(_together(record, [work] * workers)) if workers > 1 else work()
 
 
-def _cooperative(record, code, size, blocks, threads, shared_bytes, workers):
+def _cooperative(record, code, size, blocks, threads, shared_bytes, workers, listening_):
     limit = _resident_blocks(threads, shared_bytes)
     if blocks > limit:
         raise EmulatorError(f"kernel {code.name} synchronises its grid: all {blocks} blocks must be on the card at "
                             f"once, and a T4 holds {limit} of this size")
-    _, _, cooperate = host.scheduler()
+    _, _, cooperate = host.scheduler(listening=listening_)
     size = -(-size // 64) * 64
     where = ctypes.addressof(record)
     workers = min(workers, blocks)
@@ -440,7 +446,8 @@ def _raise_fault(record, kernel, args):
     distance, side, name = min(near, default=(0, "", ""))
     where = f", {distance} bytes {side} of the array {name}" if name and address else ""
     raise EmulatorError(f"kernel {kernel.py_func.__name__} reads or writes memory that is not there{where}: an index "
-                        "is out of bounds. What lies nearer to an array may have been overwritten before.")
+                        "is out of bounds. What lies nearer to an array may have been overwritten before. With "
+                        "NUMPREC_SANITIZE=1, or inside numprec.emulator.sanitize(), it says which, and where.")
 
 
 def _raise_deadlock(record, name, grid):

@@ -11,10 +11,11 @@
 ; Memory of one block, laid out by launch.py: Block (128 bytes), 32 warps of 32 i64 snapshots, shared memory, threads.
 ; A thread's record (64 bytes) is followed by the frame of its coroutine; `stride` counts both.
 
-%Launch = type { ptr, ptr, ptr, i64, i64, i64, ptr, i32, i32, i32, i32, i32, i32, i32, i32, i32, i32, i32, i32, i64, i32, i32, i32, i32, i32, i32, ptr, i32 }
+%Launch = type { ptr, ptr, ptr, i64, i64, i64, ptr, i32, i32, i32, i32, i32, i32, i32, i32, i32, i32, i32, i32, i64, i32, i32, i32, i32, i32, i32, ptr, i32, ptr }
 ; 0 args, 1 warp_order, 2 thread_order, 3 orders, 4 blocks, 5 next, 6 block_order,
 ; 7 8 9 nctaid, 10 11 12 ntid, 13 threads, 14 warps, 15 shared_bytes, 16 dynamic_bytes, 17 stride,
-; 18 error, 19 error_block, 20 at_barrier, 21 at_grid, 22 in_warp, 23 exited, 24 ask, 25 unused, 26 coroutine, 27 uses_warps
+; 18 error, 19 error_block, 20 at_barrier, 21 at_grid, 22 in_warp, 23 exited, 24 ask, 25 unused, 26 coroutine,
+; 27 uses_warps, 28 listener
 %Block = type { ptr, ptr, ptr, ptr, i64, i32, i32, i32, i32, i32, i32, i32 }
 ; 0 launch, 1 shared, 2 threads, 3 snapshots, 4 index, 5 6 7 ctaid, 8 popc, 9 arrived, 10 phase, 11 state
 %Thread = type { ptr, ptr, i64, i32, i32, i32, i32, i32, i32, i32, i32 }
@@ -73,6 +74,11 @@ go.on:
 stop:
   ret i1 true
 }
+
+; @emu.hook(work, what, thread, value), defined by host.py, tells a listener what happens between the threads: -1 a
+; block starts (value: its index), -2 it goes on (likewise), -3 its barrier opens (value: threads that have exited), -4
+; it waits for the grid (likewise), -5 a warp operation completes (thread: first of the warp; value: the lanes that take
+; part, above them the mask). Where nobody listens it is empty.
 
 define internal void @emu.block.start(ptr %launch, ptr %work, i64 %index) noinline {
 entry:
@@ -164,6 +170,7 @@ loop:
   %done = icmp eq i32 %i.next, %n
   br i1 %done, label %out, label %loop
 out:
+  call void @emu.hook(ptr %work, i32 -1, i32 0, i64 %index)
   ret void
 }
 
@@ -217,12 +224,16 @@ alive:
   %at.barrier = icmp eq i32 %b, %n
   br i1 %at.barrier, label %opens, label %not.barrier
 opens:
+  %gone64 = zext i32 %gone to i64
+  call void @emu.hook(ptr %work, i32 -3, i32 0, i64 %gone64)
   ret i32 3
 not.barrier:
   %g = add i32 %grid, %gone
   %at.grid = icmp eq i32 %g, %n
   br i1 %at.grid, label %for.grid, label %stuck
 for.grid:
+  %gone64.g = zext i32 %gone to i64
+  call void @emu.hook(ptr %work, i32 -4, i32 0, i64 %gone64.g)
   ret i32 1
 stuck:
   %error.p = getelementptr %Launch, ptr %launch, i32 0, i32 18
@@ -459,10 +470,17 @@ same.next:
   %less = add i32 %left, -1
   %left.next = and i32 %left, %less
   %same.done = icmp eq i32 %left.next, 0
-  br i1 %same.done, label %gather, label %same
+  br i1 %same.done, label %complete, label %same
+complete:
+  %mask64 = zext i32 %mask to i64
+  %mask.high = shl i64 %mask64, 32
+  %members64 = zext i32 %members to i64
+  %mask.members = or i64 %mask.high, %members64
+  call void @emu.hook(ptr %work, i32 -5, i32 %first, i64 %mask.members)
+  br label %gather
 gather:
-  %gl = phi i32 [ %members, %same.next ], [ %gl.next, %gather ]
-  %ballot = phi i32 [ 0, %same.next ], [ %ballot.next, %gather ]
+  %gl = phi i32 [ %members, %complete ], [ %gl.next, %gather ]
+  %ballot = phi i32 [ 0, %complete ], [ %ballot.next, %gather ]
   %g = call i32 @llvm.cttz.i32(i32 %gl, i1 true)
   %g64 = zext i32 %g to i64
   %g.offset = mul i64 %g64, %stride
@@ -597,6 +615,9 @@ out:
 
 define internal i32 @emu.block.step(ptr %work) {
   %launch = load ptr, ptr %work
+  %index.p = getelementptr %Block, ptr %work, i32 0, i32 4
+  %index = load i64, ptr %index.p
+  call void @emu.hook(ptr %work, i32 -2, i32 0, i64 %index)
   %flag.p = getelementptr %Launch, ptr %launch, i32 0, i32 27
   %flag = load i32, ptr %flag.p
   %plain = icmp eq i32 %flag, 0

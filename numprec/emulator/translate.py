@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from importlib import resources
 
 from numprec.emulator import twins
+from numprec.emulator.errors import EmulatorError, Unsupported
+from numprec.emulator.instrument import instrument, operations
 from numprec.emulator.stops import ask_in_loops
 
 RECORD = 64          # bytes of a Thread record, which the coroutine's frame follows
@@ -34,14 +36,10 @@ class Translation:
     uses_warps: bool
     serial: bool            # blocks must run in order: the result of an atomic depends on it
     slots: tuple            # IR types of the flattened arguments
-
-
-class Unsupported(NotImplementedError):
-    """An operation for which there is no host twin."""
-
-
-class EmulatorError(RuntimeError):
-    """A launch that the card would refuse, or a kernel that cannot go on."""
+    sites: tuple = ()       # of the instrumented form, see instrument.py; likewise
+    shared: tuple = ()      # the arrays in shared memory
+    locals: tuple = ()      # and those of each thread
+    operations: tuple = ()  # what is computed in each block of instructions
 
 
 # ---- Numba's text
@@ -194,13 +192,16 @@ def _zero_by_memset(text, size):
                                  f"i64 {int(m['count']) * size(m['of'])}, i1 false)", text)
 
 
-def _prepare(text, kernel, size, offsets):
-    """One module of Numba's, as LLVM reads it. `offsets` collects (bytes, alignment) of each shared array."""
+def _prepare(text, kernel, size, offsets, keep_lines):
+    """One module of Numba's, as LLVM reads it. `offsets` collects (bytes, alignment) of each shared array, `keep_lines`
+    leaves the lines of the source in it."""
     text = _opaque_pointers(text)
     text = re.sub(r"^target (triple|datalayout) = .*$", "", text, flags=re.M)
     if "!dbg" in text:
-        text = re.sub(r",? !dbg !\d+", "", text)
-        text = re.sub(r"^(!llvm\.dbg\.cu =|\s*call void @\"?llvm\.dbg\.).*$", "", text, flags=re.M)
+        text = re.sub(r"^(\s*call|declare) void @\"?llvm\.dbg\..*$", "", text, flags=re.M)
+        if not keep_lines:
+            text = re.sub(r",? !dbg !\d+", "", text)
+            text = re.sub(r"^!llvm\.dbg\.cu =.*$", "", text, flags=re.M)
     text = text.replace("common global ptr null", "internal global ptr null")
     text = re.sub(r"\bi16 0\.0+\b", "i16 0", text)          # Numba's float16 zero
     text = _FAST.sub(r"\1", text)
@@ -244,7 +245,7 @@ _NARROW = re.compile(r"^  (?P<result>%[\w.]+) = call i16 @emu\.(?P<fmt>half|bf16
 
 _NEGATION = re.compile(r"^  (?P<result>%[\w.]+) = (?:fneg \w+ |fsub \w+ -0\.0+e\+00, "
                        r"|call i16 @emu\.(?:half|bf16)\.neg\(i16 )(?P<x>%[\w.]+)")
-_INSERT = re.compile(r"^  (?P<result>%[\w.]+) = insertvalue .*[\]}] (?P<into>\S+), "
+_INSERT = re.compile(r"^  (?P<result>%[\w.]+) = insertvalue .*[\]}](?: (?P<into>\S+))?, "
                      r"[^,]+ (?P<value>\S+), (?P<index>[\d, ]+)$")
 _EXTRACT = re.compile(r"^  (?P<result>%[\w.]+) = extractvalue .* (?P<of>\S+), (?P<index>[\d, ]+)$")
 
@@ -514,7 +515,9 @@ def _wrapper(entry, types):
 
 def _declare_missing(text):
     """`emu.ctx` and `emu.sync` operations as the first pass sees them: who asks about the thread changes nothing."""
-    return re.sub(r'^(declare .* @"?emu\.ctx\.[\w.]+"?\(.*\))\s*$', rf"\1 {twins.PURE}", text, flags=re.M)
+    text = re.sub(r'^(declare .* @"?emu\.ctx\.[\w.]+"?\(.*\))\s*$', rf"\1 {twins.PURE}", text, flags=re.M)
+    # two barriers in two branches are two, which a sanitizer can tell
+    return re.sub(r'^(declare .* @"?emu\.sync\.[\w.]+"?\(.*\))\s*$', r"\1 convergent nomerge", text, flags=re.M)
 
 
 def _plain_names(text):
@@ -569,11 +572,12 @@ def _resolve(text, define):
     return "\n".join(found.values())
 
 
-def translate(modules, entry, kernel, symbol, llvm, machine, half_in_hardware):
+def translate(modules, entry, kernel, symbol, llvm, machine, half_in_hardware, arguments=None):
     """The host's form of a kernel.
 
     `modules` is Numba's IR, `entry` the mangled name of the kernel in it, `kernel` its name for messages, `symbol`
-    the name the coroutine gets, `llvm` is llvmlite.binding, `machine` the target machine.
+    the name the coroutine gets, `llvm` is llvmlite.binding, `machine` the target machine. `arguments`, {slot of a data
+    pointer: index of its array}, asks for the instrumented form.
     Raises Unsupported, a NotImplementedError that names the operation and the kernel.
     """
     shared = {}
@@ -581,7 +585,7 @@ def translate(modules, entry, kernel, symbol, llvm, machine, half_in_hardware):
     def size(kind):
         return _size(kind, llvm, machine)
 
-    modules = [_prepare(text, kernel, size, shared) for text in modules]
+    modules = [_prepare(text, kernel, size, shared, arguments is not None) for text in modules]
     offsets, shared_bytes = _lay_out(shared)
     # until the second pass a shared array is an external variable of no particular type
     stubs = "".join(f"{name} = external global i8\n" for name in shared)
@@ -597,14 +601,26 @@ def translate(modules, entry, kernel, symbol, llvm, machine, half_in_hardware):
     if locals_bytes > MAX_LOCAL:
         raise EmulatorError(f"kernel {kernel}: {locals_bytes} bytes of local arrays; a card has {MAX_LOCAL} "
                             "for a thread")
-    body = keep_wide(fuse(_define(body)))
-    body = ask_in_loops(body, _unpacked(body))
+    places = {name.strip('@"'): place for name, place in offsets.items()}
+    sites = shared_arrays = locals_ = mix = ()
+    if arguments is None:
+        body = keep_wide(fuse(_define(body)))
+        body = ask_in_loops(body, _unpacked(body))
+    else:
+        sizes = {name.strip('@"'): (places[name.strip('@"')], size_) for name, (size_, _) in shared.items()}
+        body, sites, shared_arrays, locals_ = instrument(body, rest, _unpacked, arguments, sizes, size)
+        used = set(re.findall(r"!\d+", "\n".join(body)))
+        rest = re.sub(r"^(!\S+) = .*$", lambda m: m[0] if m[1] in used else "", rest, flags=re.M)
+        body = fuse(_define(body))
+        mix = operations(body, rest, llvm, machine)
+        body = keep_wide(body)
     serial = _is_serial(body)
-    body = _expand(body, {name.strip('@"'): place for name, place in offsets.items()})
+    body = _expand(body, places)
     body[0] = "define internal void @emu.body(ptr %ctx) alwaysinline {"
     body_text = "\n".join(body) + "\n}\n"
 
-    context = resources.files("numprec.emulator").joinpath("context.ll").read_text()
+    files = ["context.ll"] if arguments is None else ["context.ll", "events.ll", "listen.ll"]
+    context = "".join(resources.files("numprec.emulator").joinpath(name).read_text() for name in files)
     support = context + twins.halves(half_in_hardware)
     have = set(re.findall(r'^define [^@]*@"?([^"(]+)"?\(', support, flags=re.M))
     wanted, missing, seen = [], [], set(have)
@@ -649,4 +665,5 @@ def translate(modules, entry, kernel, symbol, llvm, machine, half_in_hardware):
         text="\n".join([globals_text, body_text, support, *wanted, coroutine]),
         symbol=symbol, stride=RECORD + capacity, shared_bytes=shared_bytes,
         uses_grid="@emu.post.grid" in body_text, uses_warps="@emu.post.warp" in body_text,
-        serial=serial, slots=tuple(types))
+        serial=serial, slots=tuple(types), sites=tuple(sites), shared=tuple(shared_arrays), locals=tuple(locals_),
+        operations=tuple(mix))

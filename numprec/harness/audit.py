@@ -65,7 +65,7 @@ def _options(kernel):
 
 
 @lru_cache(maxsize=None)
-def _front_end(kernel, argtypes):
+def front_end(kernel, argtypes):
     """Numba's half of the compilation, which is the same for all CARDS, and takes longer than NVIDIA's."""
     from numba import types
     from numba.cuda.compiler import compile_cuda, kernel_fixup
@@ -80,7 +80,7 @@ def _front_end(kernel, argtypes):
 @lru_cache(maxsize=None)
 def compile_ptx(kernel, argtypes, compute_capability):
     """PTX of a `@cuda.jit` kernel; float16 routines are linked in, as they are when it runs."""
-    library = _front_end(kernel, argtypes)
+    library = front_end(kernel, argtypes)
     ptx = library.get_asm_str(compute_capability)
     if ".extern .func" in ptx:
         library._lto = True

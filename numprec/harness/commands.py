@@ -48,3 +48,17 @@ def show_list():
     for name, ladder in ladders.items():
         print(f"  {name:<18}{', '.join(ladder)}")
     return OK
+
+
+def sanitize(options):
+    """Looks for bugs in kernels."""
+    from numprec.harness import sanitizing
+    from numprec.precision import select
+    names = options.operation and [name.strip() for name in options.operation.split(",") if name.strip()]
+    try:
+        cases.rungs(names)
+        precisions = select(options.precision)
+    except ValueError as error:
+        print(f"bench.py: {error}", file=sys.stderr)
+        return USAGE
+    return sanitizing.run(names, precisions, options.seeds or sanitizing.SEEDS, options.out)

@@ -18,7 +18,7 @@ NOT_COMPARABLE = "CPU emulation, not comparable with a GPU"
 
 def collect(device, precisions, scale, command):
     """A dictionary of plain values. A run adds to it what `peaks.measure` finds, under "peaks"."""
-    commit, dirty = _git()
+    commit, dirty = git_commit()
     return {
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": command,
@@ -140,7 +140,7 @@ def cores():
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
-def _git():
+def git_commit():
     """(commit, dirty) of the checkout that numprec is imported from; (None, None) elsewhere."""
     here = Path(__file__).resolve().parents[2]
 

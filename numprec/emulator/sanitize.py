@@ -1,0 +1,405 @@
+"""Is a kernel right? What NVIDIA's compute-sanitizer asks on a GPU (memcheck, racecheck, initcheck, synccheck), here.
+
+    with sanitize():
+        emulate(kernel)[grid, block](x, y)        raises SanitizerError: what, where, and who else
+
+It listens to the launches of this thread (`listening`) and keeps, beside each element of an array, who wrote and who
+read it last, and when. Time is counted in *intervals* between barriers, and within a warp in those between
+`syncwarp`s, by a clock for each lane (a vector clock: L. Lamport, Time, clocks and the ordering of events in a
+distributed system, CACM 21(7), 1978; F. Mattern, Virtual time and global states of distributed systems, 1989). Two
+accesses of one element race if one of them writes, not both are atomic, they come from different threads, and neither
+a barrier nor a `syncwarp` that both took part in lies between. Shuffles and votes order nothing: CUDA promises no
+memory ordering for them (CUDA C++ Programming Guide, "Warp Shuffle Functions"). Between blocks only the barrier of a
+grid orders; the end of a launch orders everything.
+
+Each thread runs in some order (`seed` shuffles it); what is found does not need the race to happen, but it needs the
+accesses to be made, and of many readers three are kept.
+"""
+import contextlib
+
+import numpy as np
+from numba import njit
+
+from numprec.emulator import fresh, listening
+from numprec.emulator.errors import EmulatorError
+from numprec.emulator.instrument import ANYWHERE, ATOMIC, BARRIER, GLOBAL, GRID, LOAD, LOOP, SHARED, STORE, VOTE, WARP
+from numprec.emulator.listening import COMPLETES, FOR_GRID, GOES_ON, IN_SHARED, OPENS, STARTS
+
+# kinds of findings
+BEYOND, MISALIGNED, UNWRITTEN, RACE, EXITED, DIVERGED, LANES, ENDLESS = range(8)
+FINDINGS = 64          # kinds and places that are told apart in one launch
+
+FINDING = np.dtype([("kind", "i8"), ("site", "i8"), ("other", "i8"), ("block", "i8"), ("thread", "i8"), ("who", "i8"),
+                    ("value", "i8"), ("count", "i8")])
+
+
+class SanitizerError(EmulatorError):
+    """A kernel has a bug. `findings` are the sentences, one each."""
+
+    def __init__(self, findings):
+        self.findings = list(findings)
+        super().__init__("\n".join(self.findings))
+
+
+# ---- the analysis; it takes plain arrays of int64, as Numba passes records and tuples of arrays slowly
+#
+# An access is two numbers: who (block and thread) and at which site, 0 for nobody; and when: the interval, above it the
+# barriers of the grid that were passed, above those the clock of the lane. A granule, the smallest unit that the kernel
+# accesses, has five: the last writer; of several atomic ones, the one before it by another thread; the last reader; the
+# one before it by another thread, and by another block.
+_WRITER, _UPDATER, _READER, _BESIDE, _ELSEWHERE = range(0, 10, 2)
+_CELL = 10
+_SITE, _THREAD, _WHEN, _ROUND = 20, 10, 31, 12         # bits
+
+# columns of `here`: the block that runs and its slot, the last interval numbered, findings, threads of a block, the
+# binary logarithm of a granule of shared memory, granules of a slot; of `slots`; and of `arguments`
+_BLOCK, _SLOT, _LAST, _FOUND, _THREADS, _SHIFT, _ROOM = range(7)
+_NOW, _BEGAN, _ROUNDS = range(3)
+_LOW, _HIGH, _GRANULE, _PLACE, _EMPTY, _START = range(6)
+
+
+@njit(cache=True)
+def _find(found, here, kind, site, other, thread, who, value):
+    """Counts a finding, or notes it where there is none of its kind and sites."""
+    for i in range(here[_FOUND]):
+        if found[i, 0] == kind and found[i, 1] == site and found[i, 2] == other:
+            found[i, 7] += 1
+            return
+    i = here[_FOUND]
+    if i < len(found):
+        found[i, 0], found[i, 1], found[i, 2], found[i, 3] = kind, site, other, here[_BLOCK]
+        found[i, 4], found[i, 5], found[i, 6], found[i, 7] = thread, who, value, 1
+        here[_FOUND] = i + 1
+
+
+@njit(cache=True)
+def _touch(cells, at, kind, mine, when, began):
+    """An access of the granule at `cells[at]`. Returns whether it may race with one there: with that of another thread,
+    in this interval or of another block. What was accessed before the interval `began` is another block's, in memory of
+    its own."""
+    suspect = False
+    for i in range(at, at + (_READER if kind == LOAD else _CELL), 2):
+        past = cells[i]
+        if past != 0 and (past ^ mine) >> _SITE:
+            interval = cells[i + 1] & (1 << _WHEN) - 1
+            suspect |= interval >= began and ((past ^ mine) >> _SITE + _THREAD != 0 or
+                                              interval == when & (1 << _WHEN) - 1)
+    if kind == LOAD:
+        last = cells[at + _READER]
+        if last != 0 and (last ^ mine) >> _SITE:
+            where = at + (_ELSEWHERE if (last ^ mine) >> _SITE + _THREAD else _BESIDE)
+            cells[where], cells[where + 1] = last, cells[at + _READER + 1]
+        at += _READER
+    elif kind == ATOMIC and cells[at] != 0 and (cells[at] ^ mine) >> _SITE:
+        cells[at + _UPDATER], cells[at + _UPDATER + 1] = cells[at], cells[at + 1]
+    if not suspect:
+        cells[at], cells[at + 1] = mine, when
+    return suspect
+
+
+@njit(cache=True)
+def _judge(cells, at, kind, mine, when, began, value, sites, here, clocks, found):
+    """The races of the access that `_touch` suspects, which is then noted."""
+    me, slot = mine >> _SITE, here[_SLOT]
+    block, thread = me >> _THREAD, me & (1 << _THREAD) - 1
+    for i in range(at, at + (_READER if kind == LOAD else _CELL), 2):
+        past, then = cells[i], cells[i + 1]
+        who, other = past >> _SITE, (past & (1 << _SITE) - 1) - 1
+        interval = then & (1 << _WHEN) - 1
+        if past == 0 or who == me or interval < began or kind == ATOMIC and sites[other, 0] == ATOMIC:
+            continue
+        lane = who & (1 << _THREAD) - 1
+        if who >> _THREAD != block:
+            ordered = then >> _WHEN & (1 << _ROUND) - 1 < when >> _WHEN & (1 << _ROUND) - 1
+        elif interval < when & (1 << _WHEN) - 1:
+            ordered = True
+        else:
+            ordered = lane // 32 == thread // 32 and clocks.shape[1] > 0 and (
+                clocks[slot, thread, lane % 32] >= then >> _WHEN + _ROUND)
+        if not ordered:
+            _find(found, here, RACE, (mine & (1 << _SITE) - 1) - 1, other, thread, who, value)
+    if kind == LOAD:
+        at += _READER
+    cells[at], cells[at + 1] = mine, when
+
+
+@njit(cache=True)
+def _opens(here, slots, waits, found, gone):
+    """A barrier opens, with `gone` threads of the block exited: did all wait at the same one?"""
+    slot, first = here[_SLOT], -1
+    for t in range(here[_THREADS]):
+        wait = waits[slot, t]
+        if wait < 0:
+            continue
+        if first < 0:
+            first = wait
+            if gone:
+                _find(found, here, EXITED, first, -1, t, gone, 0)
+        elif wait != first:
+            _find(found, here, DIVERGED, min(first, wait), max(first, wait), t, 0, 0)
+        waits[slot, t] = -1
+    here[_LAST] += 1
+    slots[slot, _NOW] = here[_LAST]
+
+
+@njit(cache=True)
+def _completes(here, sites, waits, clocks, found, first, members, mask):
+    """A warp operation of the lanes `members` completes."""
+    slot, site = here[_SLOT], -1
+    for lane in range(32):
+        if members >> lane & 1:
+            site = waits[slot, first + lane]
+            waits[slot, first + lane] = -1
+    if mask != members:
+        _find(found, here, LANES, site, -1, first, mask & ~members, members)
+    if sites[site, 0] != WARP:
+        return
+    for lane in range(32):
+        known = np.int64(-1)
+        for of in range(32):
+            if members >> of & 1:
+                known = max(known, clocks[slot, first + of, lane])
+        for of in range(32):
+            if members >> of & 1:
+                clocks[slot, first + of, lane] = known
+    for lane in range(32):
+        if members >> lane & 1:
+            clocks[slot, first + lane, lane] += 1
+
+
+@njit(cache=True)
+def _starts(here, slots, waits, clocks):
+    slot = here[_SLOT]
+    here[_LAST] += 1
+    slots[slot, _NOW] = slots[slot, _BEGAN] = here[_LAST]
+    slots[slot, _ROUNDS] = 0
+    waits[slot, :] = -1
+    clocks[slot, :, :] = -1
+    for t in range(clocks.shape[1]):
+        clocks[slot, t, t % 32] = 0
+
+
+@njit(cache=True)
+def _hear(events, sites, here, slots, waits, clocks, shared, memory, arguments, written, found):
+    for e in range(len(events)):
+        address, word = events[e, 0], events[e, 1]
+        site, thread = (word & 0x7FFFFFFF) - (word & 0x80000000), word >> 32
+        if site == STARTS or site == GOES_ON:
+            here[_BLOCK] = address
+            here[_SLOT] = address if len(slots) > 1 else 0
+            if site == STARTS:
+                _starts(here, slots, waits, clocks)
+            continue
+        if site == OPENS or site == FOR_GRID:
+            _opens(here, slots, waits, found, address)
+            slots[here[_SLOT], _ROUNDS] += site == FOR_GRID
+            continue
+        if site == COMPLETES:
+            _completes(here, sites, waits, clocks, found, thread, address & 0xFFFFFFFF, address >> 32 & 0xFFFFFFFF)
+            continue
+        in_shared, outside, site = site & IN_SHARED != 0, site < 0, site & 0x3FFFFFFF
+        kind, length = sites[site, 0], sites[site, 3]
+        if outside:
+            _find(found, here, BEYOND, site, -1, thread, 0, address)
+            continue
+        if kind > ATOMIC:
+            if kind == LOOP:
+                _find(found, here, ENDLESS, site, -1, thread, 0, 0)
+            else:
+                waits[here[_SLOT], thread] = site
+            continue
+        if address & sites[site, 4]:
+            _find(found, here, MISALIGNED, site, -1, thread, 0, address)
+        slot = here[_SLOT]
+        mine = (here[_BLOCK] << _THREAD | thread) << _SITE | site + 1
+        when = slots[slot, _NOW] | slots[slot, _ROUNDS] << _WHEN
+        if clocks.shape[1] > 0:
+            when |= clocks[slot, thread, thread & 31] << _WHEN + _ROUND
+        if in_shared:
+            cells, began, shift, first = shared, slots[slot, _BEGAN], here[_SHIFT], address
+            place = slot * here[_ROOM]
+        else:
+            a = sites[site, 2]
+            if a < 0:
+                a = 0
+                while not arguments[a, _LOW] <= address < arguments[a, _HIGH]:
+                    a += 1
+            cells, began, shift, first = memory, np.int64(0), arguments[a, _GRANULE], address - arguments[a, _LOW]
+            place = arguments[a, _PLACE]
+            if arguments[a, _EMPTY]:
+                start = arguments[a, _START] + first
+                if kind != STORE and not written[start:start + length].all():
+                    _find(found, here, UNWRITTEN, site, -1, thread, 0, address)
+                if kind != LOAD:
+                    written[start:start + length] = 1
+        for g in range(first >> shift, (first + length - 1 >> shift) + 1):
+            at = (place + g) * _CELL
+            if in_shared and kind != STORE and (cells[at] == 0 or cells[at + 1] & (1 << _WHEN) - 1 < began):
+                _find(found, here, UNWRITTEN, site, -1, thread, 0, address)
+            if _touch(cells, at, kind, mine, when, began):
+                _judge(cells, at, kind, mine, when, began, address, sites, here, clocks, found)
+
+
+# ---- the listener
+
+class Sanitizer:
+    """A listener that raises SanitizerError after a launch with a bug in it, or only collects the sentences."""
+
+    def __init__(self, raises=True, rounds=listening.ROUNDS):
+        self.findings, self.raises, self.rounds = [], raises, rounds
+
+    def begin(self, launch):
+        self.launch = launch
+        threads, blocks = int(np.prod(launch.block)), int(np.prod(launch.grid))
+        sites = np.array([(*s[:4], _power(s.bytes) - 1) for s in launch.sites] or [(0,) * 5], np.int64)
+
+        def granule(space, array):
+            """The binary logarithm of the smallest access that may be of an array."""
+            lengths = [b for kind, s, a, b, _ in sites if kind <= ATOMIC and (
+                s == ANYWHERE or s == space and (array is None or a == array))]
+            return (_power(int(np.gcd.reduce(lengths))) if lengths else 1).bit_length() - 1
+
+        shift, rows, total, start = granule(SHARED, None), [], 0, 0
+        self._parts = []
+        for i, (_, array) in enumerate(launch.arguments):
+            low, high = np.lib.array_utils.byte_bounds(array)
+            size, of = granule(GLOBAL, i), fresh.written(array)
+            rows.append((low, high, size, total, of is not None, start))
+            total += -(-(high - low) >> size)
+            if of is not None:
+                self._parts.append(of[0][of[1]:of[1] + high - low])
+                start += high - low
+        slots = blocks if launch.uses_grid else 1
+        room = -(-launch.shared_bytes >> shift)
+        self._here = np.array([0, 0, 0, 0, threads, shift, room], np.int64)
+        self._found = np.zeros((FINDINGS, len(FINDING)), np.int64)
+        self._written = np.concatenate([*self._parts, np.zeros(1, np.uint8)])
+        self._state = (
+            sites, self._here, np.zeros((slots, 3), np.int64), np.full((slots, threads), -1, np.int64),
+            np.zeros((slots, threads if launch.uses_warps else 0, 32), np.int64),
+            np.zeros(_CELL * slots * room, np.int64), np.zeros(_CELL * total, np.int64),
+            np.array(rows or [(0,) * 6], np.int64), self._written, self._found)
+
+    def hear(self, events):
+        _hear(events.view(np.int64).reshape(-1, 2), *self._state)
+
+    def end(self):
+        start = 0
+        for part in self._parts:
+            part |= self._written[start:start + len(part)]
+            start += len(part)
+        found = self._found[:self._here[_FOUND]].copy().view(FINDING).reshape(-1)
+        sentences = [_sentence(self.launch, f) for f in found]
+        self.findings += sentences
+        if sentences and self.raises:
+            raise SanitizerError(sentences)
+
+
+def _power(length):
+    """The largest power of two that divides a number of bytes: what an access of so many has to be aligned to, at most
+    16 of them."""
+    return min(length & -length or 1, 16)
+
+
+@contextlib.contextmanager
+def sanitize(raises=True, rounds=listening.ROUNDS):
+    """Launches of this thread inside are checked, one worker each, in an instrumented form of their kernels.
+
+    Parameters
+    ----------
+    raises : a launch with a bug raises SanitizerError at its end; else `findings` of what is yielded collects sentences
+    rounds : of all loops of a launch together, before it is taken to run for ever
+
+    Arrays that the device layer makes as `empty` inside are known to hold nothing.
+    """
+    sanitizer = Sanitizer(raises, rounds)
+    with listening.heard_by(sanitizer), fresh.watched():
+        yield sanitizer
+
+
+def sanitize_always():
+    """Checks every launch of the process from here on, as NUMPREC_SANITIZE=1 in the environment does."""
+    fresh.watch_always()
+    listening.hear_always(Sanitizer)
+
+
+# ---- sentences
+
+_VERBS = {LOAD: "reads", STORE: "writes", ATOMIC: "updates"}
+_WAITS = {BARRIER: "barrier", GRID: "barrier of the grid", WARP: "syncwarp", VOTE: "shuffle or vote"}
+
+
+def _coordinates(index, shape):
+    x, rest = index % shape[0], index // shape[0]
+    return f"({x}, {rest % shape[1]}, {rest // shape[1]})"
+
+
+def _element(launch, site, value):
+    """(its name with index, its array's name and extent) of what an access means."""
+    if site.space in (GLOBAL, ANYWHERE):
+        return _argument(launch, site, value)
+    array = (launch.shared if site.space == SHARED else launch.locals)[site.array]
+    name = array.name or ("a shared array" if site.space == SHARED else "a local array")
+    size = array.bytes or launch.shared_bytes - array.offset
+    size_of = array.itemsize or 1
+    index = (value - (array.offset if site.space == SHARED else 0)) // size_of
+    inside = array.shape and 0 <= index < np.prod(array.shape)
+    at = ", ".join(map(str, np.unravel_index(index, array.shape))) if inside else index
+    return f"{name}[{at}]", f"{name} has {size // size_of} elements"
+
+
+def _argument(launch, site, value):
+    candidates = [launch.arguments[site.array]] if site.space == GLOBAL else [
+        a for a in launch.arguments if np.lib.array_utils.byte_bounds(a.array)[0] <= value
+        < np.lib.array_utils.byte_bounds(a.array)[1]]
+    if not candidates:
+        return f"address {value:#x}", "it lies in no array of the launch"
+    name, array = candidates[0]
+    offset = value - array.ctypes.data
+    extent = f"{name} has the shape {array.shape}"
+    if array.ndim == 1 and array.strides[0]:
+        return f"{name}[{offset // array.strides[0]}]", extent
+    low, high = np.lib.array_utils.byte_bounds(array)
+    if low <= value < high and min(array.strides, default=0) > 0:
+        index, rest = [0] * array.ndim, offset
+        for axis in sorted(range(array.ndim), key=lambda a: -array.strides[a]):
+            index[axis], rest = divmod(rest, array.strides[axis])
+        return f"{name}[{', '.join(map(str, index))}]", extent
+    return f"{name}, {offset // array.itemsize} elements from its first", extent
+
+
+def _sentence(launch, f):
+    site, kind = launch.sites[f["site"]], f["kind"]
+    other = launch.sites[f["other"]] if f["other"] >= 0 else None
+    threads = int(np.prod(launch.block))
+    place = f"kernel {launch.kernel}, line {site.line}" + (f" of {site.file}" if site.file else "")
+    who = f"thread {_coordinates(int(f['thread']), launch.block)} of block {_coordinates(int(f['block']), launch.grid)}"
+    more = f" ({f['count'] - 1} more like it)" if f["count"] > 1 else ""
+    if kind <= RACE:
+        name, extent = _element(launch, site, int(f["value"]))
+        does = f"{who} {_VERBS[site.kind]} {name}"
+        if kind == BEYOND:
+            return f"{place}: {does}, but {extent}{more}"
+        if kind == MISALIGNED:
+            return f"{place}: {does} at an address that is no multiple of its {site.bytes} bytes{more}"
+        if kind == UNWRITTEN:
+            return f"{place}: {does}, which nobody has written{more}"
+        block, thread = divmod(int(f["who"]), 1 << _THREAD)
+        them = f"thread {_coordinates(thread, launch.block)}"
+        if block != f["block"]:
+            them += f" of block {_coordinates(block, launch.grid)}"
+        between = "a barrier of the grid" if block != f["block"] else "a barrier"
+        return f"{place}: {does}, which {them} {_VERBS[other.kind]} in line {other.line} without {between} " \
+               f"in between{more}"
+    if kind == EXITED:
+        return f"{place}: {f['who']} of {threads} threads of block {_coordinates(int(f['block']), launch.grid)} have " \
+               f"exited and do not reach this {_WAITS[site.kind]}{more}"
+    if kind == DIVERGED:
+        return f"{place}: threads of block {_coordinates(int(f['block']), launch.grid)} wait here while others wait " \
+               f"at the {_WAITS[other.kind]} of line {other.line}{more}"
+    if kind == LANES:
+        absent = [lane for lane in range(32) if int(f["who"]) >> lane & 1]
+        return f"{place}: the mask of this {_WAITS[site.kind]}, in the warp of {who}, names lanes that do not take " \
+               f"part: {', '.join(map(str, absent))}{more}"
+    return f"{place}: {who} was in this loop when the launch had made as many rounds as it is allowed; it seems to " \
+           "run for ever (sanitize(rounds=...) sets the limit)"

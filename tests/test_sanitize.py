@@ -1,0 +1,216 @@
+"""The sanitizer finds planted bugs of each kind, names line, thread and element, and finds nothing where nothing is."""
+import inspect
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from numba import cuda, float32, int32
+
+from numprec import device as devices
+from numprec.emulator import SanitizerError, emulate, sanitize
+from numprec.kernels.registry import operations
+from numprec.precision import PRECISIONS
+
+
+def line_of(kernel, text):
+    """The number of the line of a kernel's source that holds a text."""
+    lines, first = inspect.getsourcelines(kernel.py_func)
+    number, = [first + i for i, line in enumerate(lines) if text in line]
+    return number
+
+
+def found(kernel, grid, block, *args, rounds=10 ** 5, **options):
+    """The sentences about a launch, without the name of this file."""
+    with sanitize(raises=False, rounds=rounds) as sanitizer:
+        emulate(kernel, **options)[grid, block](*args)
+    return [sentence.replace(f" of {__file__}", "") for sentence in sanitizer.findings]
+
+
+def arrays(n=64):
+    return np.arange(n, dtype=np.float32), np.zeros(n, np.float32)
+
+
+@cuda.jit
+def running_sum(x, out, barrier, last):
+    tile = cuda.shared.array(64, float32)
+    t, i = cuda.threadIdx.x, cuda.grid(1)
+    if i < last:
+        tile[t] = x[i]
+    if barrier:
+        cuda.syncthreads()
+    s = float32(0)
+    for j in range(t + 1):
+        s += tile[j]
+    out[i] = s
+
+
+def test_a_right_kernel_is_left_alone():
+    x, out = arrays()
+    for seed in None, 0, 1:
+        assert found(running_sum, 1, 64, x, out, True, 64, seed=seed) == []
+        np.testing.assert_array_equal(out, np.cumsum(x, dtype=np.float32))
+
+
+def test_out_of_an_argument():
+    x, out = arrays()
+    reads, writes = found(running_sum, 2, 64, x, out, True, 128)
+    assert reads == f"kernel running_sum, line {line_of(running_sum, 'tile[t] = x[i]')}: thread (0, 0, 0) of block " \
+        "(1, 0, 0) reads x[64], but x has the shape (64,) (63 more like it)"
+    assert writes == f"kernel running_sum, line {line_of(running_sum, 'out[i] = s')}: thread (0, 0, 0) of block " \
+        "(1, 0, 0) writes out[64], but out has the shape (64,) (63 more like it)"
+
+
+def test_a_missing_barrier_shows_in_every_order_of_threads():
+    x, out = arrays()
+    for seed in None, 0:
+        first = found(running_sum, 1, 64, x, out, False, 64, seed=seed)
+        assert any(f"line {line_of(running_sum, 's += tile[j]')}: " in s and "reads tile[" in s and
+                   f"writes in line {line_of(running_sum, 'tile[t] = x[i]')} without a barrier in between" in s
+                   for s in first)
+
+
+def test_shared_memory_that_nobody_wrote():
+    sentence, = found(running_sum, 1, 64, *arrays(), True, 63)
+    assert "thread (63, 0, 0) of block (0, 0, 0) reads tile[63], which nobody has written" in sentence
+
+
+@cuda.jit
+def planted(x, out, bug):
+    """One bug of each kind; `bug` chooses."""
+    tile = cuda.shared.array((8, 8), float32)
+    own = cuda.local.array(4, float32)
+    i = cuda.grid(1)
+    if bug == 0:
+        tile[8, i % 8] = x[0]
+    if bug == 1:
+        own[i % 8] = x[0]
+        out[i] = own[i % 4]
+    if bug == 2:
+        out[int32(x[10 ** 9])] = 1
+    if bug == 3:
+        out[i // 2] = x[i]
+    if bug == 4:
+        out[cuda.threadIdx.x] = x[i]
+    if bug == 5:
+        if i % 64 < 60:
+            cuda.syncthreads()
+    if bug == 6:
+        if i % 64 < 32:
+            cuda.syncthreads()    # here
+        else:
+            cuda.syncthreads()    # there
+    if bug == 7:
+        if i % 32 < 20:
+            out[i] = cuda.shfl_down_sync(0xFFFFFFFF, x[i], 1)
+    if bug == 8:
+        while x[0] == 0:
+            out[i] = i
+    if bug == 9:
+        cuda.atomic.add(out, 0, x[i])
+        if i == 63:
+            out[0] = 0
+
+
+@pytest.mark.parametrize("bug, grid, expected", [
+    (0, 1, ["writes tile[64], but tile has 64 elements (63 more like it)"]),
+    (1, 1, ["writes own[4], but own has 4 elements (31 more like it)"]),
+    (2, 1, ["reads x[1000000000], but x has the shape (128,)", "writes out[0], which thread"]),
+    (3, 1, ["thread (1, 0, 0) of block (0, 0, 0) writes out[0], which thread (0, 0, 0) writes"]),
+    (4, 2, ["of block (1, 0, 0) writes out[0], which thread (0, 0, 0) of block (0, 0, 0) writes in line",
+            "without a barrier of the grid"]),
+    (5, 1, ["4 of 64 threads of block (0, 0, 0) have exited and do not reach this barrier"]),
+    (6, 1, ["wait here while others wait at the barrier of line"]),
+    (7, 1, ["the mask of this shuffle or vote", "lanes that do not take part: 20, 21, 22"]),
+    (8, 1, ["it seems to run for ever"]),
+    (9, 1, ["thread (63, 0, 0) of block (0, 0, 0) writes out[0], which thread (62, 0, 0) updates in line"]),
+])
+def test_planted_bugs(bug, grid, expected):
+    x = np.zeros(128, np.float32)
+    text = "\n".join(found(planted, grid, 64, x, np.zeros(128, np.float32), bug))
+    for part in expected:
+        assert part in text
+
+
+def test_a_bug_of_each_kind_costs_no_memory_of_the_host():
+    """What lies outside is not touched: the elements beside the slice stay."""
+    x, out = arrays()
+    found(running_sum, 1, 64, x[:32], out[:32], True, 64)
+    assert not out[32:].any()
+
+
+@cuda.jit
+def neighbours(x, out, synchronise):
+    tile = cuda.shared.array(64, int32)
+    t = cuda.threadIdx.x
+    tile[t] = x[t]
+    if synchronise:
+        cuda.syncwarp()
+    out[t] = tile[t ^ 1]
+
+
+def test_syncwarp_orders_a_warp():
+    x, out = np.arange(64, dtype=np.int32), np.zeros(64, np.int32)
+    assert found(neighbours, 1, 64, x, out, True, seed=1) == []
+    assert any("without a barrier in between" in s for s in found(neighbours, 1, 64, x, out, False, seed=1))
+
+
+@cuda.jit
+def across(x, out, synchronise):
+    i = cuda.grid(1)
+    x[i] = i
+    if synchronise:
+        cuda.cg.this_grid().sync()
+    out[i] = x[x.size - 1 - i]
+
+
+def test_a_barrier_of_the_grid_orders_blocks():
+    x, out = np.zeros(128, np.int32), np.zeros(128, np.int32)
+    assert found(across, 4, 32, x, out, True) == []
+    np.testing.assert_array_equal(out, np.arange(128)[::-1])
+    sentences = found(across, 4, 32, x, out, False)
+    assert sentences and all("without a barrier of the grid in between" in s for s in sentences)
+
+
+def test_arrays_made_empty_are_known_to_hold_nothing():
+    device, p = devices.get("emulator"), PRECISIONS["fp32"]
+    x, _ = arrays()
+    with sanitize(raises=False) as sanitizer:
+        nothing, out = device.empty(64, p.storage), device.empty(64, p.storage)
+        device.launch(running_sum, 1, 64, nothing, out, True, 64)
+        assert "reads x[0], which nobody has written (63 more like it)" in sanitizer.findings[0]
+        device.assign(nothing, x)
+        device.launch(running_sum, 1, 64, nothing, out, True, 64)      # the host has written one, a kernel the other
+        device.launch(running_sum, 1, 64, out, nothing, True, 64)
+    assert len(sanitizer.findings) == 1
+
+
+def test_bugs_raise():
+    with pytest.raises(SanitizerError, match="which nobody has written"), sanitize():
+        emulate(running_sum)[1, 64](*arrays(), True, 63)
+
+
+def test_any_program_can_be_checked_from_outside(tmp_path):
+    """NUMPREC_SANITIZE=1 does for all launches what sanitize() does inside."""
+    script = tmp_path / "program.py"
+    script.write_text("import numpy as np\nfrom numba import cuda\nfrom numprec.emulator import emulate\n"
+                      "@cuda.jit\ndef beyond(x):\n    x[cuda.grid(1)] = 1\n"
+                      "emulate(beyond)[1, 33](np.zeros(32, np.float32))\n")
+    done = subprocess.run([sys.executable, script], env={**os.environ, "NUMPREC_SANITIZE": "1"}, capture_output=True,
+                          text=True)
+    assert done.returncode == 1
+    assert f"kernel beyond, line 6 of {script}: thread (32, 0, 0) of block (0, 0, 0) writes x[32], but x has the " \
+           "shape (32,)" in done.stderr
+
+
+SAMPLE = [("sum", "shuffle"), ("matmul", "register_blocked"), ("cross_entropy", "warp"), ("partition", "scanned"),
+          ("smo_fit", "fused")]
+
+
+@pytest.mark.parametrize("operation, rung", SAMPLE, ids="/".join)
+def test_rungs_of_the_textbook(operation, rung):
+    """`bench.py sanitize` looks at all of them, in every precision and in twenty orders."""
+    from numprec.harness import sanitizing
+    assert sanitizing.findings(operations()[operation], operations()[operation].rung(rung), PRECISIONS["fp32"],
+                               seeds=2) == []
