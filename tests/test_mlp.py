@@ -1,8 +1,16 @@
 """MLPClassifier: scikit-learn's contract, stopping, going on, saving; where low precision fails and mixed does not."""
+import copy
+import functools
 import json
+import os
 import pickle
+import platform
+import random
+import re
 import subprocess
 import sys
+import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +27,7 @@ from sklearn.utils.estimator_checks import check_sample_weight_equivalence_on_de
 
 from numprec import PRECISIONS, MLPClassifier
 from numprec.device import Emulator, Graph
-from numprec.models import training
+from numprec.models import classifier, training
 from numprec.models.network import Network
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -458,9 +466,9 @@ def test_labels_survive(small, tmp_path, labels):
     names = np.array(labels)[y % 2]
     model = mlp("mixed_bf16").fit(X, names)
     model.save(tmp_path / "model.npz")
-    for copy in MLPClassifier.load(tmp_path / "model.npz"), pickle.loads(pickle.dumps(model)):
-        assert (copy.predict(X) == model.predict(X)).all() and copy.stop_reason_ == model.stop_reason_
-        assert identical(copy.partial_fit(X, names), pickle.loads(pickle.dumps(model)).partial_fit(X, names))
+    for other in MLPClassifier.load(tmp_path / "model.npz"), pickle.loads(pickle.dumps(model)):
+        assert (other.predict(X) == model.predict(X)).all() and other.stop_reason_ == model.stop_reason_
+        assert identical(other.partial_fit(X, names), pickle.loads(pickle.dumps(model)).partial_fit(X, names))
 
 
 def test_files(small, tmp_path):
@@ -483,7 +491,151 @@ def test_files(small, tmp_path):
         MLPClassifier.load(tmp_path / "none.npz")
 
 
+@pytest.fixture(scope="module")
+def saved(small, tmp_path_factory):
+    """A small checkpoint: its path, arrays and description, and the data of its training."""
+    X, y = small[0][:40, 20:24], small[1][:40] % 3
+    path = tmp_path_factory.mktemp("saved") / "model.npz"
+    mlp("mixed_fp16", hidden_layer_sizes=(4,), max_iter=1, batch_size=16, class_weight={0: 2.0}).fit(X, y).save(path)
+    return path, *training.read(path), X, y
+
+
+def goes_on(path, X, y):
+    """Loads, and goes on for an epoch. A ValueError, the only error there may be, is returned, and is one line."""
+    try:
+        model = MLPClassifier.load(path, device="emulator")
+        assert np.isfinite(model.predict_proba(X)).all()
+        model.set_params(max_iter=model.n_iter_ + 1).resume(X, y, callback=lambda row: True)
+        return None
+    except ValueError as error:
+        assert "\n" not in str(error)
+        return error
+
+
+@pytest.mark.parametrize("name, change, says", [
+    ("masters", lambda a: a * np.nan, "masters are not all finite"),
+    ("weights", lambda a: a[:-8], "weights should be float16 of shape .48,., and is float16 of shape .40,."),
+    ("masters", lambda a: a.astype(str), "masters should be float32 of shape"),
+    ("moment1", lambda a: None, "moment1 should be .* and is missing"), ("moment0", lambda a: a * np.nan, "holds NaN"),
+    ("counts", lambda a: a.astype(np.int64), "counts should be int32"), ("rates", lambda a: a[:1], "rates should be"),
+    ("control", lambda a: a * 0, "loss scale is 0.0"), ("classes_", lambda a: a[::-1], "do not belong together"),
+    *(("state", lambda a, i=i, to=to: np.where(np.arange(16) == i, to, a), "state counts|do not belong|does not say")
+      for i, to in ((0, 2 ** 40), (2, 10 ** 12), (2, -1), (3, 2 ** 40), (6, -5), (7, 10 ** 9), (12, 7), (14, 2 ** 40)))])
+def test_arrays_of_a_checkpoint_are_those_of_its_layers(saved, tmp_path, name, change, says):
+    """Kernels index by some of them."""
+    _, arrays, about, X, y = saved
+    arrays = {n: change(a) if n == name else a for n, a in arrays.items()}
+    training.write(tmp_path / "changed.npz", {n: a for n, a in arrays.items() if a is not None}, about)
+    error = goes_on(tmp_path / "changed.npz", X, y)
+    assert error is not None and re.search(says, str(error)), error
+
+
+def places(tree, at=()):
+    """The path of each value in a tree of dictionaries and lists."""
+    for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
+        yield (*at, key)
+        if isinstance(value, (dict, list)):
+            yield from places(value, (*at, key))
+
+
+def test_hand_made_checkpoints_raise_nothing_but_value_errors(saved, tmp_path):
+    """Bits flipped, files cut, and values of the description replaced: each loads as it was, or is refused."""
+    path, arrays, about, X, y = saved
+    whole, changed, rng = path.read_bytes(), tmp_path / "changed.npz", random.Random(0)
+    for _ in range(60):
+        some = bytearray(whole[:rng.choice([len(whole), rng.randrange(len(whole))])])
+        for _ in range(rng.choice([1, 5, 40])):
+            if some:
+                some[rng.randrange(len(some))] ^= 1 << rng.randrange(8)
+        changed.write_bytes(some)
+        goes_on(changed, X, y)
+    odd, refused = [None, -1, 10 ** 30, "x", [], {}, True, 1.5, [None], {"a": 1}, float("nan")], 0
+    for _ in range(120):
+        other = copy.deepcopy(about)
+        *way, last = rng.choice(list(places(other)))
+        part = functools.reduce(lambda tree, key: tree[key], way, other)
+        part[last] = rng.choice(odd)
+        training.write(changed, arrays, other)
+        refused += goes_on(changed, X, y) is not None
+    assert refused > 60
+    with zipfile.ZipFile(changed, "w", zipfile.ZIP_DEFLATED) as archive:    # a bomb: a gigabyte from a megabyte
+        archive.writestr("json.npy", bytes(10 ** 6))
+    assert "compressed" in str(goes_on(changed, X, y))
+
+
+def test_a_model_loads_on_any_device(saved, monkeypatch):
+    """Where it was trained is not saved; and loading takes no device at all."""
+    path, _, about, X, _ = saved
+    assert "device" not in about["parameters"]
+    monkeypatch.setattr(training.Training, "__init__", None)
+    monkeypatch.setattr(Network, "__init__", None)
+    assert MLPClassifier.load(path).device is None and MLPClassifier.load(path, device="gpu").predict(X).shape == (40,)
+    assert MLPClassifier.load(path).class_weight == {0: 2.0}
+
+
+def test_what_is_saved_agrees_with_what_was_trained(small, tmp_path):
+    model = mlp(max_iter=1).fit(*small)
+    with pytest.raises(ValueError, match="other layers, or another precision, than were trained"):
+        model.set_params(hidden_layer_sizes=(4,)).save(tmp_path / "model.npz")
+    model.set_params(hidden_layer_sizes=np.array([16]), alpha=np.float32(0.5)).save(tmp_path / "model.npz")
+    assert MLPClassifier.load(tmp_path / "model.npz").hidden_layer_sizes == (16,)
+
+
+def test_what_a_killed_process_left_is_swept(saved, tmp_path):
+    """Its own leavings and no other file; and a name may be as long as the file system allows."""
+    _, arrays, about, *_ = saved
+    done = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    host = f"{zlib.crc32(platform.node().encode()):08x}"
+    dead, living, other = (f".numprec-{h}-{pid}-{'0' * 16}.partial" for h, pid in (
+        (host, int(done.stdout)), (host, os.getpid()), ("0" * 8, int(done.stdout))))
+    for name in dead, living, other, "mine.1.partial":
+        (tmp_path / name).touch()
+    training.write(tmp_path / ("m" * 251 + ".npz"), arrays, about)
+    assert {p.name for p in tmp_path.iterdir()} == {living, other, "mine.1.partial", "m" * 251 + ".npz"}
+
+
 # ---- what is refused
+
+@pytest.mark.parametrize("sizes", [2 ** 31, (2 ** 40, 2 ** 40), 2 ** 62])
+def test_a_network_that_does_not_fit_is_refused_at_once(small, sizes):
+    with pytest.raises(MemoryError, match="the fit needs .* GB .* are free"):
+        mlp(hidden_layer_sizes=sizes).fit(*small)
+
+
+def test_memory_is_counted(small, monkeypatch):
+    """What is asked for beforehand is what is allocated, but for scratch."""
+    room = []
+    for name in "zeros", "empty", "_copy":
+        def counted(*args, function=getattr(Emulator, name)):
+            room.append(function(*args))
+            return room[-1]
+        monkeypatch.setattr(Emulator, name, counted)
+    asked = []
+    monkeypatch.setattr(classifier, "check_memory", lambda device, needed, precision, each: asked.append(needed))
+    mlp("mixed_fp16", hidden_layer_sizes=(300, 200), max_iter=1, device="emulator").fit(*small)
+    moved = sum(a.nbytes for a in room if a.dtype == np.float32 and a.size > 50_000)    # masters, before they moved
+    assert asked[0] == pytest.approx(sum(a.nbytes for a in room) - moved, rel=0.15)
+
+
+def test_extremes_end_in_words(recwarn):
+    """Whatever the data and the parameters: a fit, or a sentence; and no NaN among what it predicts."""
+    rng, pick, fitted = np.random.default_rng(0), random.Random(0), 0
+    for _ in range(60):
+        n, d = pick.choice([(1, 1), (5, 2), (12, 3)])
+        X = rng.standard_normal((n, d)) * 10.0 ** pick.choice([-310, -40, -5, 0, 0, 4, 30, 300, 307])
+        w = pick.choice([None, rng.random(n), rng.random(n) * 1e-300, rng.integers(0, 2, n) * 1e308])
+        model = mlp(pick.choice(["fp64", "fp16", "mixed_fp16"]), hidden_layer_sizes=pick.choice([(), (3,)]), max_iter=2,
+                    alpha=pick.choice([0, 1e-4, 1e300]), learning_rate_init=pick.choice([1e-300, 1e-3, 1e30, 1e308]),
+                    loss_scale=pick.choice([None, None, "dynamic", 1e-4, 1024, 1e300]), batch_size=5,
+                    class_weight=pick.choice([None, None, "balanced", {0: 1e300}]))
+        try:
+            model.fit(X, rng.integers(0, pick.choice([1, 3]), n), w)
+            assert np.isfinite(model.predict_proba(X)).all()
+            fitted += 1
+        except (ValueError, training.LossScaleCollapsed) as error:
+            assert "\n" not in str(error)
+    assert fitted > 15 and not [w for w in recwarn if w.category is RuntimeWarning]
+
 
 @pytest.mark.parametrize("options, says", [
     ({"solver": "adma"}, "Did you mean 'adam'"),

@@ -4,6 +4,9 @@ A subclass says what the network is (`_layers`), how samples lie in memory (`_sa
 loaded (`_load`). The state of a training is held on the host as a checkpoint, {name: array} and what it belongs to, so
 that an estimator can be pickled, copied and saved at any time; the device's arrays live as long as a call of `fit`.
 """
+import math
+import numbers
+
 import numpy as np
 from sklearn.base import ClassifierMixin
 from sklearn.model_selection import train_test_split
@@ -11,11 +14,12 @@ from sklearn.utils import check_random_state, compute_class_weight
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d
 
 from numprec import __version__
+from numprec.kernels.batch import SEED
 from numprec.kernels.dense import ACTIVATIONS
 from numprec.models import training
-from numprec.models.base import (BOOLEAN, Estimator, check_memory, check_parameters, check_range, is_real, is_whole,
-                                 warn)
-from numprec.models.network import Network
+from numprec.models.base import (BOOLEAN, STOP_REASONS, Estimator, check_memory, check_parameters, check_range,
+                                 is_real, is_whole, warn)
+from numprec.models.network import Layout, Network
 from numprec.models.training import SCHEDULES, SOLVERS, Descent, Training, copy_rows, finer, wider
 from numprec.precision import precision_named
 
@@ -51,6 +55,19 @@ RULES = {
 }
 
 SCIKIT_LEARNS = {"solver": ("lbfgs",), "learning_rate": ("invscaling", "adaptive")}    # and not numprec's
+
+
+def is_number(x):
+    """Whether x is a number of any kind, NaN and the ends of the line included, and not True or False."""
+    return isinstance(x, numbers.Real) and not isinstance(x, bool)
+
+
+def _is_count(x):
+    return is_whole(x) and 0 <= x < 2 ** 63
+
+
+def _is_curve(x):
+    return isinstance(x, list) and all(map(is_number, x))
 
 
 class NetworkClassifier(ClassifierMixin, Estimator):
@@ -212,7 +229,14 @@ class NetworkClassifier(ClassifierMixin, Estimator):
 
     def _training(self, X, codes, weights):
         device, precision = self._where_and_how()
-        check_memory(device, X.size * precision.storage.bytes, precision, lambda p: p.storage.bytes)
+        rows = min(200 if self.batch_size == "auto" else int(self.batch_size), len(X))
+        evaluated = EVALUATED if self.early_stopping else 0
+
+        def needed(p):
+            layout = Layout(self._layers(len(self.classes_)), X.shape[1:], p)
+            of_samples = X.size * p.storage.bytes + len(X) * (4 + (0 if weights is None else p.accum.bytes))
+            return of_samples + layout.bytes(rows, SOLVERS[self.solver], evaluated)
+        check_memory(device, needed(precision), precision, needed)
         network = Network(self._layers(len(self.classes_)), X.shape[1:], device, precision)
         descent = Descent(
             solver=self.solver, learning_rate=self.learning_rate, learning_rate_init=float(self.learning_rate_init),
@@ -225,7 +249,6 @@ class NetworkClassifier(ClassifierMixin, Estimator):
         counts = np.bincount(codes, None if weights is None else weights / weights.max())
         frequencies = counts[counts > 0] / counts.sum()
         self._constant_loss = float(-np.sum(frequencies * np.log(frequencies)))
-        rows = min(200, len(X)) if self.batch_size == "auto" else int(self.batch_size)
         return Training(network, X, codes, rows, descent, self._seed, bool(self.shuffle), self.loss_scale, self._load(),
                         epoch=len(self.loss_curve_), weights=weights)
 
@@ -264,7 +287,8 @@ class NetworkClassifier(ClassifierMixin, Estimator):
         self.skipped_steps_ += row["skipped"]
         self.overflow_count_ += row["overflow"]
         if held_out is None:
-            better, self.best_loss_ = row["loss"] < self.best_loss_ - self.tol, min(self.best_loss_, row["loss"])
+            best = np.inf if self.best_loss_ is None else self.best_loss_    # after a fit with early stopping
+            better, self.best_loss_ = row["loss"] < best - self.tol, min(best, row["loss"])
         else:
             X, codes, weights = held_out
             right = run.network.evaluate(X, EVALUATED).argmax(axis=1) == codes
@@ -295,7 +319,7 @@ class NetworkClassifier(ClassifierMixin, Estimator):
         """The checkpoint, and what predictions are made from."""
         self._checkpoint = run.checkpoint()
         self.precision_ = str(run.precision)
-        self._learned(run.network.values(self._best or self._checkpoint[0]))
+        self._learned(run.network.cut(self._best or self._checkpoint[0]))
 
     def _report(self, reason, run, partial):
         """stop_reason_ and warnings."""
@@ -357,14 +381,25 @@ class NetworkClassifier(ClassifierMixin, Estimator):
 
     # ---- saving
 
-    _SAVED = ("n_iter_", "t_", "n_outputs_", "n_features_in_", "loss_", "loss_scale_", "loss_curve_", "history_",
-              "best_loss_", "validation_scores_", "best_validation_score_", "skipped_steps_", "overflow_count_",
-              "gradient_exponents_", "gradient_zeros_", "stop_reason_", "precision_", "_seed", "_waited")
+    _SAVED = {      # attribute: what it may be
+        "n_iter_": _is_count, "t_": _is_count, "n_outputs_": _is_count, "n_features_in_": _is_count,
+        "loss_": is_number, "loss_scale_": is_number, "loss_curve_": _is_curve,
+        "history_": lambda x: isinstance(x, list) and all(isinstance(row, dict) for row in x),
+        "best_loss_": lambda x: x is None or is_number(x), "validation_scores_": lambda x: x is None or _is_curve(x),
+        "best_validation_score_": lambda x: x is None or is_number(x), "skipped_steps_": _is_count,
+        "overflow_count_": _is_count, "gradient_exponents_": lambda x: all(int(e) < 2 ** 12 and _is_count(n)
+                                                                           for e, n in x.items()),
+        "gradient_zeros_": _is_count, "stop_reason_": lambda x: x in STOP_REASONS,
+        "precision_": lambda x: isinstance(x, str), "_seed": lambda x: _is_count(x) and x < 2 ** 31,
+        "_waited": _is_count}
+    _AFTER_AN_EPOCH = {"loss_", "loss_scale_", "gradient_exponents_", "gradient_zeros_", "stop_reason_"}
 
     def save(self, path):
-        """Writes the estimator and the state of its training to a file (npz and JSON, nothing pickled)."""
+        """Writes the estimator and the state of its training to a file (npz and JSON, nothing pickled). `device` is
+        not saved. Raises ValueError if layers or precision were set to others since the fit."""
         check_is_fitted(self)
         arrays, about = self._checkpoint
+        self._check_checkpoint()
         arrays = dict(arrays) | {f"best_{name}": a for name, a in (self._best or {}).items()}
         for name in "classes_", "feature_names_in_":
             if hasattr(self, name):
@@ -372,20 +407,38 @@ class NetworkClassifier(ClassifierMixin, Estimator):
                 if arrays[name].dtype == object:
                     arrays[name] = arrays[name].astype(str)
         parameters = self.get_params(deep=False) | {"precision": str(precision_named(self.precision))}
+        del parameters["device"]
         if not (self.random_state is None or is_whole(self.random_state)):
             parameters["random_state"] = None
+        if isinstance(self.class_weight, dict):    # JSON has no keys but text
+            parameters["class_weight"] = list(self.class_weight.items())
         saved = {name: getattr(self, name) for name in self._SAVED if hasattr(self, name)}
         training.write(path, arrays, {"estimator": type(self).__name__, "parameters": parameters, "training": about,
                                       "attributes": saved, "version": __version__})
 
     @classmethod
-    def load(cls, path):
-        """The estimator that `save` wrote. `partial_fit` and `resume` go on with its training, bit for bit."""
+    def load(cls, path, device=None):
+        """The estimator that `save` wrote, whose parameter `device` is the given one. `partial_fit` and `resume` go on
+        with its training, bit for bit. Raises ValueError for a file that is something else, or damaged."""
         arrays, about = training.read(path)
-        if about["estimator"] != cls.__name__:
-            raise ValueError(f"{path} holds a {about['estimator']}, not a {cls.__name__}")
-        self = cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in about["parameters"].items()})
-        for name, value in about["attributes"].items():
+        kind = about.get("estimator") if isinstance(about, dict) else None
+        if isinstance(kind, str) and kind != cls.__name__:
+            raise ValueError(f"{path} holds a {kind}, not a {cls.__name__}")
+        return training.understood(path, cls._loaded, arrays, about, device)
+
+    @classmethod
+    def _loaded(cls, arrays, about, device):
+        parameters, attributes = about["parameters"], about["attributes"]
+        parameters.pop("device", None)
+        if isinstance(parameters.get("class_weight"), list):
+            parameters["class_weight"] = dict(parameters["class_weight"])
+        self = cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in parameters.items()}, device=device)
+        self._check_parameters()
+        missing = set(self._SAVED) - self._AFTER_AN_EPOCH - set(attributes)
+        wrong = [name for name, value in attributes.items() if not self._SAVED[name](value)]
+        if missing or wrong:
+            raise ValueError(f"its {sorted(missing or wrong)[0]} is missing, or none")
+        for name, value in attributes.items():
             setattr(self, name, value)
         if hasattr(self, "gradient_exponents_"):    # in JSON, keys are text
             self.gradient_exponents_ = {int(e): n for e, n in self.gradient_exponents_.items()}
@@ -395,7 +448,31 @@ class NetworkClassifier(ClassifierMixin, Estimator):
                 setattr(self, name, value.astype(object) if value.dtype.kind == "U" else value)
         best = {name.removeprefix("best_"): arrays.pop(name) for name in list(arrays) if name.startswith("best_")}
         self._best, self._checkpoint = best or None, (arrays, about["training"])
-        device, precision = self._where_and_how()
-        network = Network(self._layers(len(self.classes_)), about["training"]["shape"], device, precision)
-        self._learned(network.values(best or arrays))
+        layout = self._check_checkpoint()
+        self._learned(layout.cut(best or arrays))
         return self
+
+    def _check_checkpoint(self):
+        """The Layout of what is saved. ValueError unless parameters, attributes and arrays agree."""
+        arrays, about = self._checkpoint
+        precision, shape = precision_named(self.precision), about["shape"]
+        if not all(is_whole(n) and n >= 1 for n in shape):
+            raise ValueError(f"samples cannot have the shape {shape}")
+        layout = Layout(self._layers(len(self.classes_)), shape, precision)
+        if about["precision"] != str(precision) or about["layers"] != layout.shapes_of():
+            raise ValueError("the parameters describe other layers, or another precision, than were trained")
+        rows, batch_size, classes = about["data"][0], about["batch_size"], self.classes_
+        named = getattr(self, "feature_names_in_", None)
+        agree = (
+            math.prod(shape) == self.n_features_in_ and about["data"][1:-1] == list(shape)
+            and list(getattr(self, "image_shape_", shape)) == list(shape)
+            and len(classes) == self.n_outputs_ and np.array_equal(np.unique(classes), classes)
+            and self.precision_ == about["precision"] and arrays["state"][SEED] == self._seed
+            and (named is None or named.shape == (self.n_features_in_,))
+            and is_whole(rows) and is_whole(batch_size) and 1 <= batch_size <= rows)
+        if not agree:
+            raise ValueError("its parts do not belong together")
+        training.check(arrays, layout, about["descent"]["solver"], -(-rows // batch_size))
+        if self._best:
+            training.check_learned(self._best, layout)
+        return layout

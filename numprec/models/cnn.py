@@ -74,7 +74,8 @@ class CNNClassifier(NetworkClassifier):
     """
 
     _learns = ("parameters_",)
-    _SAVED = (*NetworkClassifier._SAVED, "image_shape_")
+    _SAVED = NetworkClassifier._SAVED | {
+        "image_shape_": lambda x: len(x) == 3 and all(is_whole(n) and n >= 1 for n in x)}
 
     def __init__(self, precision="fp32", layers=LAYERS, activation="relu", *, batch_norm=False, augment=False,
                  image_shape=None, solver="adam", alpha=0.0001, batch_size=128, learning_rate="constant",

@@ -127,30 +127,35 @@ class Dense(Layer):
 
 def build(layers, shape):
     """Names the layers and builds them one on the other, for samples of `shape`. Returns (layer, Parameter) for all
-    that they learn, in order, and the shape of the last one's result."""
-    specified, counts = [], {}
+    that they learn, in order, and the shapes of what goes into each layer and out of the last."""
+    specified, counts, shapes = [], {}, [tuple(shape)]
     for layer in layers:
         counts[layer.kind] = counts.get(layer.kind, 0) + 1
         layer.name = f"{layer.kind}{counts[layer.kind]}"
-        shape, parameters = layer.build(tuple(shape))
+        shape, parameters = layer.build(shapes[-1])
         specified += [(layer, p) for p in parameters]
-    return specified, tuple(shape)
+        shapes.append(tuple(shape))
+    return specified, shapes
 
 
-class Network:
-    """The layers and their arrays, for one precision on one device."""
+class Layout:
+    """Where the parameters of layers lie in the flat arrays of a precision, and how much room all takes. It needs no
+    device, and allocates nothing.
 
-    def __init__(self, layers, shape, device, precision):
-        self.layers, self.shape = list(layers), tuple(shape)
-        self.device, self.precision = device, precision
+    `size` elements of weights, the first `decayed` of which decay, and `statistics_size` of statistics; `places` is
+    {(layer name, parameter name): (flat array's name, offset)}.
+    """
+
+    def __init__(self, layers, shape, precision):
+        self.layers, self.shape, self.precision = list(layers), tuple(shape), precision
         self.master = precision.master or precision.storage
-        self.specified, self.result_shape = build(self.layers, self.shape)
-        self._lay_out()
-        self._buffers, self._rungs = {}, {}
+        self.specified, self.shapes = build(self.layers, self.shape)
+        self.result_shape = self.shapes[-1]
+        self._place()
 
-    def _lay_out(self):
-        """Places in the flat arrays: parameters that decay first, so that one number tells them from the others."""
-        self.places = {}                    # (layer name, parameter name) -> (flat array's name, offset)
+    def _place(self):
+        """Parameters that decay come first, so that one number tells them from the others."""
+        self.places = {}
         sizes = {"weights": 0, "statistics": 0}
         for decay in (True, False):
             for layer, p in self.specified:
@@ -160,17 +165,56 @@ class Network:
                     sizes[flat] += -(-math.prod(p.shape) // ALIGN) * ALIGN
             if decay:
                 self.decayed = sizes["weights"]
-        self.size, statistics = max(sizes["weights"], 1), max(sizes["statistics"], 1)
-        self.statistics_size = statistics
-        zeros = self.device.zeros
-        self.gradients, self.fresh = zeros(self.size, self.precision.storage), zeros(statistics, self.precision.accum)
-        self.move({name: zeros(*place) for name, place in self.formats().items()}, copy=False)
+        self.size, self.statistics_size = max(sizes["weights"], 1), max(sizes["statistics"], 1)
 
     def formats(self):
         """(shape, format) of each flat array that is learned."""
         masters = {} if self.precision.master is None else {"masters": ((self.size,), self.master)}
         return {"weights": ((self.size,), self.precision.storage), **masters,
                 "statistics": ((self.statistics_size,), self.precision.accum)}
+
+    def bytes(self, rows, moments, evaluated=0):
+        """What training by batches of so many rows allocates, with so many moments to a weight: parameters, gradients,
+        what each layer computes and its gradient; and what layers compute of rows that are only `evaluated`. Data, and
+        partial sums of a few megabytes, are not counted."""
+        storage, accum = self.precision.storage.bytes, self.precision.accum.bytes
+        masters = self.master.bytes if self.precision.master else 0
+        elements = sum(map(math.prod, self.shapes))
+        return (self.size * (2 * storage + masters + moments * self.master.bytes) + 2 * self.statistics_size * accum
+                + (2 * rows + evaluated) * elements * storage)
+
+    def shapes_of(self):
+        """For each layer its name and the shapes of its parameters, as lists: what tells one network from another."""
+        return [[layer.name, *(list(shape) for _, shape in sorted(
+            (p.name, p.shape) for owner, p in self.specified if owner is layer))] for layer in self.layers]
+
+    def cut(self, arrays):
+        """What `Network.assign` takes: the parameters, in float64, given the masters and the statistics."""
+        flat = {"weights": arrays["masters"], "statistics": arrays["statistics"]}
+        return {key: value.astype(np.float64) for key, value in self._cut(flat)}
+
+    def _cut(self, flat):
+        for layer, p in self.specified:
+            target, offset = self.places[layer.name, p.name]
+            if target in flat:
+                yield (layer.name, p.name), flat[target][offset:offset + math.prod(p.shape)].reshape(p.shape)
+
+    def owner(self, index):
+        """Which parameter has the element `index` of the flat weights: "dense2.W"."""
+        starts = [(offset, ".".join(key)) for key, (flat, offset) in self.places.items() if flat == "weights"]
+        return max(start for start in starts if start[0] <= index)[1]
+
+
+class Network(Layout):
+    """The layers and their arrays, for one precision on one device."""
+
+    def __init__(self, layers, shape, device, precision):
+        super().__init__(layers, shape, precision)
+        self.device, zeros = device, device.zeros
+        self.gradients = zeros(self.size, precision.storage)
+        self.fresh = zeros(self.statistics_size, precision.accum)
+        self.move({name: zeros(*place) for name, place in self.formats().items()}, copy=False)
+        self._buffers, self._rungs = {}, {}
 
     def move(self, arrays, copy=True):
         """From now on what is learned lives in these device arrays, see `formats`."""
@@ -247,27 +291,14 @@ class Network:
                                  "its layers have changed")
             self.device.assign(array, arrays[name])
 
-    def values(self, arrays=None):
-        """What `assign` takes: the masters and the statistics, in float64; those of `arrays` if given."""
-        arrays = arrays or self.arrays()
-        flat = {"weights": arrays["masters"], "statistics": arrays["statistics"]}
-        return {key: value.astype(np.float64) for key, value in self._cut(flat)}
+    def values(self):
+        """What `assign` takes."""
+        return self.cut(self.arrays())
 
     def gradient_values(self):
         """The gradients of the last backward pass, like `values`."""
         flat = {"weights": self.device.to_host(self.gradients)}
         return {key: value.astype(np.float64) for key, value in self._cut(flat)}
-
-    def _cut(self, flat):
-        for layer, p in self.specified:
-            target, offset = self.places[layer.name, p.name]
-            if target in flat:
-                yield (layer.name, p.name), flat[target][offset:offset + math.prod(p.shape)].reshape(p.shape)
-
-    def owner(self, index):
-        """Which parameter has the element `index` of the flat weights: "dense2.W"."""
-        starts = [(offset, ".".join(key)) for key, (flat, offset) in self.places.items() if flat == "weights"]
-        return max(start for start in starts if start[0] <= index)[1]
 
     # ---- passes
 

@@ -6,9 +6,13 @@ device (`numprec.kernels.batch`, `numprec.kernels.loss_scale`), so a step is the
 the host neither waits nor allocates between two epochs' ends. There it reads one row of history for each batch, and
 writes the learning rates of the next epoch.
 """
+import io
 import json
 import math
 import os
+import platform
+import re
+import secrets
 import time
 import zipfile
 import zlib
@@ -16,10 +20,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import psutil
 
 from numprec.kernels import batch, cross_entropy, loss_scale, optimizer
-from numprec.kernels.batch import (BAD_INDEX, BAD_STEP, BASE, BATCHES, COLLAPSED, EPOCH, PATIENCE, POSITION, SEED,
-                                   STATE, STEP, STOP, UPDATES)
+from numprec.kernels.batch import (BAD_INDEX, BAD_STEP, BASE, BATCHES, COLLAPSED, EPOCH, OVERFLOW, PATIENCE, POSITION,
+                                   SEED, STATE, STEP, STOP, UPDATES)
 from numprec.kernels.loss_scale import (ALPHA, APPLIED, BAD, CONTROL, COUNTS, FACTOR, HITS, LARGEST, LOSS, LOST,
                                         NUMBERS, ROWS, SCALE, SCALED, SMALLEST, START, SUBNORMAL, TOTAL)
 from numprec.precision import FORMATS, PRECISIONS, Format, unknown
@@ -165,11 +170,7 @@ class Training:
         self.batch_size = min(batch_size, len(X))
         self.batches = -(-len(X) // self.batch_size)
         self.X, self.labels = device.array(X, precision.storage), device.array(labels, np.int32)
-        self._block = Block(device, {
-            "state": ((STATE,), np.int64), "control": ((CONTROL,), accum), "rates": ((self.batches,), accum),
-            "numbers": ((self.batches, NUMBERS), accum), "counts": ((self.batches, COUNTS), np.int32),
-            **network.formats(),
-            **{f"moment{i}": ((network.size,), network.master) for i in range(SOLVERS[descent.solver])}})
+        self._block = Block(device, formats(network, descent.solver, self.batches))
         arrays = self._block.arrays
         self.state, self.control, self.rates, self.numbers, self.counts = (
             arrays[name] for name in ("state", "control", "rates", "numbers", "counts"))
@@ -305,9 +306,7 @@ class Training:
         descent = asdict(self.descent)
         if self.descent.learning_rate == "constant":
             del descent["epochs"]
-        layers = [[layer.name, *map(list, (layer.values[n].shape for n in sorted(layer.values)))]
-                  for layer in self.network.layers]
-        return {"precision": str(self.precision), "layers": layers, "shape": list(self.network.shape),
+        return {"precision": str(self.precision), "layers": self.network.shapes_of(), "shape": list(self.network.shape),
                 "data": self._data, "batch_size": self.batch_size, "shuffle": bool(self.shuffle),
                 "dynamic": self.dynamic, "descent": descent}
 
@@ -323,6 +322,9 @@ class Training:
             name = differing[0]
             raise ValueError(f"the checkpoint is of another training: its {name} is {about.get(name)}, "
                              f"not {mine[name]}")
+        check(arrays, self.network, self.descent.solver, self.batches)
+        if about.get("position") != arrays["state"][POSITION]:
+            raise ValueError("the checkpoint does not say where in the epoch it was made")
         for name, array in self._block.arrays.items():
             self.device.assign(array, arrays[name])
         self._position, self.fetched = about["position"], None
@@ -336,6 +338,7 @@ class Training:
 
     def carry_on(self, arrays):
         """Goes on from a checkpoint of the same network, with the data and the batches of this training."""
+        check(arrays, self.network, self.descent.solver, max(1, np.size(arrays.get("rates"))))
         self.go_back(arrays)
         if self.dynamic:
             self.device.assign(self.control[SCALE:SCALE + 1], arrays["control"][SCALE:SCALE + 1])
@@ -344,29 +347,122 @@ class Training:
         self.device.assign(self.state, state)
 
 
+# ---- checkpoints: their arrays, and files of them
+
+def formats(layout, solver, batches):
+    """(shape, format) of each array that the next step of a training depends on, besides the data."""
+    accum = layout.precision.accum
+    return {"state": ((STATE,), np.dtype(np.int64)), "control": ((CONTROL,), accum), "rates": ((batches,), accum),
+            "numbers": ((batches, NUMBERS), accum), "counts": ((batches, COUNTS), np.dtype(np.int32)),
+            **layout.formats(), **{f"moment{i}": ((layout.size,), layout.master) for i in range(SOLVERS[solver])}}
+
+
+def check(arrays, layout, solver, batches):
+    """ValueError, in one sentence, unless the arrays of a checkpoint are those of such a training: all of them there,
+    of the right shape and dtype, weights finite, and the state within what kernels index."""
+    wanted = formats(layout, solver, batches)
+    check_learned(arrays, layout)
+    for name in wanted:
+        _check_array(name, arrays.get(name), *wanted[name])
+        if name.startswith("moment") and np.isnan(arrays[name].astype(np.float64)).any():
+            raise ValueError(f"the checkpoint's {name} holds NaN")
+    state, scale = arrays["state"].tolist(), float(arrays["control"][SCALE])
+    right = (
+        all(0 <= number < 2 ** 53 for number in state) and state[POSITION] < state[BATCHES] == batches
+        and state[BASE] <= state[UPDATES] <= state[STEP] and state[SEED] < 2 ** 31 and state[PATIENCE] > 0
+        and state[STOP] in (0, OVERFLOW, COLLAPSED) and state[BAD_INDEX] < layout.size)
+    if not right:
+        raise ValueError("the checkpoint's state counts steps, batches or places that there are not")
+    if not 0 < scale < math.inf:
+        raise ValueError(f"the checkpoint's loss scale is {scale}")
+
+
+def check_learned(arrays, layout):
+    """`check`, of weights, masters and statistics alone."""
+    wanted = layout.formats()
+    for name, (shape, fmt) in ({"masters": wanted["weights"]} | wanted).items():
+        _check_array(name, arrays.get(name), shape, fmt)
+        if not np.isfinite(arrays[name].astype(np.float64)).all():
+            raise ValueError(f"the checkpoint's {name} are not all finite")
+
+
+def _check_array(name, array, shape, fmt):
+    dtype = fmt.numpy if isinstance(fmt, Format) else fmt
+    if array is None or array.shape != shape or array.dtype != dtype:
+        found = "missing" if array is None else f"{array.dtype} of shape {array.shape}"
+        raise ValueError(f"the checkpoint's {name} should be {np.dtype(dtype)} of shape {shape}, and is {found}")
+
+
+PARTIAL = re.compile(r"\.numprec-([0-9a-f]{8})-(\d+)-[0-9a-f]{16}\.partial")
+
+
 def write(path, arrays, about):
     """An npz file: the arrays, bfloat16 as its bits, and, under "json", the text of `about`. It replaces an older one
-    in one step. Nothing in it is pickled."""
+    in one step, once all of it is on the disk. Nothing in it is pickled. What a process that was killed while writing
+    left in the folder is removed."""
     path = Path(path)
     bits = [name for name, a in arrays.items() if a.dtype == FORMATS["bfloat16"].numpy]
     plain = {name: a.view(np.uint16) if name in bits else a for name, a in arrays.items()}
-    partial = path.with_name(path.name + f".{os.getpid()}.partial")
+    text = json.dumps({"about": about, "bfloat16": bits}, default=_plain)
+    host = f"{zlib.crc32(platform.node().encode()):08x}"
+    for left in path.parent.glob(".numprec-*.partial"):
+        made = PARTIAL.fullmatch(left.name)
+        if made and made[1] == host and not psutil.pid_exists(int(made[2])):
+            left.unlink(missing_ok=True)
+    partial = path.with_name(f".numprec-{host}-{os.getpid()}-{secrets.token_hex(8)}.partial")
     try:
-        with open(partial, "wb") as file:
-            np.savez(file, json=np.array(json.dumps({"about": about, "bfloat16": bits})), **plain)
+        with open(partial, "xb") as file:
+            np.savez(file, json=np.array(text), **plain)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
 
 
+def _plain(value):
+    """What JSON has for a number or an array of NumPy's, or another number."""
+    return value.tolist() if isinstance(value, (np.generic, np.ndarray)) else float(value)
+
+
 def read(path):
     """(arrays, about) of a file that `write` made. ValueError if it is something else."""
+    with open(path, "rb") as file:
+        return understood(path, _parsed, file)
+
+
+def understood(path, function, *args):
+    """function(*args). ValueError, which names the file, for whatever it raises: what reads a file that anybody may
+    have made, down to zip archives, decompressors and Python's tokenizer, has errors of many kinds."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            text = json.loads(str(file["json"]))
-            arrays = {name: file[name] for name in file.files if name != "json"}
-            for name in text["bfloat16"]:
-                arrays[name] = arrays[name].view(FORMATS["bfloat16"].numpy)
-            return arrays, text["about"]
-    except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is no checkpoint of numprec, or damaged: {error}") from error
+        return function(*args)
+    except MemoryError:
+        raise
+    except Exception as error:
+        what = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{path} is no checkpoint of numprec, or damaged: {what}") from error
+
+
+def _parsed(file):
+    """Arrays are stored as they are, so that none takes more memory than the file is long."""
+    with zipfile.ZipFile(file) as archive:
+        members = archive.infolist()
+        if sum(m.file_size for m in members) > os.fstat(file.fileno()).st_size:
+            raise ValueError("it is compressed, or not whole")
+        arrays = {m.filename.removesuffix(".npy"): _array(archive.read(m)) for m in members}
+    text = json.loads(str(arrays.pop("json")))
+    for name in text["bfloat16"]:
+        if arrays[name].dtype != np.uint16:
+            raise ValueError(f"its {name} are no bits of bfloat16")
+        arrays[name] = arrays[name].view(FORMATS["bfloat16"].numpy)
+    return arrays, text["about"]
+
+
+def _array(data):
+    """The array of an npy file, which holds nothing else and no objects."""
+    file = io.BytesIO(data)
+    headers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    shape, fortran, dtype = headers[np.lib.format.read_magic(file)](file)
+    if dtype.hasobject or math.prod(shape) * dtype.itemsize != len(data) - file.tell():
+        raise ValueError("an array is not as long as its head says")
+    return np.ndarray(shape, dtype, data, file.tell(), order="F" if fortran else "C").copy(order="C")
