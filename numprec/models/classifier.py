@@ -190,9 +190,12 @@ class NetworkClassifier(ClassifierMixin, Estimator):
             return None
         weights = self._checked_weights(sample_weight, X)
         if self.class_weight is not None:
-            of_class = compute_class_weight(self.class_weight, classes=classes, y=y, sample_weight=weights)
-            with np.errstate(over="ignore"):
-                weights = weights * of_class[np.searchsorted(classes, y)]
+            some, of_class, codes = weights > 0, np.zeros(len(classes)), np.searchsorted(classes, y)
+            there = np.unique(codes[some])    # a class without weight has none to balance
+            with np.errstate(all="ignore"):
+                of_class[there] = compute_class_weight(self.class_weight, classes=classes[there], y=y[some],
+                                                       sample_weight=(weights / weights.max())[some])
+                weights = weights * of_class[codes]
         if not np.isfinite(weights).all():
             raise ValueError("sample_weight times class_weight exceeds the range of float64: use smaller ones")
         if not weights.any():
