@@ -137,6 +137,19 @@ def unscaled(result, D):
     return result.W.astype(np.float64) * scale[:D, None] / scale[D:]
 
 
+def test_each_step_of_a_reflection_is_rounded(device):
+    """In pure fp16, to the bit as in NumPy, which rounds each operation by itself: products that are used twice, and
+    sums that are divided."""
+    for A in np.random.default_rng(5).standard_normal((200, 2, 2)).astype(np.float16):
+        R = device.to_host(qr.launch(device, qr.block, FP16, device.array(A, FP16.storage)))
+        (lead, head), (below, other) = A
+        norm = np.sqrt(lead * lead + below * below)
+        beta = -norm if lead > 0 else norm
+        first = lead - beta
+        f = -first / beta * (head + below / first * other)
+        assert R[0, 0] == beta and R[0, 1] == head - f
+
+
 def test_pivoting_takes_the_largest_first(device, precision):
     rng = np.random.default_rng(0)
     X = rng.permuted(np.linspace(-1, 1, 64)[:, None] * np.ones(5), axis=0) * [0.51, 1, 0.6, 0.8, 0.7]

@@ -31,6 +31,7 @@ from types import SimpleNamespace
 import numpy as np
 from numba import cuda
 
+from numprec.kernels.ptx import add_rn, mul_rn
 from numprec.kernels.registry import draw, operation, rung
 
 TILE = 16                        # threads per block side; columns of a tile; rows of a strip
@@ -186,7 +187,8 @@ def steps(p):
         half = one / accum(2)
         s = accum(0)
         if centre:
-            s = least if least == most else half * least + half * most     # no overflow in between
+            # no overflow in between; and each half is rounded, which it needs where it is subnormal
+            s = least if least == most else add_rn(half * least, half * most)
         reach = most - s if most - s > s - least else s - least
         c = one
         if scale and reach > accum(0):
@@ -273,7 +275,7 @@ def steps(p):
                 total = tile_of_moments(X, Y, V, 0, N, N, scale, i0, j0, S, A_s, B_s)
                 i = i0 + cuda.threadIdx.y
                 j = j0 + cuda.threadIdx.x
-                if i < P and j < P:
+                if i <= j and j < P:    # in a tile on the diagonal, the other half has the same sums
                     G[i, j] = total
                     G[j, i] = total
         cuda.syncthreads()    # G is complete
@@ -308,8 +310,9 @@ def naive(p):
             W = accum(0)
             for n in range(X.shape[0]):
                 v = weight(V, n)
-                acc += (v * v) * shifted(X, Y, n, j, S)
-                W += v * v
+                vv = mul_rn(v, v)    # the same weight in both sums
+                acc += vv * shifted(X, Y, n, j, S)
+                W += vv
             S[MEAN, j] = acc / W if centre else accum(0)
 
     @cuda.jit

@@ -26,6 +26,7 @@ import numpy as np
 from numba import cuda
 
 from numprec.kernels.gram import TILE, gamma
+from numprec.kernels.ptx import add_rn, mul_rn
 from numprec.kernels.registry import draw, operation, rung
 from numprec.kernels.solve import THREADS, steps as solve_steps
 from numprec.precision import FORMATS
@@ -136,10 +137,11 @@ def steps(p):
             if norm > accum(0):
                 lead = A[j, a0]
                 beta = -norm if lead > accum(0) else norm
-                tau = (beta - lead) / beta
+                first = add_rn(lead, -beta)    # of v. Halves are divided in float32: it is rounded before
+                tau = -first / beta
                 cuda.syncthreads()    # everyone has read the leading element
                 for n in range(a0 + 1 + t, n1, THREADS):
-                    A[j, n] = A[j, n] / (lead - beta)
+                    A[j, n] = A[j, n] / first
                 if t == 0:
                     A[j, a0] = beta
                 cuda.syncthreads()    # v stands below R; its own 1 is unsaid
@@ -151,7 +153,7 @@ def steps(p):
                         head = A[k, a0]
                         for n in range(a0 + 1 + tx, n1, TILE):
                             acc += A[j, n] * A[k, n]
-                    f = tau * (head + row_sum(acc, scratch))
+                    f = mul_rn(tau, head + row_sum(acc, scratch))    # one f for the whole column
                     if k < P:
                         for n in range(a0 + 1 + tx, n1, TILE):
                             A[k, n] -= f * A[j, n]
@@ -202,10 +204,11 @@ def steps(p):
                 acc += (R[i, k] / largest) * (R[i, k] / largest)
             norm = largest * math.sqrt(acc)
             beta = -norm if lead > accum(0) else norm
-            f = (beta - lead) / beta
+            first = add_rn(lead, -beta)
+            f = -first / beta
             cuda.syncthreads()    # everyone has read row i
             for k in range(rank + t, D, THREADS):
-                R[i, k] = R[i, k] / (lead - beta)
+                R[i, k] = R[i, k] / first
             if t == 0:
                 R[i, i] = beta
                 tau[i] = f
@@ -214,9 +217,10 @@ def steps(p):
                 acc = R[h, i]
                 for k in range(rank, D):
                     acc += R[h, k] * R[i, k]
-                R[h, i] -= f * acc
+                g = mul_rn(f, acc)    # one for the whole row
+                R[h, i] -= g
                 for k in range(rank, D):
-                    R[h, k] -= f * acc * R[i, k]
+                    R[h, k] -= g * R[i, k]
         cuda.syncthreads()
         backward(R, B, rank)
         for h in range(t, T, THREADS):
@@ -226,9 +230,10 @@ def steps(p):
                 acc = B[i, h]
                 for k in range(rank, D):
                     acc += R[i, k] * B[k, h]
-                B[i, h] -= tau[i] * acc
+                g = mul_rn(tau[i], acc)
+                B[i, h] -= g
                 for k in range(rank, D):
-                    B[k, h] -= tau[i] * acc * R[i, k]
+                    B[k, h] -= g * R[i, k]
             for k in range(D):
                 B[k, h] *= unit_of(units, order[k], D)
         cuda.syncthreads()
