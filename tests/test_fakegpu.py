@@ -3,6 +3,7 @@ import fcntl
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +98,32 @@ def test_a_graph_lets_go_of_its_stream(card):
         del graph
     assert {name: stand_in.alive()[name] - alive[name] for name in ("stream", "graph", "exec")} == {
         "stream": 0, "graph": 0, "exec": 0}
+
+
+def test_other_threads_work_on_during_a_capture(card, monkeypatch):
+    """They compile and load a kernel, allocate, launch, wait and read; none of it fails, or ends up in the graph."""
+    from numba.cuda.dispatcher import _Kernel
+    kernel, new, out, found = doubling(), doubling(5), card.array(COUNT), []
+    launch = _Kernel.launch
+
+    def work():
+        mine = card.array(COUNT)
+        card.launch(new, 2, 32, mine)
+        card.synchronize()
+        found.append(card.to_host(mine).tolist())
+        return card.free_memory()
+
+    def meanwhile(self, args, grid, block, stream, shared):
+        if hasattr(stream, "is_building"):
+            pool.submit(work).result()
+        launch(self, args, grid, block, stream, shared)
+    monkeypatch.setattr(_Kernel, "launch", meanwhile)
+    with ThreadPoolExecutor(1) as pool, card.capture() as graph:
+        card.launch(kernel, 2, 32, out)
+        card.launch(kernel, 2, 32, out)
+    assert found == [(5 * COUNT).tolist()] * 2
+    graph.replay()
+    assert card.to_host(out).tolist() == (4 * COUNT).tolist()
 
 
 def test_no_launch_lowers_the_shared_memory_of_another(card):
