@@ -530,9 +530,26 @@ def prints(x):
     print("float* of", x[0])
 
 
+@cuda.jit
+def factorial(n):
+    return n if n < 2 else n * factorial(n - 1)
+
+
+@cuda.jit
+def recurses(x):
+    x[0] = factorial(int(x[0]))
+
+
+@cuda.jit(debug=True, opt=False)
+def debugs(x):
+    if x[0] == 0:
+        raise ValueError("zero")
+
+
 @pytest.mark.parametrize("kernel, operation", [
     (uses_prmt, "prmt.b32"), (uses_two_instructions, "reg .u32"), (uses_activemask, "activemask"),
-    (uses_redux, "llvm.nvvm.redux.sync.add"), (uses_erfinv, "__nv_erfinv"), (prints, "vprintf")])
+    (uses_redux, "llvm.nvvm.redux.sync.add"), (uses_erfinv, "__nv_erfinv"), (prints, "print"),
+    (recurses, "function factorial, which calls itself"), (debugs, "debug=True")])
 def test_an_unknown_operation_is_named(kernel, operation):
     with pytest.raises(NotImplementedError) as error:
         launch(kernel, 1, 1, (np.zeros(1),))

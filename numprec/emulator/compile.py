@@ -11,7 +11,7 @@ from numba import types
 from numba.cuda.compiler import compile_cuda
 
 from numprec.emulator import cache, host
-from numprec.emulator.translate import Translation, translate
+from numprec.emulator.translate import Translation, Unsupported, recursion, translate
 
 _ANNOUNCE_AFTER = 3.0          # seconds of compiling after which the user is told
 
@@ -51,9 +51,18 @@ def numba_ir(kernel, argtypes, compute_capability, lines=False):
     """(list of LLVM modules as text, mangled name of the kernel) for a dispatcher and Numba argument types. `lines`
     keeps the lines of the source in them."""
     options = kernel.targetoptions
-    with without_driver(compute_capability):
-        result = compile_cuda(kernel.py_func, types.void, tuple(argtypes), cc=tuple(compute_capability),
-                              fastmath=bool(options.get("fastmath")), lineinfo=lines)
+    name = kernel.py_func.__name__
+    if options.get("debug"):
+        raise Unsupported(f"kernel {name}: the emulator does not report the exceptions that debug=True asks for: leave "
+                          "it out, or NUMBA_CUDA_DEBUGINFO unset")
+    try:
+        with without_driver(compute_capability):
+            result = compile_cuda(kernel.py_func, types.void, tuple(argtypes), cc=tuple(compute_capability),
+                                  fastmath=bool(options.get("fastmath")), lineinfo=lines)
+    except AttributeError as error:
+        if "insert_unresolved_ref" not in str(error):          # what Numba-CUDA lacks for a function that calls itself
+            raise
+        raise Unsupported(recursion(name, "a function")) from None
     return result.library.llvm_strs, result.fndesc.mangled_name
 
 

@@ -556,6 +556,21 @@ def _first_pass(modules, entry, llvm, machine):
     return _plain_names(str(linked)), types
 
 
+_WORDS = {"vprintf": "print (vprintf)"}        # what a kernel's author calls an operation
+
+
+def recursion(kernel, function):
+    return f"kernel {kernel}: the emulator cannot run {function}, which calls itself: write it as a loop"
+
+
+def _plain(mangled):
+    """The name of a function in Numba's mangled name: _ZN8__main__5steps... -> steps."""
+    rest, name = mangled.removeprefix("_ZN"), mangled
+    while m := re.match(r"\d+", rest):
+        name, rest = rest[m.end():m.end() + int(m[0])], rest[m.end() + int(m[0]):]
+    return name
+
+
 _DECLARE = re.compile(r'^declare (?P<ret>[^@]+?) @"?(?P<name>[^"(]+)"?\((?P<args>[^)]*)\).*$', re.M)
 
 
@@ -595,6 +610,9 @@ def translate(modules, entry, kernel, symbol, llvm, machine, half_in_hardware, a
     start = text.index("define void @emu.body(")
     end = text.index("\n}\n", start)
     body = text[start:end].split("\n")
+    again = re.search(r' call [^@\n]*@"?(_ZN[^"(]+)', text[start:end])
+    if again:                      # everything else has been inlined
+        raise Unsupported(recursion(kernel, f"the function {_plain(again[1])}"))
     rest = text[:start] + text[end + 3:]
     locals_bytes = sum(int(m[1]) * size(m[2]) for m in
                        re.finditer(r"^  %\S+ = alloca \[(\d+) x (.*)\], align", text[start:end], re.M))
@@ -652,7 +670,7 @@ def translate(modules, entry, kernel, symbol, llvm, machine, half_in_hardware, a
     for name in sorted(set(re.findall(r"@(emu\.(?:half|bf16)\.\w+\.rn)\b", "".join(wanted))) - seen):
         wanted.append(twins.definition(name, "i16", ["i16", "i16"]))
     if missing:
-        names = ", ".join(sorted(n.removeprefix("emu.asm.").partition("|")[0] for n in missing))
+        names = ", ".join(sorted(_WORDS.get(n, n.removeprefix("emu.asm.").partition("|")[0]) for n in missing))
         raise Unsupported(f"kernel {kernel}: the emulator has no host twin for {names}")
 
     globals_text = "\n".join(line for line in rest.split("\n")
