@@ -378,6 +378,8 @@ def test_arguments_that_are_none():
     launch(ignore, 1, 1, (1, x))
     with pytest.raises(NumbaTypeError, match="Unsupported array type.*MaskedArray"):
         launch(ignore, 1, 1, (1, np.ma.zeros(1)))
+    with pytest.raises(NotImplementedError, match="kernel add_one: Numba-CUDA cannot compile it for .*2d, C.*KeyError"):
+        launch(add_one, 1, 1, (np.zeros((4, 4)),))
     launch(take, 1, 1, (9, x))
     assert x[0] == 9
 

@@ -59,10 +59,12 @@ def numba_ir(kernel, argtypes, compute_capability, lines=False):
         with without_driver(compute_capability):
             result = compile_cuda(kernel.py_func, types.void, tuple(argtypes), cc=tuple(compute_capability),
                                   fastmath=bool(options.get("fastmath")), lineinfo=lines)
-    except AttributeError as error:
-        if "insert_unresolved_ref" not in str(error):          # what Numba-CUDA lacks for a function that calls itself
-            raise
-        raise Unsupported(recursion(name, "a function")) from None
+    except (AssertionError, AttributeError, LookupError) as error:      # none that Numba would raise on purpose
+        if "insert_unresolved_ref" in str(error):                       # what it lacks for a function that calls itself
+            raise Unsupported(recursion(name, "a function")) from None
+        kinds = ", ".join(map(str, argtypes))
+        raise Unsupported(f"kernel {name}: Numba-CUDA cannot compile it for arguments of the types {kinds}, and fails "
+                          f"with {type(error).__name__}: {error}") from error
     return result.library.llvm_strs, result.fndesc.mangled_name
 
 
