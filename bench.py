@@ -8,6 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
 RUNS = ROOT / "runs"
+CELL_LIMIT = 7200    # seconds; the longest cell of a quick run takes 25 on two cores
 
 EPILOG = """\
 commands
@@ -28,7 +29,8 @@ examples
 
 Without a GPU the same kernels run on the CPU; their times are marked, and say nothing about a GPU.
 exit codes: 0 all passed; 1 a result was wrong, failed or cannot be written; 2 usage; 3 --device gpu and there is none;
-4 compare found a regression; 5 --strict-data and a data set is missing; 130 Ctrl-C, with what was finished kept"""
+4 compare found a regression; 5 --strict-data and a data set is missing; 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP, with what
+was finished kept"""
 
 
 class Parser(argparse.ArgumentParser):
@@ -66,6 +68,9 @@ def parser():
     how = p.add_argument_group("how")
     how.add_argument("--budget", type=_seconds, metavar="SECONDS",
                      help="plan for so long, with fewer seeds and then fewer precisions, and start nothing after it")
+    how.add_argument("--cell-limit", type=_seconds, default=CELL_LIMIT, metavar="SECONDS",
+                     help=f"end a cell that takes longer, and go on with the next (default {CELL_LIMIT}); --resume "
+                          "tries it again, as those whose worker was killed")
     how.add_argument("--device", choices=("gpu", "emulator"), help="default: the GPU where there is one")
     how.add_argument("--scheduler", metavar="ADDRESS",
                      help='spread the cells over the workers of a dask.distributed scheduler (tcp://host:8786), or '
@@ -201,4 +206,8 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        from numprec.harness.streams import guarded
+    except ImportError:    # numprec cannot run here, which main() tells
+        sys.exit(main())
+    sys.exit(guarded(main))

@@ -38,7 +38,7 @@ def _row(kind, precision, cell, **values):
         "roles": p.roles if p else precision, "availability": "native", "status": "ok", "reason": "", "seed": 0,
         "launches": 1, "samples_s": [1.0e-3, 1.1e-3, 1.2e-3], "calls_per_sample": 1,
         "command": f"python bench.py --scale full --precision {precision}", "device": "Some GPU", "clocks": None,
-        **values}
+        "cell_s": 0.5, **values}
 
 
 def kernel_row(precision="fp32", operation="matmul", rung="tiled", shape=(64, 64, 64), **values):

@@ -70,7 +70,7 @@ def test_a_cell_that_kills_its_workers_fails(outcome):
     rows, killed = outcome
     assert killed["2"] == 1 + cluster.RETRIES
     for row in rows[2]:
-        assert row["status"] == "FAIL" and "its worker died" in row["reason"] and row["samples_s"] is None
+        assert row["status"] == "FAIL" and row["reason"].startswith(store.KILLED) and row["samples_s"] is None
 
 
 def test_a_cell_that_crashes_leaves_its_worker_alone(outcome):

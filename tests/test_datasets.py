@@ -3,10 +3,12 @@
 Real files of Fashion-MNIST and CIFAR-10 are tested where NUMPREC_DATA names a folder that holds them; everything else
 about files is tested with small ones of the same formats, and a server on this machine.
 """
+import contextlib
 import gzip
 import hashlib
 import http.server
 import io
+import lzma
 import os
 import tarfile
 import threading
@@ -165,8 +167,9 @@ CIFAR_TAR = tar_of({f"cifar-10-batches-bin/{name}": content for name, content in
 def small(tmp_path, monkeypatch):
     """An empty data directory, where the two data sets are small ones and no server is asked."""
     for name, contents in CONTENTS.items():
-        monkeypatch.setitem(images.SOURCES, name, replace(images.SOURCES[name], files=described(contents),
-                                                          elsewhere=()))
+        monkeypatch.setitem(images.SOURCES, name, replace(
+            images.SOURCES[name], files=described(contents), elsewhere=(),
+            parsed=files.digest(images.PARSERS[name](contents))))
     monkeypatch.setenv("NUMPREC_DATA", str(tmp_path / "data"))
     monkeypatch.setattr(files, "unreachable", lambda url: "nobody.example cannot be reached (test)")
     datasets._load.cache_clear()
@@ -259,6 +262,38 @@ def test_wrong_archives_are_refused_by_name(small, content):
     assert everything_below(small) == {"cifar-10-binary.tar.gz"}
 
 
+def headers(size, kind=tarfile.XHDTYPE, count=1):
+    """A tar file, gzipped, of headers of `size` zeros each."""
+    info = tarfile.TarInfo("x")
+    info.type, info.size = kind, size
+    return gzip.compress((info.tobuf() + bytes(-(-size // 512) * 512)) * count, 1)
+
+
+SPARSE = tarfile.TarInfo("cifar-10-batches-bin/test_batch.bin")
+SPARSE.type, SPARSE.pax_headers = tarfile.REGTYPE, {"GNU.sparse.major": "1", "GNU.sparse.minor": "0",
+                                                    "GNU.sparse.name": SPARSE.name, "GNU.sparse.realsize": "1e9"}
+
+
+@pytest.mark.parametrize("content", [
+    headers(1 << 26), headers(512, count=3000), headers(1 << 26, tarfile.GNUTYPE_LONGNAME), lzma.compress(CIFAR_TAR),
+    lzma.compress(CIFAR_TAR)[:-9], gzip.compress(SPARSE.tobuf(tarfile.PAX_FORMAT) + b"x\n" * 256),
+    gzip.compress(bytes(1 << 26))],
+    ids=["large header", "many headers", "long name", "xz", "damaged xz", "odd sparse file", "zeros"])
+def test_archives_that_do_harm_are_refused_soon(small, content):
+    small.mkdir()
+    (small / "cifar-10-binary.tar.gz").write_bytes(content)
+    start = time.process_time()
+    with pytest.raises(DataCorrupt, match="cifar-10-binary.tar.gz"):
+        images.arrays("cifar10")
+    assert time.process_time() - start < 5
+
+
+def test_an_archive_that_was_unpacked_under_its_name(small):
+    small.mkdir()
+    (small / "cifar-10-binary.tar.gz").write_bytes(gzip.decompress(CIFAR_TAR))
+    check_cifar10()
+
+
 @pytest.mark.parametrize("content, says", [
     (b"", "begins with nothing"), (b"\0\0\x0d\1\0\0\0\1\0", "no IDX"), (b"\0\0\x08\3\0\0\0\1", "no IDX"),
     (idx_file(PIXELS)[:-1], "6 x 4 x 5 elements and holds 119"),
@@ -300,6 +335,16 @@ def test_cache_is_used_and_survives_damage(small, monkeypatch):
         assert cache.read_bytes() == good    # written anew
     np.savez(cache, files=np.array([print], object), X_train=np.array([print], object))    # a pickle inside
     check_cifar10()
+    np.save(cache.with_suffix(".npy"), np.zeros(3))
+    cache.with_suffix(".npy").replace(cache)                                # one array, and no archive of them
+    check_cifar10()
+    with np.load(cache) as stored:
+        forged = {**stored, "y_train": np.zeros_like(stored["y_train"])}
+    for write in np.savez, np.savez_compressed:
+        write(cache, **forged)
+        check_cifar10()
+    np.savez_compressed(cache, **{**forged, "X_train": np.zeros((1000, 3072), np.uint8)})
+    check_cifar10()
     assert everything_below(small / "parsed") == {"cifar10.npz"}
 
 
@@ -307,7 +352,8 @@ def test_cache_of_other_files_is_not_used(small, monkeypatch):
     lay_out(small / "cifar-10-batches-bin", CONTENTS["cifar10"])
     images.arrays("cifar10")
     others = {name: content[::-1] for name, content in CONTENTS["cifar10"].items()}
-    monkeypatch.setitem(images.SOURCES, "cifar10", replace(images.SOURCES["cifar10"], files=described(others)))
+    monkeypatch.setitem(images.SOURCES, "cifar10", replace(images.SOURCES["cifar10"], files=described(others),
+                                                           parsed="of others"))
     with pytest.raises(DataCorrupt):
         images.arrays("cifar10")
 
@@ -368,14 +414,58 @@ class Handler(http.server.BaseHTTPRequestHandler):
         name = self.path.rpartition("/")[2]
         self.server.asked.append((self.command, name))
         content, missing = self.server.content.get(name), self.server.cut
+        if self.server.manner and not head:
+            return self.harm(content, self.server.manner)
         self.send_response(404 if content is None else 200)
         self.send_header("Content-Length", str(len(content or b"")))
         self.end_headers()
         if content and not head:
             self.wfile.write(content[:len(content) - missing])
 
+    def harm(self, content, manner):
+        if manner == "silent":
+            return self.server.done.wait(20)
+        self.send_response(200)
+        self.end_headers()
+        with contextlib.suppress(OSError):    # whom it harms leaves
+            self.wfile.write(content[:100])
+            while manner != "stalls":
+                self.wfile.write(b"x" if manner == "drips" else content)
+                if manner == "drips":
+                    time.sleep(0.05)
+            self.server.done.wait(20)
+
     def log_message(self, *_):
         pass
+
+
+@pytest.mark.parametrize("place", ["file", "x" * 300, "~nobody-of-this-name/data", "loop"])
+def test_a_data_directory_that_can_be_none(small, place, tmp_path, monkeypatch):
+    """Nothing can be read or put there, whether or not the network would have it."""
+    (tmp_path / "file").write_text("in the way")
+    try:
+        (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    except OSError:
+        pytest.skip("no right to make links")
+    monkeypatch.setenv("NUMPREC_DATA", place if place.startswith("~") else str(tmp_path / place))
+    for reachable in False, True:
+        monkeypatch.setattr(files, "unreachable", lambda url: None if reachable else "nobody answers")
+        for name in "cifar10", "fashion_mnist":
+            with pytest.raises(DataUnavailable):
+                images.arrays(name)
+            with pytest.warns(UserWarning, match="digits stands in"):
+                datasets._announce.cache_clear()
+                assert datasets.load(name, stand_in=True).stand_in == name
+
+
+def test_files_that_may_not_be_read(small, monkeypatch):
+    lay_out(small / "fashion_mnist", CONTENTS["fashion_mnist"])
+
+    def denied(*_):
+        raise PermissionError(13, "Permission denied")
+    monkeypatch.setattr(files, "_reader", lambda path, opened: denied)
+    with pytest.raises(DataUnavailable, match="the files of fashion_mnist cannot be read.*Permission denied"):
+        images.arrays("fashion_mnist")
 
 
 @pytest.fixture
@@ -383,7 +473,7 @@ def server(small, monkeypatch):
     """Serves the archive of CIFAR-10 and the files of Fashion-MNIST; the catalogue knows them."""
     from tensorflow_datasets.core.download.checksums import UrlInfo
     httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    httpd.asked, httpd.cut = [], 0
+    httpd.asked, httpd.cut, httpd.manner, httpd.done = [], 0, None, threading.Event()
     httpd.content = {f"{name}.gz": gzip.compress(c) for name, c in CONTENTS["fashion_mnist"].items()}
     httpd.content["cifar-10-binary.tar.gz"] = CIFAR_TAR
     known = {}
@@ -398,6 +488,7 @@ def server(small, monkeypatch):
     REACHABLE.cache_clear()
     threading.Thread(target=httpd.serve_forever, daemon=True).start()
     yield httpd
+    httpd.done.set()
     httpd.shutdown()
     httpd.server_close()
 
@@ -423,6 +514,35 @@ def test_a_download_that_is_not_what_it_should_be(server, small):
     with pytest.raises(DataCorrupt, match="thrown away"):
         images.arrays("cifar10")
     assert not everything_below(small) and not list(small.iterdir())
+
+
+@pytest.mark.parametrize("manner, error, says", [
+    ("silent", DataUnavailable, "Timeout"), ("stalls", DataUnavailable, "imed out"),
+    ("drips", DataUnavailable, "bytes came in"), ("endless", DataCorrupt, "has more than [0-9]+ bytes")])
+def test_a_server_that_does_harm(server, small, monkeypatch, manner, error, says):
+    """It never answers, falls silent in the middle, sends a byte now and then, or never stops."""
+    monkeypatch.setattr(files, "SILENCE", 0.3)
+    monkeypatch.setattr(files, "SLOWEST", 1e6)
+    server.manner = manner
+    start = time.monotonic()
+    with pytest.raises(error, match=says):
+        images.arrays("cifar10")
+    assert time.monotonic() - start < 10 and not list(small.iterdir())
+
+
+def test_what_was_left_of_a_download_is_swept(server, small):
+    old, new = (small / f"{files.SCRATCH}{name}" for name in ("old", "new"))
+    for folder in old, new:
+        folder.mkdir(parents=True)
+        (folder / "half").touch()
+    for path in old / "half", old:
+        os.utime(path, (1, 1))
+    (small / "parsed").mkdir()
+    half = small / "parsed" / f"{images.SCRATCH}old"
+    half.touch()
+    os.utime(half, (1, 1))
+    check_cifar10()
+    assert not old.exists() and new.exists() and not half.exists()
 
 
 def test_a_download_that_breaks_off(server, small):

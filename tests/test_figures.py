@@ -1,15 +1,21 @@
 """The figures: they are files of the right kind, show what the rows say, and leave nothing out in silence."""
+import os
+import subprocess
+import sys
 import xml.etree.ElementTree as ElementTree
+from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 import rows as fabricated
-from matplotlib import pyplot as plt
+from matplotlib import image
 
 from numprec.harness import figures
 from numprec.harness.figures import kernels, numerics, style, training
 from numprec.precision import FORMATS, PRECISIONS
 
+ROOT = Path(__file__).resolve().parents[1]
 SHIFTS = {"fp64": 0.0, "fp32": 1e-7, "fp16": -0.05, "mixed_fp16": 1e-4, "mixed_bf16": 2e-3}
 
 
@@ -35,9 +41,8 @@ def drawn(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def closed():
-    with plt.rc_context(style.STYLE):
+    with matplotlib.rc_context(style.STYLE):
         yield
-    plt.close("all")
 
 
 def text_of(path):
@@ -58,7 +63,7 @@ def test_every_figure_is_drawn_as_png_and_svg(drawn):
     assert sorted(folder.iterdir()) == sorted(paths)
     for path in paths:
         if path.suffix == ".png":
-            height, width = plt.imread(path).shape[:2]
+            height, width = image.imread(path).shape[:2]
             assert width >= 900 and height > 300
             assert path.stat().st_size < 150_000
         else:
@@ -84,6 +89,18 @@ def test_figures_say_what_they_show(drawn, name, words):
 def test_the_same_rows_give_the_same_bytes(drawn, tmp_path):
     again = figures.draw_one("loss_scale", run_of_everything(), fabricated.environment(), tmp_path)
     assert [path.read_bytes() for path in again] == [(drawn[0] / path.name).read_bytes() for path in again]
+
+
+def test_the_backend_of_a_notebook_is_none_of_ours(tmp_path):
+    """It is named in the environment of what a notebook starts; and one that a process has chosen stays."""
+    script = ("import sys; sys.path[:0] = sys.argv[1:3]\nfrom numprec.harness import figures\nimport rows, matplotlib\n"
+              "matplotlib.use('svg')\n"
+              "print(len(figures.draw_one('loss_scale', rows.runs('mixed_fp16', [0.5, 0.5], rows.network_row),\n"
+              "                           rows.environment(), sys.argv[3])))\n"
+              "print(matplotlib.get_backend(), 'matplotlib.pyplot' in sys.modules)")
+    done = subprocess.run([sys.executable, "-c", script, *map(str, (ROOT, ROOT / "tests", tmp_path))], text=True,
+                          capture_output=True, env={**os.environ, "MPLBACKEND": "module://nowhere.backend_inline"})
+    assert done.stdout == "2\nsvg False\n", done.stderr
 
 
 def test_without_rows_there_is_no_figure(tmp_path):

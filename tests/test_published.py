@@ -23,7 +23,8 @@ def marked(*names):
 def keep(root, name, rows=None, **environment):
     with store.Store(root / "data/results" / name) as results:
         results.write_environment(fabricated.environment(**environment))
-        results.append(some_rows() if rows is None else rows)
+        for row in some_rows() if rows is None else rows:
+            results.append([row])
 
 
 @pytest.fixture

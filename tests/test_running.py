@@ -1,5 +1,4 @@
 """Running: cells survive crashes, runs survive kills, and what was finished is neither lost nor done twice."""
-import io
 import json
 import os
 import re
@@ -7,12 +6,14 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import rows as fabricated
 
-from numprec.harness import cases, executors, folders, kills, planning, precompile, progress, run, store
+from numprec.harness import cases, executors, folders, kills, planning, precompile, progress, run, store, streams
 from numprec.harness.timing import Effort
 from numprec.harness.worker import Worker
 from numprec.precision import precision_named
@@ -80,7 +81,8 @@ def test_what_is_raised_there_is_raised_here(worker):
 @pytest.mark.parametrize("function, argument, reason", [
     (os._exit, 3, "the worker process ended with exit code 3"),
     pytest.param(die, 11, "the worker process died (signal 11, SIGSEGV)", marks=POSIX),
-    pytest.param(die, 9, "the worker process died (signal 9, SIGKILL)", marks=POSIX),
+    pytest.param(die, 9, "the worker was lost: somebody killed it, or the system, as it does where memory runs out "
+                 "(signal 9, SIGKILL)", marks=POSIX),
 ])
 def test_a_crash_costs_one_cell(worker, function, argument, reason):
     before = worker.call(talk)[0]
@@ -90,6 +92,16 @@ def test_a_crash_costs_one_cell(worker, function, argument, reason):
         assert row["reason"] == reason and row["cell"] == cell(seed=4).key and row["samples_s"] is None
         assert set(store.COLUMNS["row"] + store.COLUMNS["training"]) <= set(row)
     assert worker.call(talk)[0] == worker.pid != before
+
+
+@POSIX
+@pytest.mark.parametrize("function, argument", [(time.sleep, 600), (die, signal.SIGSTOP if os.name == "posix" else 0)])
+def test_a_cell_that_does_not_end_is_ended(worker, function, argument):
+    before = worker.call(talk)[0]
+    rows = worker.run(lethal(function, argument), limit=0.5)
+    assert {row["reason"] for row in rows} == {
+        "the worker was lost: it had no answer after 0.5 seconds, and was ended"}
+    assert not any(map(store.final, rows)) and worker.call(talk, limit=600)[0] == worker.pid != before
 
 
 def poisoned(cell, device):
@@ -270,6 +282,72 @@ def test_an_interruption_leaves_finished_cells(in_process, tmp_path, capsys):
     assert in_process(*MODEL, executor=Interrupted) == 130
     assert "interrupted: 5 results" in capsys.readouterr().out and len(keys(tmp_path / "out")) == 5
 
+    class Terminated(Fabricating):
+        def results(self, cells):
+            yield next(super().results(cells))
+            raise streams.Stopped(signal.SIGTERM)
+    assert in_process(*MODEL, executor=Terminated) == 143
+    printed = capsys.readouterr().out
+    assert "ended by SIGTERM: 10 results" in printed and "go on with: python bench.py --resume" in printed
+
+
+def test_a_cell_whose_worker_was_killed_is_tried_again_and_one_that_failed_is_not(in_process, tmp_path, capsys):
+    class Killing(Fabricating):
+        """Kills the worker in the second cell, and counts its cells."""
+        died, ran = f"{store.KILLED}: somebody killed it", []
+
+        def results(self, cells):
+            for each, rows, seconds in super().results(cells):
+                self.ran.append(each.seed)
+                yield each, [{**row, "reason": self.died if each.seed == 1 else row["reason"]} for row in rows], seconds
+    out = tmp_path / "out"
+    assert in_process(*MODEL, "--seeds", "3", executor=Killing) == 1 and Killing.ran == [0, 1, 2]
+    assert f"go on with: python bench.py --resume --out {out}" in capsys.readouterr().out
+    assert in_process(*MODEL, "--seeds", "3", executor=Killing) == 1 and Killing.ran == [0, 1, 2, 1]
+    Killing.died = "made up"
+    assert in_process(*MODEL, "--seeds", "3", executor=Killing) == 1 and Killing.ran == [0, 1, 2, 1, 1]
+    assert "15 results, 5 of them in these" in capsys.readouterr().out and len(keys(out)) == 15
+    assert in_process(*MODEL, "--seeds", "3", executor=Killing) == 1 and Killing.ran == [0, 1, 2, 1, 1]
+    assert "go on with" not in capsys.readouterr().out.rpartition("0 of them")[2]
+
+
+def test_a_folder_that_is_gone_ends_the_run_with_a_sentence(in_process, tmp_path, capsys):
+    class Removing(Fabricating):
+        def results(self, cells):
+            for number, result in enumerate(super().results(cells)):
+                if number == 1:
+                    (tmp_path / "out").rename(tmp_path / "elsewhere")
+                yield result
+    if sys.platform == "win32":
+        pytest.skip("Windows renames no folder in which a file is open")
+    assert in_process(*MODEL, executor=Removing) == 1
+    printed = capsys.readouterr()
+    assert "results.jsonl was deleted or moved while the run wrote to it: what was deleted is lost" in printed.err
+    assert "stopped: 10 results" in printed.out and "written: nothing" in printed.out
+    assert len(keys(tmp_path / "elsewhere")) == 10
+
+
+def test_a_new_run_gets_a_new_folder_whatever_the_clock_says(tmp_path, monkeypatch):
+    monkeypatch.setattr(folders, "datetime", SimpleNamespace(now=lambda zone: folders_time))
+    folders_time = datetime(2026, 1, 2, 3, 4, 5)
+    names = [folders.new(tmp_path / "runs").name for _ in range(3)]
+    assert names == ["20260102T030405Z", "20260102T030405Z-2", "20260102T030405Z-3"]
+    (tmp_path / "file").touch()
+    with pytest.raises(folders.Refused, match="file"):
+        folders.new(tmp_path / "file")
+
+
+@pytest.mark.parametrize("odd", ["null", "[]", "5", '"x"', "{}", '{"schema_version": 2, "results": null}'])
+def test_an_odd_folder_disturbs_no_other_run(in_process, tmp_path, odd, capsys):
+    runs = tmp_path / "runs"
+    for name, content in (("1", odd), ("2", None)):
+        (runs / name).mkdir(parents=True)
+        text = content or json.dumps(fabricated.environment(results=9, options={"arguments": []}))
+        (runs / name / store.ENVIRONMENT).write_text(text)
+        (runs / name / store.RESULTS).write_text("5\nnull\n[]\n{}\n" + odd + "\n")
+    assert in_process(*MODEL, "--seeds", "1") == 1 and "Traceback" not in capsys.readouterr().err
+    assert folders.to_resume(SimpleNamespace(fresh=False, out=None), runs) == (runs / "2", [])
+
 
 def test_the_latest_unfinished_run_is_the_one_to_resume(in_process, tmp_path):
     runs = tmp_path / "runs"
@@ -278,8 +356,10 @@ def test_the_latest_unfinished_run_is_the_one_to_resume(in_process, tmp_path):
         folders.to_resume(options, runs)
     for name, results in (("1", 6), ("2", 7), ("3", 5)):
         with store.Store(runs / name) as results_of:
-            results_of.write_environment({"results": results, "options": {"arguments": ["--scale", name]}})
-            results_of.append([{"cell": str(i), "precision": "fp64"} for i in range(5)])
+            results_of.write_environment(fabricated.environment(
+                results=results, options={"arguments": ["--scale", name]}))
+            for i in range(5):
+                results_of.append([fabricated.training_row(seed=i)])
     assert folders.to_resume(options, runs) == (runs / "2", ["--scale", "2"])
     with pytest.raises(folders.Refused, match="choose one"):
         folders.to_resume(SimpleNamespace(fresh=True, out=None), runs)
@@ -333,13 +413,16 @@ def test_a_fresh_run_leaves_nothing_of_the_one_before(in_process, tmp_path, monk
 
 def test_a_fresh_run_has_no_environment_before_it_has_no_results(tmp_path, monkeypatch):
     with store.Store(tmp_path) as results:
-        results.write_environment({})
-        results.append([{"cell": "first", "precision": "fp64"}])
-    monkeypatch.setattr("builtins.open", lambda path, mode="r", **how: (
-        interrupted() if str(path).endswith(store.RESULTS) and "w" in mode else io.open(path, mode, **how)))
+        results.write_environment(fabricated.environment())
+        results.append([fabricated.training_row()])
+    opened = store._opened
+    monkeypatch.setattr(store, "_opened", lambda path: (
+        interrupted() if path.name == store.RESULTS else opened(path)))
     with pytest.raises(KeyboardInterrupt):
-        store.Store(tmp_path)
+        store.Store(tmp_path, fresh=True)
     assert (tmp_path / store.RESULTS).stat().st_size and store.environment_of(tmp_path) is None
+    with pytest.raises(store.Unusable, match="no env.json beside it"):    # the results of which nobody knows stay
+        store.Store(tmp_path)
 
 
 def interrupted(*_):
@@ -444,8 +527,9 @@ def test_earlier_runs_say_how_long_cells_take(tmp_path):
     cells = plan(models=("SVC",))
     svc = next(cell for cell in cells if cell.kind == "training")
     with store.Store(tmp_path / "1") as results:
-        results.write_environment({"scale": "smoke", "device": "D", "options": {"grow": [1]}})
-        results.append([{"cell": svc.key, "precision": p, "cell_s": 8.0, "peak_bytes": 5000} for p in ("fp64", "fp32")])
+        results.write_environment(fabricated.environment(scale="smoke", device="D", options={"grow": [1]}))
+        results.append([fabricated.training_row(p, cell=svc.key, cell_s=8.0, peak_bytes=5000)
+                        for p in ("fp64", "fp32")])
     expected = planning.Expected(tmp_path, "smoke", (1,), "D")
     assert expected.runs == 1 and expected.known(svc) and not expected.known(cells[0])
     assert expected.seconds(svc) == 12.0 and expected.seconds(cells[-1]) == 12.0     # three precisions, any seed

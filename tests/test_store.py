@@ -1,16 +1,20 @@
 """The folder of a run: nothing that was finished is lost, nothing is there twice, and nobody else writes to it."""
+import json
 import math
+import os
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+import rows
 
-from numprec.harness import store
+from numprec.harness import schema, store
 
 
 def cell(name, *precisions):
-    return [{"cell": name, "precision": p, "x": i, "y": 'a "quoted" \\ name'} for i, p in enumerate(precisions)]
+    return [rows.training_row(p, cell=name, data='a "quoted" \\ name') for p in precisions]
 
 
 TWO = cell("first", "fp64", "fp32"), cell('a "second"\\', "fp64", "fp32", "fp16")
@@ -20,25 +24,25 @@ TWO = cell("first", "fp64", "fp32"), cell('a "second"\\', "fp64", "fp32", "fp16"
 def folder(tmp_path):
     """A run of two cells."""
     with store.Store(tmp_path) as results:
-        results.write_environment({"device": "none"})
-        for rows in TWO:
-            results.append(rows)
+        results.write_environment(rows.environment())
+        for each in TWO:
+            results.append(each)
     return tmp_path
 
 
-def named(rows):
-    return [(row["cell"], row["precision"]) for row in rows]
+def named(found):
+    return [(row["cell"], row["precision"]) for row in found]
 
 
 def test_it_keeps_what_json_cannot_say(tmp_path):
     with store.Store(tmp_path) as results:
-        results.write_environment({"device": "none"})
-        results.append([{"precision": "fp64", "a": np.float32(0.5), "b": math.inf, "c": (1, np.int64(2), [-math.inf]),
-                         "d": math.nan}])
+        results.write_environment(rows.environment())
+        results.append([rows.training_row(score=np.float32(0.5), condition=math.inf, target=math.nan,
+                                          parameters={"c": (1, np.int64(2), [-math.inf])})])
     environment, (row,) = store.read(tmp_path)
-    assert environment == {"device": "none", "schema_version": 2} and math.isnan(row.pop("d"))
-    assert row == {"schema_version": 2, "cell": None, "of": 1, "precision": "fp64", "a": 0.5, "b": math.inf,
-                   "c": [1, 2, [-math.inf]]}
+    assert environment == rows.environment() and row["of"] == 1
+    assert (row["score"], row["condition"], row["parameters"]) == (0.5, math.inf, {"c": [1, 2, [-math.inf]]})
+    assert math.isnan(row["target"])
 
 
 def test_a_run_is_gone_on_with(folder):
@@ -51,24 +55,25 @@ def test_a_run_is_gone_on_with(folder):
 
 
 def test_a_fresh_run_discards_the_one_before(folder):
-    with store.Store(folder) as results:
+    with store.Store(folder, fresh=True) as results:
         assert results.rows == [] and results.done == set() and store.environment_of(folder) is None
-        results.write_environment({})
+        results.write_environment(rows.environment())
         results.append(cell("only", "fp64"))
     assert named(store.read(folder)[1]) == [("only", "fp64")]
 
 
-def test_what_a_kill_left_half_written_is_cut_off_at_any_byte(folder, monkeypatch):
+def test_what_a_kill_left_half_written_is_cut_off_wherever_it_was_cut(folder, monkeypatch):
     """Wherever the last write was cut, the first cell stays, and the second is redone as a whole."""
     monkeypatch.setattr(store, "PROBE", 1)
     path = folder / store.RESULTS
     whole = path.read_bytes()
     lines = whole.splitlines(keepends=True)
-    for size in range(len(lines[0] + lines[1]), len(whole)):
+    begin, ends = len(lines[0] + lines[1]), {sum(map(len, lines[:i])) + by for i in (3, 4, 5) for by in (-1, 0, 1)}
+    for size in sorted({*range(begin, len(whole), 29), *ends} - {len(whole), len(whole) + 1}):
         path.write_bytes(whole[:size])
-        assert len(store.read(folder)[1]) == whole[:size].count(b"\n")      # what was cut off is not read
+        assert named(store.read(folder)[1]) == named(TWO[0])                # what was cut off is not read
         with store.Store(folder, resume=True) as results:
-            assert named(results.rows) == named(store.finished(folder)) == named(TWO[0])
+            assert named(results.rows) == named(TWO[0]) and results.done == store.finished(folder)
             results.append(TWO[1])
         assert path.read_bytes() == whole
 
@@ -78,24 +83,176 @@ def test_a_cell_that_was_added_to_loses_only_what_was_added(folder):
         results.append(cell('a "second"\\', "bf16", "mixed_fp16"))
     path = folder / store.RESULTS
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
-    assert named(store.finished(folder)) == named(TWO[0] + TWO[1])
-    assert [row["of"] for row in store.finished(folder)] == [2, 2, 3, 3, 3]
+    found = store.read(folder)[1]
+    assert named(found) == named(TWO[0] + TWO[1]) and [row["of"] for row in found] == [2, 2, 3, 3, 3]
 
 
-def test_damage_in_the_middle_is_refused(folder):
+# ---- damage
+
+DAMAGED = [b"", b"#", b"{", b"5", b"null", b'"text"', b"[]", b"{}", b"[" * 100_000, b"\xff\xfe", b"1" * 5000, b"NaN",
+           b'{"schema_version": 2}']
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_a_damaged_line_costs_its_cell_and_no_more(folder, capsys, number):
     path = folder / store.RESULTS
-    path.write_bytes(path.read_bytes().replace(b"{", b"#", 1))
-    with pytest.raises(store.Unusable, match="line 1 .* is damaged"):
-        store.Store(folder, resume=True)
-    (folder / store.ENVIRONMENT).write_text("{")
-    with pytest.raises(store.Unusable, match="damaged"):
-        store.environment_of(folder)
+    lines = path.read_bytes().split(b"\n")
+    mine = named(TWO[0]) if number < 2 else named(TWO[1])
+    for damage in DAMAGED:
+        content = b"\n".join([*lines[:number], damage, *lines[number + 1:]])
+        path.write_bytes(content)
+        others = [key for key in named(TWO[0] + TWO[1]) if key not in mine]
+        assert named(store.read(folder)[1]) == others
+        assert f"{path}, line {number + 1}: " in capsys.readouterr().err
+    with store.Store(folder, resume=True) as results:
+        assert named(results.rows) == others
+        results.append(TWO[0] if number < 2 else TWO[1])
+    assert sorted(named(store.read(folder)[1])) == sorted(named(TWO[0] + TWO[1]))
+    assert path.read_bytes().startswith(b"\n".join(lines[:number]))
+
+
+def test_many_damaged_lines_are_not_told_of_one_by_one(folder, capsys):
+    with open(folder / store.RESULTS, "ab") as file:
+        file.write(b"#\n" * 100)
+    assert len(store.read(folder)[1]) == 5
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == store.TOLD + 1 and "95 more lines" in said[-1]
+
+
+@pytest.mark.parametrize("of", [-2, 0, 10 ** 6, 10 ** 30, 1.5, "2", None, True, [2]])
+def test_how_many_rows_were_written_together_is_not_believed(folder, of):
+    path = folder / store.RESULTS
+    first, *others = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([json.dumps({**json.loads(first), "of": of}) + "\n", *others]))
+    assert named(store.read(folder)[1]) == named(TWO[1])
+
+
+def test_rows_that_are_there_twice_count_once_and_the_last_one_does(folder):
+    path = folder / store.RESULTS
+    path.write_bytes(2 * path.read_bytes())
+    assert named(store.read(folder)[1]) == named(TWO[0] + TWO[1])
+    with store.Store(folder, resume=True) as results:
+        results.append([{**TWO[0][1], "score": 0.75}])
+        assert [row["score"] for row in results.rows] == [0.5, 0.75, 0.5, 0.5, 0.5]
+    assert [row["score"] for row in store.read(folder)[1]] == [0.5, 0.75, 0.5, 0.5, 0.5]
+
+
+ODD = [None, True, -1, 0, 0.5, 10 ** 30, -10 ** 400, math.inf, math.nan, "", "x", "\ud800", [], [None], [-1], {},
+       {"a": []}]
+
+
+def test_every_value_is_right_or_named(folder):
+    """Whatever stands in the place of any value, at any depth: it is refused by the name of its column, or it is one
+    that this column may have."""
+    sound = [rows.kernel_row(), rows.network_row("mixed_fp16", counts=dict(rows.COUNTS)), rows.peer_row()]
+    sound += [rows.failed({**rows.training_row(), "status": "FAIL"})]
+    for row in sound:
+        row["of"] = 1
+        assert schema.row(json.loads(json.dumps(store.plain(row)))) == ""
+        for name in row:
+            for odd in ODD:
+                said = schema.row({**row, name: odd})
+                assert not said or said.startswith(name) or said.startswith("labels_differ"), (name, odd)
+            assert any(schema.row({**row, name: odd}) for odd in ODD), name
+    assert schema.environment(rows.environment()) == ""
+    for name in rows.environment():
+        known = name in schema.ENVIRONMENT or name in schema.FURTHER or name == "schema_version"
+        assert known and any(schema.environment({**rows.environment(), name: odd}) for odd in ODD)
+
+
+@pytest.mark.parametrize("content", ["", "null", "[]", "5", "{", "{}", "[" * 100_000, '{"schema_version": 1}',
+                                     '{"schema_version": 2}', "\udcff"])
+def test_a_damaged_environment_is_refused_by_name(folder, content):
+    (folder / store.ENVIRONMENT).write_text(content, errors="surrogateescape")
+    before = (folder / store.RESULTS).read_bytes()
+    for use in store.environment_of, store.read:
+        with pytest.raises(store.Unusable, match="env.json cannot be used: "):
+            use(folder)
+    assert (folder / store.RESULTS).read_bytes() == before
+
+
+def test_an_environment_lacks_nothing_that_is_asked_of_it():
+    facts = rows.environment()
+    for name in facts:
+        less = {key: value for key, value in facts.items() if key != name}
+        assert schema.environment(less) == ("" if name in schema.FURTHER else f"{name} is missing" if
+                                            name != "schema_version" else schema.environment({}))
+
+
+# ---- what is not ours
+
+FOREIGN = {store.RESULTS: b"thesis", store.ENVIRONMENT: b'{"my": "settings"}', "tables.md": b"# Results\nmine\n",
+           "training.csv": b"epoch,loss\n1,2\n", "scores.png": b"\x89PNG of mine", "roofline.svg": b"<svg/>"}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+@pytest.mark.parametrize("how", [{}, {"fresh": True}, {"resume": True}])
+def test_a_file_of_somebody_else_stays(tmp_path, name, how):
+    (tmp_path / name).write_bytes(FOREIGN[name])
+    with pytest.raises(store.Unusable, match=f"{name} was not written by this program"):
+        store.Store(tmp_path, files=list(FOREIGN), **how)
+    with pytest.raises(store.Unusable, match="stays as it is"):
+        store.replace(tmp_path / name, b"")
+    assert (tmp_path / name).read_bytes() == FOREIGN[name] and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("name", [store.RESULTS, store.ENVIRONMENT, store.LOCK, "tables.md"])
+@pytest.mark.parametrize("dangling", [True, False])
+def test_no_link_is_followed_for_writing(tmp_path, name, dangling):
+    folder, target = tmp_path / "run", tmp_path / "target"
+    folder.mkdir()
+    if not dangling:
+        target.write_bytes(store.ROW)
+    try:
+        (folder / name).symlink_to(target)
+    except OSError:
+        pytest.skip("no right to make links")
+    for how in {}, {"fresh": True}, {"resume": True}:
+        with pytest.raises(store.Unusable, match="a link is not followed"):
+            store.Store(folder, files=["tables.md"], **how)
+    assert (folder / name).is_symlink() and target.exists() == (not dangling)
+    assert dangling or target.read_bytes() == store.ROW
+
+
+def test_results_without_an_environment_are_kept(folder):
+    (folder / store.ENVIRONMENT).unlink()
+    before = (folder / store.RESULTS).read_bytes()
+    with pytest.raises(store.Unusable, match="no env.json beside it says of what"):
+        store.Store(folder)
+    assert (folder / store.RESULTS).read_bytes() == before
+    with store.Store(folder, fresh=True) as results:
+        assert results.rows == []
+
+
+@pytest.mark.parametrize("harm", [
+    lambda folder: (folder / store.RESULTS).unlink(), lambda folder: folder.rename(folder.parent / "elsewhere"),
+    lambda folder: (folder / store.RESULTS).replace(folder / "other"), shutil.rmtree,
+    lambda folder: (shutil.rmtree(folder), folder.mkdir(), (folder / store.RESULTS).touch())],
+    ids=["file deleted", "folder renamed", "file renamed", "folder deleted", "another in its place"])
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows deletes and renames no file that is open")
+def test_results_that_are_gone_are_noticed(folder, harm):
+    with store.Store(folder, resume=True) as results:
+        results.append(cell("third", "fp64"))
+        harm(folder)
+        with pytest.raises(store.Gone, match="deleted or moved"):
+            results.append(cell("fourth", "fp64"))
+
+
+def test_what_was_left_half_written_is_swept(folder):
+    old, new = (folder / f"{store.TEMPORARY}{name}" for name in ("old", "new"))
+    for path in old, new:
+        path.touch()
+    os.utime(old, (1, 1))
+    store.Store(folder, resume=True).__exit__()
+    assert not old.exists() and new.exists()
 
 
 def test_an_environment_where_there_is_none(folder, tmp_path):
-    assert store.environment_of(folder)["device"] == "none"
+    assert store.environment_of(folder) == rows.environment()
     assert store.environment_of(tmp_path / "nowhere") is None
     assert store.environment_of(folder / store.RESULTS) is None
+    with pytest.raises(FileNotFoundError):
+        store.read(tmp_path / "nowhere")
 
 
 def test_a_second_process_is_kept_out(folder):
@@ -142,7 +299,7 @@ def test_an_interruption_while_the_disk_works_finds_the_cell_in_the_run(folder, 
         monkeypatch.setattr(store.os, "fsync", interrupted)
         with pytest.raises(KeyboardInterrupt):
             results.append(cell("third", "fp64"))
-        assert named(results.rows) == named(store.finished(folder)) and ("third", "fp64") in results.done
+        assert results.done == store.finished(folder) and ("third", "fp64") in results.done
 
 
 def test_a_disk_with_no_room_is_found_out_at_once(tmp_path):

@@ -6,7 +6,6 @@ test set where it has one. Iris, diabetes and digits come inside scikit-learn an
 CIFAR-10 are looked for and, at need, downloaded: see `numprec.datasets.files`. Where they cannot be had,
 `load(name, stand_in=True)` gives digits in their place, marked as such.
 """
-import hashlib
 import warnings
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -14,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from numprec.datasets.files import DataCorrupt, DataUnavailable
+from numprec.datasets.files import DataCorrupt, DataUnavailable, digest
 from numprec.precision import unknown
 
 __all__ = ["DataCorrupt", "DataUnavailable", "Dataset", "Split", "load", "names"]
@@ -47,11 +46,8 @@ class Dataset:
 
     @property
     def sha256(self):
-        """Of the bytes of every array, little-endian, X first: the same data gives the same digest anywhere."""
-        digest = hashlib.sha256()
-        for a in (self.X, self.y, *(self.test or ())):
-            digest.update(np.ascontiguousarray(a, a.dtype.newbyteorder("<")).tobytes())
-        return digest.hexdigest()
+        """Of the bytes of every array, X first: see `numprec.datasets.files.digest`."""
+        return digest((self.X, self.y, *(self.test or ())))
 
     @property
     def test_to_train(self):

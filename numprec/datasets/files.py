@@ -2,28 +2,40 @@
 
 A Source lists the files with size and SHA-256, all of which must be there and right. They are looked for, under the
 name itself or gzipped, in folders of the data directory and of the system, then in an archive in the data directory,
-and are downloaded into the data directory at last. tensorflow-datasets is the catalogue of checksums and the
-downloader; it is not asked to extract, which would need TensorFlow.
+and are downloaded into the data directory at last. tensorflow-datasets is the catalogue of sizes and checksums; its own
+downloader waits without end for a server that has fallen silent, and stores whatever that sends.
 
-Nothing is half written: a download goes to a temporary folder beside its place and is moved when it is verified.
+Nothing is half written: a download goes to a temporary folder beside its place and is moved when it is verified. No
+more is read of a file, an archive or an answer than what it should hold.
 """
+import contextlib
 import gzip
 import hashlib
+import io
 import os
+import shutil
 import sys
 import tarfile
 import tempfile
 import threading
+import time
 import zlib
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import numpy as np
+
 from numprec import places
 
-RETRIES = 2         # of a request that fails on the way; tensorflow-datasets would go on for minutes
+RETRIES = 2         # of a request that breaks off on the way
 PATIENCE = 8        # seconds until a server that does not answer counts as out of reach
+SILENCE = 30        # seconds without a byte, after which a download has failed
+SLOWEST = 10_000    # bytes per second, which it has to reach on the whole
+SCRATCH = ".download-"    # how the name of a temporary folder begins
+STALE = 3600        # seconds after which nobody can be writing to it any more
+BESIDES = 1 << 24   # bytes that an archive may hold besides the files that are wanted: headers, a page of explanation
 
 
 class DataUnavailable(FileNotFoundError):
@@ -37,11 +49,13 @@ class DataCorrupt(ValueError):
 @dataclass(frozen=True)
 class Source:
     """`files` {name: (bytes, SHA-256)}, all without compression; `folder` is where they lie under the data directory,
-    `elsewhere` other places; they may also lie in `folder` of the tar file `archive`. `urls` {file name: URL}."""
+    `elsewhere` other places; they may also lie in `folder` of the tar file `archive`. `urls` {file name: URL};
+    `parsed` is the `digest` of the arrays in them."""
 
     files: dict
     folder: str
     urls: dict
+    parsed: str
     archive: str | None = None
     elsewhere: tuple = ()
 
@@ -51,7 +65,10 @@ def home():
     user's cache. Raises DataUnavailable where there is none of them."""
     named = os.environ.get("NUMPREC_DATA")
     if named:
-        return Path(named).expanduser()
+        try:
+            return Path(named).expanduser()
+        except RuntimeError as error:       # a user whom the system does not know
+            raise DataUnavailable(f"NUMPREC_DATA is {named}: {error}") from None
     checkout = Path(__file__).resolve().parents[2]
     if (checkout / "bench.py").is_file():
         return checkout / "data"
@@ -63,14 +80,25 @@ def home():
 
 def read(name, source):
     """{file name: bytes} of the data set `name`, verified. Raises DataUnavailable or DataCorrupt."""
-    found = _laid_out(source)
-    if found is None:
-        _download(name, source)
+    try:
         found = _laid_out(source)
-    contents = {}
-    for file, (place, take) in found.items():
-        contents[file] = _verified(place, take, *source.files[file])
-    return contents
+        if found is None:
+            _download(name, source)
+            found = _laid_out(source)
+        return {file: _verified(place, take, *source.files[file]) for file, (place, take) in found.items()}
+    except DataUnavailable:
+        raise
+    except OSError as error:
+        raise DataUnavailable(f"the files of {name} cannot be read or put into {home()} ({error}): "
+                              f"{_instructions(source)}") from error
+
+
+def digest(arrays):
+    """SHA-256 of the bytes of every array, little-endian: the same data gives the same digest anywhere."""
+    total = hashlib.sha256()
+    for a in arrays:
+        total.update(np.ascontiguousarray(a, a.dtype.newbyteorder("<")).tobytes())
+    return total.hexdigest()
 
 
 # ---- laid out
@@ -102,13 +130,16 @@ def _reader(path, opened):
 def _in_archive(source, archive):
     """The same for the members of a tar file, which is read once, from front to back."""
     wanted, members = {f"{source.folder}/{file}": file for file in source.files}, {}
+    most = sum(size for size, _ in source.files.values()) + BESIDES
+    with open(archive, "rb") as packed:    # what may not be opened is none that is damaged
+        opened = gzip.open if packed.read(2) == b"\x1f\x8b" else open
     try:
-        with tarfile.open(archive) as tar:
+        with opened(archive, "rb") as file, tarfile.open(fileobj=_Bounded(file, most), mode="r|") as tar:
             for member in tar:
-                file = wanted.get(member.name.removeprefix("./"))
-                if file and member.isfile():
-                    members[file] = tar.extractfile(member).read(source.files[file][0] + 1)
-    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+                name = wanted.get(member.name.removeprefix("./"))
+                if name and member.isreg() and not member.issparse():
+                    members[name] = tar.extractfile(member).read(source.files[name][0] + 1)
+    except (tarfile.TarError, EOFError, OSError, zlib.error, ValueError, ArithmeticError, RecursionError) as error:
         raise DataCorrupt(f"{archive} cannot be read ({error}): delete it and get it again") from error
     for file in source.files:
         if file not in members:
@@ -116,6 +147,23 @@ def _in_archive(source, archive):
                               "says, or was cut off; delete it and get it again")
     return {file: (f"{archive}:{source.folder}/{file}", lambda size, content=content: content)
             for file, content in members.items()}
+
+
+class _Bounded(io.RawIOBase):
+    """Reads `file` up to `most` bytes; ValueError beyond."""
+
+    def __init__(self, file, most):
+        self._file, self._left, self._most = file, most, most
+
+    def readable(self):
+        return True
+
+    def read(self, size=-1):
+        content = self._file.read(size if 0 <= size <= self._left else self._left + 1)
+        self._left -= len(content)
+        if self._left < 0:
+            raise ValueError(f"it holds more than {self._most} bytes")
+        return content
 
 
 def _verified(place, take, size, sha256):
@@ -148,25 +196,66 @@ def _download(name, source):
         if problem:
             raise DataUnavailable(f"{_what_is_missing(name, source)}, and {problem}: {_instructions(source)}")
 
-    from tensorflow_datasets.core.download import download_manager, downloader
-    from tensorflow_datasets.core.utils import tqdm_utils
-    if not sys.stderr.isatty():
-        tqdm_utils.disable_progress_bar()
-    downloader.MAX_RETRIES = RETRIES
-    target = home() if source.archive else home() / source.folder
+    target, known = home() if source.archive else home() / source.folder, catalogue()
     target.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".download-", dir=target, ignore_cleanup_errors=True) as scratch:
-        manager = download_manager.DownloadManager(
-            download_dir=scratch, url_infos=catalogue(), force_checksums_validation=True)
-        try:
-            paths = manager.download(source.urls)
-        except download_manager.NonMatchingChecksumError as error:
-            raise DataCorrupt(f"a download of {name} is not what it should be, and was thrown away: {error}") from error
-        except Exception as error:
-            raise DataUnavailable(f"the download of {name} failed ({type(error).__name__}: {error}): "
-                                  f"{_instructions(source)}") from error
+    sweep(target, SCRATCH)
+    with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=target, ignore_cleanup_errors=True) as scratch:
+        paths = {file: Path(scratch) / file for file in source.urls}
+        for file, path in paths.items():
+            url = source.urls[file]
+            try:
+                problem = _fetched(url, path, known[url].size, known[url].checksum)
+            except Exception as error:
+                raise DataUnavailable(f"the download of {name} failed ({type(error).__name__}: {error}): "
+                                      f"{_instructions(source)}") from error
+            if problem:
+                raise DataCorrupt(f"a download of {name} is not what it should be, and was thrown away: {url} "
+                                  f"{problem}")
         for file, path in paths.items():
             os.replace(path, target / file)
+
+
+def _fetched(url, path, size, sha256):
+    """Downloads to `path`. Returns what is wrong with it, or ""; raises what requests, urllib3 and the disk do."""
+    from requests import ConnectionError, Timeout
+    from urllib3.exceptions import ProtocolError
+    for left in reversed(range(RETRIES + 1)):
+        try:
+            return _fetched_once(url, path, size, sha256)
+        except Timeout:
+            raise
+        except (ConnectionError, ProtocolError):
+            if not left:
+                raise
+
+
+def _fetched_once(url, path, size, sha256):
+    import requests
+    from tqdm import tqdm
+    total, count, end = hashlib.sha256(), 0, time.monotonic() + SILENCE + size / SLOWEST
+    answer = requests.get(url, stream=True, timeout=(PATIENCE, SILENCE),
+                          headers={"Accept-Encoding": "identity"})    # what is packed need not be packed again
+    bar = tqdm(total=size, desc=path.name, unit="B", unit_scale=True, disable=not sys.stderr.isatty())
+    with answer, bar, open(path, "wb") as file:
+        answer.raise_for_status()
+        while chunk := answer.raw.read1(1 << 16):
+            count += len(chunk)
+            if count > size:
+                return f"has more than {size} bytes"
+            if time.monotonic() > end:
+                raise TimeoutError(f"{count} of {size} bytes came in {SILENCE + size / SLOWEST:.0f} s")
+            total.update(chunk)
+            file.write(chunk)
+            bar.update(len(chunk))
+    return "" if total.hexdigest() == sha256 else f"has SHA-256 {total.hexdigest()} and {count} bytes"
+
+
+def sweep(folder, prefix):
+    """Deletes the temporary files and folders in `folder` that were left by programs which were killed."""
+    for path in folder.glob(prefix + "*"):
+        with contextlib.suppress(OSError):
+            if time.time() - max(each.lstat().st_mtime for each in (path, *path.glob("*"))) > STALE:
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def _what_is_missing(name, source):

@@ -7,6 +7,7 @@
     precompile   compiles for the emulator before a first run
     progress     what it says meanwhile
     kills        shows that a run survives being killed
+    streams      what becomes of its output where nobody can read it
     commands     what bench.py does besides running
     cases        what there is to run: every rung of every operation, every model
     timing       how calls are timed
@@ -21,6 +22,7 @@
     telemetry    clocks, energy and memory, and the facts of a card
     peaks        what the device can do at best
     store        the rows of a run, on disk
+    schema       which values they may have
     environment  what they were measured on
     tables       the rows as text
     figures      the rows as pictures

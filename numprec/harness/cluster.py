@@ -10,9 +10,17 @@ worker that joins later and lacks that kind ends the run with what was finished 
 A scheduler that runs already needs workers that were started so, one per GPU:
 
     CUDA_VISIBLE_DEVICES=0 dask worker tcp://HOST:8786 --nthreads 1 --resources device=1
+
+A scheduler that is started without more listens on every interface of its machine, and asks nobody who he is. Whoever
+reaches its port, or that of a worker, runs code there, since tasks are pickles. `dask scheduler --host ADDRESS` binds
+it to one interface: that of a private network, or 127.0.0.1 with a tunnel, `ssh -L 8786:127.0.0.1:8786 HOST`. In a
+network that others use, `--tls-ca-file`, `--tls-cert` and `--tls-key`, given to scheduler and workers alike, let in
+only who has a certificate; bench.py takes its own from Dask's configuration (`distributed.comm.tls`). The local cluster
+listens on 127.0.0.1 alone.
 """
 import atexit
 import contextlib
+import logging
 import os
 import pickle
 import signal
@@ -22,6 +30,7 @@ from time import monotonic, perf_counter
 
 from numprec.harness import rows
 from numprec.harness.executors import Elsewhere, Lost, identity
+from numprec.harness.store import KILLED
 from numprec.harness.worker import Worker
 
 RESOURCE = {"device": 1}
@@ -40,16 +49,17 @@ class OtherKind(RuntimeError):
 
 class Cluster:
     """An executor (see `numprec.harness.executors`) on the workers of `address`, or of a cluster that it starts here,
-    "local": one worker per GPU, or `workers` of them. `device` is "gpu", "emulator" or None for what is there."""
+    "local": one worker per GPU, or `workers` of them. `device` is "gpu", "emulator" or None for what is there; `limit`
+    as in Local."""
 
     compiles_ahead = False
 
-    def __init__(self, address, device=None, workers=None):
+    def __init__(self, address, device=None, workers=None, limit=None):
         try:
             import distributed    # noqa: F401
         except ImportError:
             raise Unreachable("--scheduler needs the extra cluster: python -m pip install -e \".[cluster]\"") from None
-        self._cluster, self._kind, self._visible = None, device, None
+        self._cluster, self._kind, self._visible, self._limit = None, device, None, limit
         self._client = self._local(workers) if address == "local" else self._connected(address)
         try:
             self._wait_for_workers(address)
@@ -83,6 +93,7 @@ class Cluster:
 
     def _connected(self, address):
         from distributed import Client
+        logging.getLogger("distributed.client").setLevel(logging.CRITICAL)    # what it would say is said here
         try:
             return Client(address, timeout=ANSWER)
         except (OSError, ValueError) as error:    # TimeoutError is one of the first
@@ -126,7 +137,7 @@ class Cluster:
 
     def call(self, function, **arguments):
         """`function(**arguments, device=...)` on one of the workers."""
-        with _connection():
+        with self._connection():
             return self._submit(_call, function, arguments).result()
 
     def results(self, cells):
@@ -134,13 +145,13 @@ class Cluster:
         is a worker for it, not before."""
         cells, running, seen = iter(cells), {}, monotonic()
         while True:
-            with _connection():
+            with self._connection():
                 slots = self._slots()
                 seen = monotonic() if slots else seen
                 if monotonic() - seen > PATIENCE:
                     raise Unreachable(f"no worker has been there for {PATIENCE} seconds")
                 while len(running) < slots and (cell := next(cells, None)) is not None:
-                    running[self._submit(_execute, pickle.dumps(cell))] = cell, perf_counter()
+                    running[self._submit(_execute, pickle.dumps(cell), self._limit)] = cell, perf_counter()
                 if slots and not running:
                     return
                 finished = self._finished(running)
@@ -159,26 +170,32 @@ class Cluster:
         except TimeoutError:
             return ()
 
+    @contextlib.contextmanager
+    def _connection(self):
+        """What dask raises when the scheduler has gone, which is one error of many, as one exception. A scheduler that
+        comes back knows nothing of the cells, so that there is nothing to wait for."""
+        lost = Unreachable("the connection to the scheduler was lost")
+        if self._client.status != "running":
+            raise lost
+        try:
+            yield
+        except (OSError, CancelledError):
+            raise lost from None
+        except (KeyError, RuntimeError):
+            if self._client.status == "running":
+                raise
+            raise lost from None
+
     def close(self):
         """Ends the processes of the cells, whatever they are doing, and a local cluster with them."""
         client, cluster, self._client, self._cluster = self._client, self._cluster, None, None
         if client is not None:
-            try:
-                client.run(_close, on_error="ignore")
-            except OSError:    # the scheduler has gone
-                pass
+            with contextlib.suppress(OSError, RuntimeError):    # the scheduler goes just now
+                if client.status == "running":
+                    client.run(_close, on_error="ignore")
             client.close(timeout=5)
         if cluster is not None:
             cluster.close(timeout=10)
-
-
-@contextlib.contextmanager
-def _connection():
-    """What dask raises when the scheduler has gone, as one exception."""
-    try:
-        yield
-    except (OSError, CancelledError):
-        raise Unreachable("the connection to the scheduler was lost") from None
 
 
 def _outcome(future, cell, begun):
@@ -188,8 +205,8 @@ def _outcome(future, cell, begun):
         return future.result()
     if isinstance(error, OtherKind):
         raise Unreachable(error) from None
-    reason = ("its worker died, and so did the next one" if type(error).__name__ == "KilledWorker" else
-              f"the cluster lost it: {type(error).__name__}: {error}")
+    reason = f"{KILLED}: " + ("it died, and so did the next one" if type(error).__name__ == "KilledWorker" else
+                              f"the cluster says {type(error).__name__}: {error}")
     return [rows.failed(cell, p, reason) for p in cell.precisions], perf_counter() - begun
 
 
@@ -236,9 +253,9 @@ def _process(kind, visible):
     return _processes[kind]
 
 
-def _execute(kind, visible, pickled):
+def _execute(kind, visible, pickled, limit):
     cell, start = pickle.loads(pickled), perf_counter()
-    found = _process(kind, visible).run(cell)
+    found = _process(kind, visible).run(cell, limit)
     return found, perf_counter() - start
 
 

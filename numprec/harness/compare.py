@@ -18,7 +18,7 @@ from numprec.harness.tables.layout import NOTHING, Table, chance, filled, number
 from numprec.harness.wording import signed, span
 
 OK, REGRESSION = 0, 4
-SAME_IN = ("schema_version", "device", "scale")    # of the environments
+SAME_IN = ("device", "scale")    # of the environments
 SCORES = {"equal": "same", "better": "better", "worse": "worse", "undecided": "ambiguous"}
 
 KERNELS = """\

@@ -34,10 +34,11 @@ def _availability(precision, device):
 
 class Local:
     """One cell after another in a worker process on this machine, so that no cell disturbs another's times. `kind` is
-    that of the device, "gpu" or "emulator"."""
+    that of the device, "gpu" or "emulator"; a process that has no answer after `limit` seconds is replaced, None is no
+    limit."""
 
-    def __init__(self, kind):
-        self._kind, self._worker = kind, None
+    def __init__(self, kind, limit=None):
+        self._kind, self._worker, self._limit = kind, None, limit
         self.compiles_ahead = kind == "emulator"
 
     def __enter__(self):
@@ -48,13 +49,13 @@ class Local:
 
     def call(self, function, **arguments):
         """`function(**arguments, device=...)`, where the cells run."""
-        return self.worker.call(function, **arguments)
+        return self.worker.call(function, self._limit, **arguments)
 
     def results(self, cells):
         """(cell, its rows, the seconds it took) for each cell, as it finishes."""
         for cell in cells:
             start = perf_counter()
-            rows = self.worker.run(cell)
+            rows = self.worker.run(cell, self._limit)
             yield cell, rows, perf_counter() - start
 
     @cached_property

@@ -14,5 +14,8 @@ class Refused(Exception):
 
 def typed(path):
     """`path` as the reader will want to type it."""
-    relative = os.path.relpath(path)
+    try:
+        relative = os.path.relpath(path)
+    except ValueError:      # on another drive of Windows
+        return str(path)
     return str(path) if relative.startswith("..") else relative

@@ -1,6 +1,9 @@
 """The folder of a run: a new one, or one that is gone on with; and what its env.json says."""
+import itertools
+import os
 import re
 import sys
+from datetime import datetime, timezone
 from pathlib import Path
 
 from numprec.harness import environment, store
@@ -15,43 +18,57 @@ def opened(folder, options, scale, device):
         before = None if options.fresh else store.environment_of(folder)
         if before is not None:
             _same(folder, before, options, scale, device)
-        used = (Path(folder) / store.RESULTS).exists()
-        results = store.Store(folder, resume=before is not None)
-        if used and before is None:
-            _discard_what_was_made(results)
-        return results
+        return store.Store(folder, resume=before is not None, fresh=options.fresh, files=_made(Path(folder)))
     except store.Unusable as error:
         raise Refused(error) from None
     except OSError as error:
         raise Refused(f"cannot write results: {error}") from None
 
 
-def _discard_what_was_made(results):
-    """Removes the tables and figures of the run before, of which the next one may have fewer."""
-    from numprec.harness import figures
-    names = re.compile(rf"(tables\.md|(kernels|training)\.csv|({'|'.join(figures.FIGURES)})(_\d+)?\.(png|svg))")
-    try:
-        for path in results.folder.iterdir():
-            if names.fullmatch(path.name):
-                path.unlink()
-    except BaseException:
-        results.__exit__()
-        raise
+def new(root):
+    """A new folder below `root`, called by the time. Another run may have begun in the same second, or the clock been
+    set back."""
+    name = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
+    for number in itertools.count(1):
+        folder = Path(root) / (name if number == 1 else f"{name}-{number}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            if not os.path.lexists(folder):    # it is `root` that is in the way
+                raise Refused(f"cannot write results: {root} is no folder") from None
+            continue
+        except OSError as error:
+            raise Refused(f"cannot write results: {error}") from None
+        return folder
+
+
+def _made(folder):
+    """Names of the tables and figures in a folder."""
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    found = [name for name in names if name in ("tables.md", "kernels.csv", "training.csv")]
+    pictures = [name for name in names if name.endswith((".png", ".svg"))]
+    if pictures:
+        from numprec.harness import figures
+        pattern = re.compile(rf"({'|'.join(figures.FIGURES)})(_\d+)?\.(png|svg)")
+        found += filter(pattern.fullmatch, pictures)
+    return found
 
 
 def done(options):
     """Pairs of cell key and precision that the run in --out has finished."""
+    if options.fresh or not options.out:
+        return set()
     try:
-        rows = [] if options.fresh or not options.out else store.finished(options.out)
-    except (OSError, ValueError):
-        rows = []
-    return {(row["cell"], row["precision"]) for row in rows}
+        if store.environment_of(options.out) is None:
+            return set()
+        return store.finished(options.out, tell=lambda problem: None)
+    except OSError:      # which is told of when the folder is opened
+        return set()
 
 
 def _same(folder, before, options, scale, device):
-    had = {"schema": before.get("schema_version"), "device": before.get("device"), "scale": before.get("scale"),
-           "grow": (before.get("options") or {}).get("grow")}
-    has = {"schema": store.SCHEMA_VERSION, "device": device.name, "scale": scale.name, "grow": list(options.grow)}
+    had = {"device": before["device"], "scale": before["scale"], "grow": before.get("options", {}).get("grow")}
+    has = {"device": device.name, "scale": scale.name, "grow": list(options.grow)}
     for what in has:
         if had[what] != has[what]:
             raise Refused(f"{folder} holds a run with {what} {had[what]}, and this one has {what} {has[what]}: name "
@@ -107,7 +124,7 @@ def to_resume(options, root):
         facts = store.environment_of(folder)
     except store.Unusable as error:
         raise Refused(error) from None
-    if facts is None or "arguments" not in (facts.get("options") or ()):
+    if facts is None or "arguments" not in facts.get("options", {}):
         raise Refused(f"{folder} holds no run that could be resumed")
     return folder, facts["options"]["arguments"]
 
@@ -116,9 +133,9 @@ def _unfinished(root):
     """The latest folder below `root` with a run that has results missing, or None."""
     for folder in sorted(Path(root).glob("*/"), reverse=True):
         try:
-            facts, rows = store.read(folder)
-        except (OSError, ValueError):
+            facts, rows = store.read(folder, tell=lambda problem: None)
+        except OSError:
             continue
-        if len(rows) < facts.get("results", 0):
+        if sum(map(store.final, rows)) < facts.get("results", 0):
             return folder
     return None

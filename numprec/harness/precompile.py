@@ -19,11 +19,12 @@ from pathlib import Path
 from numprec.harness import planning
 from numprec.harness.environment import cores
 from numprec.harness.timing import Effort
-from numprec.harness.worker import Died, Worker
+from numprec.harness.worker import Worker
 
 NOTE = "compiled.json"
 MOST = 8         # workers, of several hundred MB each
 FEW = 20         # units that are not worth the start of the workers
+LONGEST = 900    # seconds, for a unit
 ONCE = Effort(budget=0.0, warm_up=0.0, least=1)
 
 
@@ -61,8 +62,8 @@ def compile_all(units, device_name, show):
             except IndexError:
                 return
             try:
-                worker.call(_once, cell=unit)
-            except Died:
+                worker.call(_once, LONGEST, cell=unit)
+            except Exception:
                 pass
             done.append(unit)
             show(len(done), len(units))

@@ -57,7 +57,7 @@ def write(folder):
     """Writes report.html into the folder of a run; returns its path. OSError where there is no run."""
     environment, rows = store.read(folder)
     path = Path(folder) / NAME
-    path.write_text(page(rows, environment), encoding="utf-8")
+    store.replace(path, page(rows, environment).encode())
     return path
 
 

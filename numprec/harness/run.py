@@ -1,13 +1,13 @@
 """One invocation of bench.py: from its options to its exit code."""
 import os
 import sys
-from datetime import datetime, timezone
 from pathlib import Path
 from time import perf_counter
 
 from numprec.harness import cases, environment, executors, folders, planning, precompile, store
 from numprec.harness.exits import FAILED, INTERRUPTED, NO_DATA, NO_GPU, OK, Refused, typed
 from numprec.harness.progress import QUIET, Counter, Progress
+from numprec.harness.streams import code_of, how
 from numprec.harness.worker import Died, NoDevice
 from numprec.precision import select
 
@@ -29,9 +29,9 @@ def benchmark(options, command, root, executor=None):
     except (Died, executors.Lost) as error:    # before the first cell; later the results so far are shown
         print(f"bench.py: {error}", file=sys.stderr)
         return FAILED
-    except KeyboardInterrupt:
-        print("bench.py: interrupted", file=sys.stderr)
-        return INTERRUPTED
+    except KeyboardInterrupt as interruption:
+        print(f"bench.py: {how(interruption)}", file=sys.stderr)
+        return code_of(interruption)
 
 
 def _benchmark(options, command, root, executor):
@@ -58,13 +58,13 @@ def _benchmark(options, command, root, executor):
             return OK
         if options.strict_data:
             _require_data(cells)
-        folder = Path(options.out) if options.out else root / datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
+        folder = Path(options.out) if options.out else folders.new(root)
         with folders.opened(folder, options, scale, device) as results:
             facts = folders.environment_for(results, runs, precisions, scale, command, options)
             left = planning.remaining(cells, results.done)
             facts["cells"] = len(everything)
             wanted = sum(len(cell.precisions) for cell in planning.remaining(everything, results.done))
-            facts["results"] = max(facts.get("results", 0), len(results.rows) + wanted)
+            facts["results"] = max(facts.get("results", 0), len(results.done) + wanted)
             try:
                 results.write_environment(facts)
             except OSError as error:
@@ -79,7 +79,7 @@ def _executor(options, executor):
     if options.workers and options.scheduler != "local":
         raise Refused("--workers is for --scheduler local; elsewhere there are as many as were started")
     if options.scheduler not in (None, "local"):
-        return _cluster(options.scheduler, options.device)
+        return _cluster(options.scheduler, options.device, None, options.cell_limit)
     from numprec import device as devices
     try:
         kind = devices.kind(options.device)
@@ -88,8 +88,8 @@ def _executor(options, executor):
     except ValueError as error:
         raise Refused(error) from None
     if options.scheduler:
-        return _cluster("local", kind, options.workers)
-    return (executor or executors.Local)(kind)
+        return _cluster("local", kind, options.workers, options.cell_limit)
+    return executor(kind) if executor else executors.Local(kind, options.cell_limit)
 
 
 def _cluster(*arguments):
@@ -140,37 +140,40 @@ def _run(cells, runs, results, facts, expected, options):
                   "disk", file=sys.stderr, flush=True)
         precompile.compile_all(units, runs.device.kind, Counter("compiling kernels and models", options.verbosity))
     progress, start = Progress(cells, expected.seconds, options.verbosity), perf_counter()
-    ended, code, before = "", OK, len(results.rows)
+    ended, code, problems, plots = "", OK, [], options.plots
     try:
         drive(planning.until(options.budget, cells), runs, results, f"python bench.py --scale {facts['scale']}",
               progress)
-    except KeyboardInterrupt:
-        ended, code = "interrupted: ", INTERRUPTED
+    except KeyboardInterrupt as interruption:
+        ended, code = f"{how(interruption)}: ", code_of(interruption)
+        plots = plots and code == INTERRUPTED    # who ends a program by a signal does not wait for pictures
+    except store.Gone:                # which _show tells
+        ended = "stopped: "
     except (CannotWrite, executors.Lost) as error:
-        ended, code = "stopped: ", FAILED
-        problem = f"bench.py: {error}; the results so far are kept, and can be gone on with"
+        ended = "stopped: "
+        problems.append(f"{error}; the results so far are kept, and can be gone on with")
     finally:
         progress.close()
         runs.close()
     wall = perf_counter() - start
-    _show(results, facts, options.plots)
+    problems += _show(results, facts, plots)
     rows = results.rows
     counts = {status: sum(row["status"] == status for row in rows) for status in ("ok", "FAIL", "SKIP")}
-    print(f"{ended}{len(rows)} results, {len(rows) - before} of them in these {wall:.0f} s: "
+    print(f"{ended}{len(rows)} results, {results.added} of them in these {wall:.0f} s: "
           + (", ".join(f"{n} {status}" for status, n in counts.items() if n) or "none"))
-    missing = planning.remaining(cells, results.done)
+    missing = planning.remaining(cells, {(row["cell"], row["precision"]) for row in rows})
     if missing and not ended:
         names = ", ".join(map(str, missing[:3])) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
         print(f"not run, because the budget of {planning.duration(options.budget)} was spent: {names}")
-    if len(rows) < facts["results"]:
+    if len(results.done) < facts["results"]:
         print(f"go on with: python bench.py --resume --out {typed(results.folder)}")
-    if code == FAILED:
-        print(problem, file=sys.stderr)
-    return code or (FAILED if counts["FAIL"] else OK)
+    for problem in problems:
+        print(f"bench.py: {problem}", file=sys.stderr)
+    return code or (FAILED if counts["FAIL"] or problems else OK)
 
 
 class CannotWrite(Exception):
-    """The disk is full, or the folder gone."""
+    """The disk is full, or the like."""
 
 
 def drive(cells, runs, results, command, progress):
@@ -183,6 +186,8 @@ def drive(cells, runs, results, command, progress):
         rows = [{**row, "cell_s": seconds, "command": _command_for(command, cell, row)} for row in rows]
         try:
             results.append(rows)
+        except store.Gone:
+            raise
         except OSError as error:
             raise CannotWrite(f"cannot write results: {error}") from error
         progress.end(cell, rows, seconds)
@@ -199,16 +204,26 @@ def _command_for(command, cell, row):
 
 
 def _show(results, facts, plots):
-    """Prints the results, and writes what is made of them; a disk that is full keeps nobody from reading them."""
-    rows, paths = results.rows, [results.folder / store.RESULTS]
+    """Prints the results, and writes what is made of them; nothing that cannot be written keeps anybody from reading
+    them. Returns what went wrong, in sentences."""
+    rows, paths, problems = results.rows, [], []
+    try:
+        results.check()
+        paths.append(results.folder / store.RESULTS)
+    except store.Gone as error:
+        problems.append(f"{error}: what was deleted is lost, and what was moved is complete in its new place")
     if rows:
         from numprec.harness import tables
         print(tables.text(rows, facts), end="\n\n", flush=True)
-        try:
-            paths += tables.write(rows, facts, results.folder)
-            if plots:
-                from numprec.harness import figures
-                paths += figures.draw(rows, facts, results.folder)
-        except OSError as error:
-            print(f"bench.py: cannot write tables and figures: {error}", file=sys.stderr)
-    print("written: " + ", ".join(map(typed, paths)))
+        for what, write in [("tables", tables.write)] + [("figures", _draw)] * plots:
+            try:
+                paths += write(rows, facts, results.folder)
+            except (OSError, ImportError) as error:    # an installation of matplotlib can be half a one
+                problems.append(f"cannot write {what}: {error}")
+    print("written: " + (", ".join(map(typed, paths)) or "nothing"))
+    return problems
+
+
+def _draw(rows, facts, folder):
+    from numprec.harness import figures
+    return figures.draw(rows, facts, folder)

@@ -20,6 +20,7 @@ import threading
 from pathlib import Path
 
 from numprec.harness import rows
+from numprec.harness.store import KILLED as LOST
 
 LENGTH = struct.Struct("<Q")
 
@@ -69,31 +70,46 @@ class Worker:
     def pid(self):
         return self._process.pid
 
-    def run(self, cell):
-        """The rows of a cell. Where the process dies they are failures; this method raises nothing but what
-        interrupts it, and then no process is left."""
+    def run(self, cell, limit=None):
+        """The rows of a cell. Where the process dies, or has no answer after `limit` seconds and is ended, they are
+        failures; this method raises nothing but what interrupts it, and then no process is left."""
         from numprec.harness import sweep
 
         def run(part):
             try:
-                return self.call(sweep.execute, cell=part)
+                return self.call(sweep.execute, limit, cell=part)
             except Died as death:
                 return [rows.failed(part, p, str(death)) for p in part.precisions]
         return sweep.complete(cell, run)
 
-    def call(self, function, **arguments):
-        """`function(**arguments, device=...)` in the process; all of it has to be picklable. Raises what it does."""
+    def call(self, function, limit=None, **arguments):
+        """`function(**arguments, device=...)` in the process; all of it has to be picklable. Raises what it does, and
+        Died where no answer comes within `limit` seconds; None is no limit."""
         if self._process.poll() is not None:
             self._start()
+        process, late = self._process, threading.Event()
+
+        def end():
+            late.set()
+            process.kill()        # one that was stopped, too
+        watch = None if limit is None else threading.Timer(limit, end)
         try:
-            send(self._process.stdin, (function, arguments))
-            value, error, leaving = receive(self._process.stdout)
+            if watch is not None:
+                watch.daemon = True
+                watch.start()
+            send(process.stdin, (function, arguments))
+            value, error, leaving = receive(process.stdout)
         except (EOFError, OSError):
-            raise Died(_cause_of_death(self._process)) from None
+            cause = _cause_of_death(process)
+            raise Died(f"{LOST}: it had no answer after {limit:g} seconds, and was ended" if late.is_set() else
+                       cause) from None
         except BaseException:     # a signal: the answer would come too late
             self.close()
             raise
-        if leaving:
+        finally:
+            if watch is not None:
+                watch.cancel()
+        if leaving or late.is_set():
             self.close()
         if error is not None:
             raise error
@@ -123,6 +139,9 @@ class Worker:
 
 def _cause_of_death(process):
     code = process.wait()
+    if -code in (getattr(signal, "SIGKILL", 9), signal.SIGTERM):
+        return (f"{LOST}: somebody killed it, or the system, as it does where memory runs out "
+                f"(signal {-code}, {signal.Signals(-code).name})")
     if code >= 0:
         return f"the worker process ended with exit code {code}"
     try:

@@ -1,5 +1,6 @@
 """The rows of a run as pictures, each as PNG and SVG.
 
+    canvas      figures without a window
     style       colours, axes, labels, files
     training    what a fit costs against how well it predicts; networks epoch by epoch; the loss scale
     numerics    scores seed by seed; how large gradients are
@@ -9,8 +10,7 @@ Only these files import matplotlib, and they open no window. A figure that has n
 """
 from pathlib import Path
 
-from matplotlib import pyplot as plt
-
+from numprec.harness.figures import canvas    # first, so that matplotlib can be imported
 from numprec.harness.figures import kernels, numerics, style, training
 
 FIGURES = {    # name of the file: function of (rows, environment) to a figure, some or None; caption
@@ -51,7 +51,7 @@ def draw(rows, environment, folder):
 
 def draw_one(name, rows, environment, folder):
     """Writes one figure of FIGURES, or its pages, where there are several: name, name_2, ..."""
-    with plt.rc_context(style.STYLE):
+    with canvas.rc_context(style.STYLE):
         made = FIGURES[name][0](rows, environment) or []
         pages = made if isinstance(made, list) else [made]
         return [path for i, page in enumerate(pages, 1)

@@ -6,7 +6,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from numprec.harness import statistics, summary
-from numprec.harness.figures import style
+from numprec.harness.figures import canvas, style
 
 REFERENCE = "fp32"
 PAGE = 12        # panels, or 2 * PAGE operations, of one figure
@@ -126,9 +126,7 @@ def speed_up(rows, environment):
 
 
 def _two_columns(lines, bars):
-    from matplotlib import pyplot as plt
-    return plt.subplots(1, 2, figsize=(style.WIDTH, 1.4 + lines * max(0.3, 0.11 * bars)), layout="constrained",
-                        width_ratios=(1.2, 1))
+    return canvas.subplots(1, 2, (style.WIDTH, 1.4 + lines * max(0.3, 0.11 * bars)), width_ratios=(1.2, 1))
 
 
 # ---- roofline

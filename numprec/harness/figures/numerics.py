@@ -5,7 +5,7 @@ import numpy as np
 from matplotlib.ticker import NullLocator
 
 from numprec.harness import outcomes, verdicts
-from numprec.harness.figures import style
+from numprec.harness.figures import canvas, style
 from numprec.precision import FORMATS
 
 EIGHT_BITS = {    # name: exponents of the smallest number, the smallest normal one, the largest
@@ -94,11 +94,10 @@ def scores(rows, environment):
 
 
 def _scores_page(groups, judged, environment):
-    from matplotlib import pyplot as plt
     lines = sum(map(len, groups.values()))
-    figure, axes = plt.subplots(len(groups), 2, squeeze=False, layout="constrained", width_ratios=(1.1, 1),
-                                height_ratios=[len(found) + 1.5 for found in groups.values()],
-                                figsize=(style.WIDTH, 0.36 * lines + 1.05 * len(groups) + 0.6))
+    figure, axes = canvas.subplots(len(groups), 2, (style.WIDTH, 0.36 * lines + 1.05 * len(groups) + 0.6),
+                                   squeeze=False, width_ratios=(1.1, 1),
+                                   height_ratios=[len(found) + 1.5 for found in groups.values()])
     for (left, right), (label, found) in zip(axes, groups.items()):
         first = next(iter(found.values()))
         seeds = max(len(o.scores) for o in found.values())

@@ -5,20 +5,21 @@ apart; markers say the same again. Names stand beside what they name wherever th
 
 A figure is WIDTH inches wide, which makes its text readable when a README shrinks it to some 900 pixels.
 """
+import io
 import math
 import textwrap
 
 import matplotlib.colors
 import numpy as np
-from matplotlib import pyplot as plt
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
+from numprec.harness import store
 from numprec.harness.environment import NOT_COMPARABLE
+from numprec.harness.figures import canvas
 from numprec.precision import PRECISIONS
-
-matplotlib.use("Agg")
 
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = "osD^vP*X"
@@ -30,6 +31,7 @@ STYLE = {
     "figure.dpi": 150, "figure.facecolor": "white", "figure.constrained_layout.h_pad": 0.08,
     "figure.constrained_layout.w_pad": 0.08, "svg.fonttype": "none", "svg.hashsalt": "numprec",
 }
+MAKER = "numprec"    # in each file, so that store knows it again
 WIDTH = 11
 COLUMNS = 3                                             # of panels, where there are many
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -74,8 +76,7 @@ def panels(count, height, environment=None, columns=COLUMNS, head=0.6):
     columns = min(columns, count)
     lines = math.ceil(count / columns)
     width = {1: 0.64, 2: 0.86}.get(columns, 1) * WIDTH
-    figure, axes = plt.subplots(lines, columns, figsize=(width, lines * height + head), squeeze=False,
-                                layout="constrained")
+    figure, axes = canvas.subplots(lines, columns, (width, lines * height + head), squeeze=False)
     for ax in axes.flat[count:]:
         ax.set_axis_off()
     return figure, axes.flat[:count]
@@ -140,7 +141,7 @@ def label_ends(ax, ends, gap=1.25):
     names = sorted(ends, key=lambda name: ends[name][1])
     figure = ax.figure
     figure.draw_without_rendering()
-    size = figure.dpi / 72 * plt.rcParams["font.size"] * gap
+    size = figure.dpi / 72 * canvas.rcParams["font.size"] * gap
     pixels = [ax.transData.transform(ends[name]) for name in names]
     wanted = np.array([y for _, y in pixels])
     heights = np.array(spread(wanted, size))
@@ -223,7 +224,11 @@ def save(figure, path):
     figure.canvas.draw()
     image = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3])
     image = image.quantize(128, dither=Image.Dither.NONE)               # a third of the bytes
-    image.save(path.with_suffix(".png"))
-    FigureCanvasSVG(figure).print_svg(path.with_suffix(".svg"), metadata={"Date": None})
-    plt.close(figure)
-    return [path.with_suffix(".png"), path.with_suffix(".svg")]
+    said, png, svg = PngInfo(), io.BytesIO(), io.BytesIO()
+    said.add_text("Software", MAKER)
+    image.save(png, "png", pnginfo=said)
+    FigureCanvasSVG(figure).print_svg(svg, metadata={"Date": None, "Creator": MAKER})
+    paths = [path.with_suffix(".png"), path.with_suffix(".svg")]
+    for each, content in zip(paths, (png, svg)):
+        store.replace(each, content.getvalue())
+    return paths

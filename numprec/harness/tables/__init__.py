@@ -6,9 +6,10 @@
     records       the same for the CSV files
 """
 import csv
+import io
 from pathlib import Path
 
-from numprec.harness import verdicts
+from numprec.harness import store, verdicts
 from numprec.harness.environment import header
 from numprec.harness.tables import of_kernels, of_training, records
 from numprec.harness.tables.layout import filled, number, title
@@ -57,14 +58,15 @@ def write(rows, environment, folder):
     """Writes tables.md, and kernels.csv and training.csv where there are such rows; returns their paths."""
     folder = Path(folder)
     paths = [folder / "tables.md"]
-    paths[0].write_text(markdown(rows, environment), encoding="utf-8")
+    store.replace(paths[0], markdown(rows, environment).encode())
     for name, of_rows in ("kernels.csv", records.kernels), ("training.csv", records.training):
         found = of_rows(rows, environment)
         if found:
             paths.append(folder / name)
             columns = list(dict.fromkeys(column for record in found for column in record))
-            with open(paths[-1], "w", encoding="utf-8", newline="") as file:
-                writer = csv.DictWriter(file, columns)
-                writer.writeheader()
-                writer.writerows(found)
+            file = io.StringIO(newline="")
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(found)
+            store.replace(paths[-1], file.getvalue().encode())
     return paths
