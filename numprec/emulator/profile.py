@@ -14,8 +14,8 @@ Counted are, over all warps of a launch:
                   and 16 bytes a lane are served by half and by quarter warps
     lanes         that were active in a request, of 32: fewer show divergence, or threads that have nothing to do
     barriers, syncwarps, shuffles    made by a warp; shuffles, votes and matches alike
-    operations    of threads, by format: fma, add, mul, special (division, roots, exp, ...); conversions; integers, as
-                  they are before the compiler has optimised them
+    operations    of threads, by format: fma, add, mul, special (division, roots, exp, ...); conversions; integers. They
+                  are those that LLVM's optimiser leaves, see instrument.py: NVIDIA's may leave some more or less
     read, written distinct bytes: those read before the launch wrote them, and those written; the least traffic there is
 
 The lanes of a warp run one after another here. What is the same request is told by counting: the k-th time that a lane
@@ -251,7 +251,7 @@ class Counts:
         return (f"kernel {self.kernel}, grid {self.grid}, block {self.block}, {self.shared_bytes:,} bytes of shared "
                 f"memory\noperations of threads: {computed}\ndistinct bytes: {self.read:,} read, {self.written:,} "
                 f"written; moved: {SECTOR * self.sectors:,}\n\n" + tabulate(
-                    rows, ("line", "what", "requests", "sectors or wavefronts per request", "efficiency", "lanes",
+                    rows, ("line", "what", "requests", "sectors,\nwavefronts\na request", "efficiency", "lanes",
                            "source"), floatfmt=(".0f", "", ".0f", ".2f", ".2f", ".1f", "")))
 
 
@@ -301,7 +301,7 @@ class Profile:
             launch.kernel, launch.grid, launch.block, launch.shared_bytes,
             *(total(kind, space) for space in ("global", "shared") for kind in (LOAD, STORE, ATOMIC)),
             *(sum(total(kind, "global").requests for kind in kinds) for kinds in ((BARRIER, GRID), (WARP,), (VOTE,))),
-            operations, int(self._read.sum()), int(self._written.sum()), lines))
+            {what: round(n) for what, n in operations.items()}, int(self._read.sum()), int(self._written.sum()), lines))
 
     def __str__(self):
         return "\n\n".join(map(str, self.launches))
