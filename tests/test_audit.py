@@ -5,10 +5,11 @@ from pathlib import Path
 
 import audit_exceptions as exceptions
 import pytest
-from numba import types
+from numba import cuda, types
 
 from numprec.harness import audit
 from numprec.kernels import matmul
+from numprec.kernels.ptx import mul_rn
 from numprec.kernels.registry import Rung, operations
 from numprec.precision import FORMATS, PRECISIONS
 
@@ -41,6 +42,44 @@ def test_compiled_code(operation, rung, precision):
     key = name(operation, rung), str(precision)
     assert bool(float64) == (key in exceptions.FLOAT64), float64 or "the exception no longer applies"
     assert bool(local_bytes) == (key in exceptions.LOCAL_MEMORY), local_bytes or "the exception no longer applies"
+
+
+# ---- the emulator's code rounds what the machine's does
+
+@cuda.jit
+def straight(a, b, c, out):
+    i = cuda.grid(1)
+    if i < a.size:
+        x, y, z = a[i], b[i], c[i]
+        out[0, i] = x * y + z
+        kept = x * z
+        out[1, i] = kept
+        out[2, i] = kept - y                    # not fused: the product is needed anyway
+        out[3, i] = x * x + y * z               # one of two
+        out[4, i] = y * y - z * z
+        out[5, i] = mul_rn(y, x + z) + z
+
+
+@pytest.mark.parametrize("cc", audit.CARDS, ids=str)
+@pytest.mark.parametrize("number", [types.float32, types.float64], ids=str)
+def test_the_emulator_fuses_what_ptxas_fuses(number, cc):
+    """Without loops, which NVVM unrolls, the counts of products, sums and fma's agree."""
+    argtypes = (types.Array(number, 1, "C"),) * 3 + (types.Array(number, 2, "C"),)
+    machine = audit.machine_arithmetic(straight, argtypes, cc)
+    suffix = f"f{number.bitwidth}"
+    assert machine == {f"fma.{suffix}": 3, f"mul.{suffix}": 4, f"add.{suffix}": 3}
+    assert audit.emulated_arithmetic(straight, argtypes, cc) == machine
+
+
+@pytest.mark.parametrize("precision", ["fp64", "fp32", "fp16"])
+def test_the_emulated_matmul_is_of_what_the_compiled_one_is(precision):
+    """With loops, the same kinds of operation in the precision's format: here nothing but fma."""
+    p = PRECISIONS[precision]
+    suffix = f".f{8 * p.storage.bytes}"
+    [(kernel, argtypes)] = set(audit.launches(OPERATIONS["matmul"], matmul.tiled, p))
+    kinds = [{kind for kind in found if kind.endswith(suffix)} for found in (
+        audit.machine_arithmetic(kernel, argtypes, (7, 5)), audit.emulated_arithmetic(kernel, argtypes, (7, 5)))]
+    assert kinds == [{"fma" + suffix}] * 2
 
 
 def test_exceptions_name_what_exists():

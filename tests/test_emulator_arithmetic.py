@@ -5,13 +5,14 @@ Oracles: exact integer arithmetic (emulator_exact.py), NumPy and the C library.
 import functools
 import math
 import operator
+import re
 
 import numpy as np
 import pytest
 from emulator_exact import FORMATS, assert_same, fma_array
 from numba import cuda, float32, int8, int16, int32, int64, uint8, uint16, uint32, uint64
 
-from numprec.emulator import launch
+from numprec.emulator import launch, libdevice
 from numprec.kernels.ptx import add_rn, mul_rn
 
 THREADS = 128
@@ -52,10 +53,33 @@ def contracted(a, b, c, out):
         _, product = product_in_a_tuple(x, y)
         out[7, i] = product + z
         out[8, i] = cuda.fma(x, y, z)
-        out[9, i] = product                     # used once more, so it also exists rounded
-        out[10, i] = x * x + y * z              # the left product is fused, the right one rounded
+        out[9, i] = y * z + x * x               # of two products the one whose factors were loaded first
+        out[10, i] = -(x * x) + y * z
         out[11, i] = mul_rn(x, y) + z
-        out[12, i] = add_rn(x * y, z)
+
+
+@cuda.jit
+def kept(a, b, c, out):
+    """Products with a use that is no sum of their block are rounded for all of their uses."""
+    i = cuda.grid(1)
+    if i < a.size:
+        x, y, z = a[i], b[i], c[i]
+        stored, rounded, twice, elsewhere = x * y, x * z, y * z, y * y
+        out[0, i] = stored
+        out[1, i] = stored + z
+        out[2, i] = add_rn(rounded, y)
+        out[3, i] = rounded + y
+        out[4, i] = twice - twice
+        out[5, i] = elsewhere + x
+        if x > y:
+            out[6, i] = elsewhere + z
+
+
+@cuda.jit
+def mean(a, b, out):
+    i = cuda.grid(1)
+    if i < a.size:
+        out[i] = a[i] / float32(2) + b[i] / float32(2)
 
 
 @cuda.jit(fastmath=True)
@@ -89,18 +113,31 @@ def test_products_are_fused_with_sums(name):
     plus, minus, turned, both = quiet(lambda: [fma_array(s * a, b, t * c, fmt)
                                                for s, t in ((1, 1), (1, -1), (-1, 1), (-1, -1))])
     for cpu in (None, "x86-64") if _is_x86() else (None,):                            # with and without an instruction
-        *_, out = run(contracted, a.size, a, b, c, np.zeros((13, a.size), fmt.dtype), cpu=cpu)
+        *_, out = run(contracted, a.size, a, b, c, np.zeros((12, a.size), fmt.dtype), cpu=cpu)
         for row, right in zip(out, (plus, plus, minus, turned, turned, both, plus, plus, plus)):
             assert_same(row, right, a, b, c)
-        product = quiet(lambda: a * b)
-        assert_same(out[9], product, a, b)
-        assert_same(out[10], quiet(lambda: fma_array(a, a, b * c, fmt)), a, b, c)
-        apart = quiet(lambda: product + c)
+        assert_same(out[9], quiet(lambda: fma_array(a, a, b * c, fmt)), a, b, c)
+        assert_same(out[10], quiet(lambda: fma_array(-a, a, b * c, fmt)), a, b, c)
+        apart = quiet(lambda: a * b + c)
         assert_same(out[11], apart, a, b, c)
-        assert_same(out[12], apart, a, b, c)
         assert (apart != plus)[np.isfinite(apart)].sum() > 1000
     *_, out = run(fast, a.size, a, b, c, np.zeros_like(a))
     assert_same(out, plus, a, b, c)
+    *_, out = run(kept, a.size, a, b, c, np.zeros((7, a.size), fmt.dtype))
+    right = quiet(lambda: (a * b, a * b + c, a * c + b, a * c + b, b * c - b * c, b * b + a,
+                           np.where(a > b, b * b + c, 0).astype(fmt.dtype)))
+    for row, values in zip(out, right):
+        assert_same(row, values, a, b, c)
+
+
+def test_half_of_a_number_is_a_product():
+    """NVVM multiplies by 0.5 where a kernel divides by 2, and fuses that too: so the half of a subnormal is exact."""
+    rng, half = np.random.default_rng(3), np.float32(0.5)
+    a, b = (rng.integers(-9, 9, (2, 200)) * 2.0 ** -149).astype(np.float32)
+    *_, out = run(mean, a.size, a, b, np.zeros_like(a))
+    fused = fma_array(a, np.full_like(a, half), b * half, FORMATS["float32"])
+    assert_same(out, fused, a, b)
+    assert (fused != a * half + b * half).any()
 
 
 def _is_x86():
@@ -332,7 +369,7 @@ def ulps(got, right):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_math_functions(dtype):
-    """Within a few units in the last place: the host's library stands in for NVIDIA's, which grants about as much."""
+    """Within a few units in the last place, NVIDIA's library or, where it is not installed, the host's."""
     rng = np.random.default_rng(4)
     names = [*UNARY, *WHOLE]
     x = np.stack([rng.uniform(*UNARY.get(name, REAL), 200) for name in names]).astype(dtype)
@@ -400,3 +437,62 @@ def test_python_operators_on_floats(dtype):
     assert ulps(out[2], np.abs(x.astype(np.longdouble)) ** y).max() <= 2
     for row, right in zip(out[3:], (x * x, operator.neg(x), np.rint(x))):
         np.testing.assert_array_equal(row, right)
+
+
+# ---- NVIDIA's math library
+
+@cuda.jit
+def exponential(x, out):
+    i = cuda.grid(1)
+    if i < x.size:
+        out[i] = math.exp(x[i])
+
+
+def by_hand(lines, a):
+    """The values that straight lines of LLVM's text compute from %a, in exact arithmetic rounded where they say so."""
+    known = {"%a": a}
+
+    def value(text):
+        if text in known:
+            return known[text]
+        if text.startswith("0x"):
+            return np.full_like(a, np.uint64(int(text, 16)).view(np.float64))
+        return np.full_like(a, float(text)) if "e" in text else np.full(a.shape, int(text), np.uint32)
+
+    for line in lines:
+        result, _, rest = line.strip().partition(" = ")
+        operands = [value(part) for part in re.findall(r"(?:double|i32) (%\w+|0x\w+|-?[\d.e+]+)", rest)]
+        if "fma" in rest:
+            known[result] = fma_array(*operands, FORMATS["float64"])
+        elif "add.rn" in rest:
+            known[result] = operands[0] + operands[1]
+        elif "d2i" in rest:
+            known[result] = (operands[0].view(np.uint64) >> np.uint64(32 * ("hi" in rest))).astype(np.uint32)
+        elif "lohi" in rest:
+            known[result] = (operands[0] | operands[1].astype(np.uint64) << np.uint64(32)).view(np.float64)
+        else:
+            x, y = operands[0], value(rest.rpartition(", ")[2])
+            known[result] = x << y if rest.startswith("shl") else x + y
+        last = known[result]
+    return last
+
+
+@pytest.mark.skipif(libdevice.bitcode() is None, reason="NVIDIA's library comes with the extras cu12 and cu13")
+def test_exp_is_that_of_nvidias_library():
+    """In float64 bit for bit: the library's own lines, up to the first result, hold for arguments of moderate size."""
+    x = np.random.default_rng(5).uniform(-40, 40, 300)
+    body = libdevice._definition("__nv_exp").split("\n")[1:]
+    end = next(i for i, line in enumerate(body) if "lohi.i2d" in line)
+    right = by_hand(body[:end + 1], x)
+    for cpu in (None, "x86-64") if _is_x86() else (None,):
+        _, out = run(exponential, x.size, x, np.zeros_like(x), cpu=cpu)
+        np.testing.assert_array_equal(out.view(np.uint64), right.view(np.uint64))
+
+
+def test_without_nvidias_library_the_hosts_stands_in(monkeypatch):
+    monkeypatch.setattr(libdevice, "module", lambda names, has_twin: "")
+    monkeypatch.setattr(libdevice, "version", lambda: "none")
+    x = np.random.default_rng(5).uniform(-40, 40, 300)
+    kernel = cuda.jit(exponential.py_func)
+    _, out = run(kernel, x.size, x, np.zeros_like(x))
+    np.testing.assert_array_equal(out, [math.exp(v) for v in x])

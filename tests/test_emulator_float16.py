@@ -192,6 +192,30 @@ def test_to_integers():
         np.testing.assert_array_equal(got, np.array(right, dtype))
 
 
+@cuda.jit
+def numbers_that_are_none(x, y, z, out):
+    i = cuda.grid(1)
+    if i < x.size:
+        out[0, i] = x[i] * y[i]
+        out[1, i] = np.float16(z[i])
+        out[2, i] = cuda.fp16.hfma(x[i], y[i], x[i])
+        acc = x[i]
+        for _ in range(3):
+            acc += y[i]
+        out[3, i] = acc
+
+
+def test_a_nan_has_the_bits_of_a_gpu(cpu):
+    """0x7fff, whatever sign or payload went in: PTX ISA, "Half Precision Floating Point Instructions"."""
+    x = np.array([0x7e00, 0xfe01, 0x7c00, 0x0000, 0xfc00], np.uint16).view(np.float16)
+    y = np.array([0x3c00, 0x3c00, 0x0000, 0xfc00, 0x7e05], np.uint16).view(np.float16)
+    z = np.array([0x7fc00000, 0xffc00001, 0x7f800001, 0x7fffffff, 0xff800123], np.uint32).view(np.float32)
+    *_, out = run(numbers_that_are_none, x.size, x, y, z, np.zeros((4, x.size), np.float16), cpu=cpu)
+    bits = out.view(np.uint16)
+    assert (bits[:3] == 0x7fff).all()
+    assert bits[3].tolist() == [0x7fff, 0x7fff, 0x7c00, 0xfc00, 0x7fff]
+
+
 # ---- fused multiply-add
 
 @cuda.jit
@@ -210,7 +234,9 @@ def contracted(a, b, c, out):
         out[6, i] = cuda.fp16.hfma(x, y, z)
         out[7, i] = cuda.fp16.hadd(cuda.fp16.hmul(x, y), z)
         out[8, i] = mul_rn(x, y) + z
-        out[9, i] = add_rn(x * y, z)
+        product = x * z
+        out[9, i] = add_rn(product, y)
+        out[10, i] = product + y                # the other use keeps it apart
 
 
 SIGNS = np.array([(1, 1), (1, 1), (1, -1), (-1, 1), (-1, 1), (1, 1), (1, 1), (1, 1)])      # of the product and of c
@@ -245,12 +271,13 @@ def fma_case():
 
 def test_products_are_fused_with_sums(cpu, fma_case):
     a, b, c, exact = fma_case
-    *_, out = run(contracted, a.size, a, b, c, np.zeros((10, a.size), np.float16), cpu=cpu)
+    *_, out = run(contracted, a.size, a, b, c, np.zeros((11, a.size), np.float16), cpu=cpu)
     for row, signs_ in zip(out, map(tuple, SIGNS)):
         assert_same(row, exact[signs_], a, b, c)
     apart = quiet(lambda: a * b + c)
-    for row in out[len(SIGNS):]:
-        assert_same(row, apart, a, b, c)
+    assert_same(out[8], apart, a, b, c)
+    for row in out[9:]:
+        assert_same(row, quiet(lambda: a * c + b), a, b, c)
     assert (apart != exact[1, 1])[np.isfinite(apart)].sum() > 500      # the operands tell one rounding from two
 
 
@@ -377,9 +404,15 @@ def test_halves_are_not_moved_by_instructions_that_have_no_vex_form():
   ret void
 }
 """
-    code = host.Target("znver1").machine.emit_assembly(host.llvm.parse_assembly(moved))
-    assert "vpblendw" in code or "vpunpck" in code or "vpshuf" in code
-    assert "insertq" not in code
+
+    def assembly(features):
+        machine = host.llvm.Target.from_triple(host.llvm.get_process_triple()).create_target_machine("znver1", features)
+        return machine.emit_assembly(host.llvm.parse_assembly(moved))
+
+    assert "insertq" in assembly("")
+    for cpu in None, "haswell":
+        assert "-sse4a" in host.Target(cpu).features.split(",")
+    assert "insertq" not in assembly(host.Target("haswell").features)
 
 
 # ---- a whole kernel

@@ -10,7 +10,7 @@ import numba.cuda.dispatcher
 from numba import types
 from numba.cuda.compiler import compile_cuda
 
-from numprec.emulator import cache, host
+from numprec.emulator import cache, host, libdevice
 from numprec.emulator.translate import Translation, Unsupported, recursion, translate
 
 _ANNOUNCE_AFTER = 3.0          # seconds of compiling after which the user is told
@@ -99,7 +99,8 @@ def compile_kernel(kernel, argtypes, compute_capability=(7, 5), cpu=None, listen
     global _spent, _announced
     name = kernel.py_func.__name__
     place = host.target(cpu)
-    key = cache.kernel_key(kernel, argtypes, compute_capability, place.key + (_lines(kernel) if listening else ""))
+    target = f"{place.key} {libdevice.version()}" + (_lines(kernel) if listening else "")
+    key = cache.kernel_key(kernel, argtypes, compute_capability, target)
     seconds = 0.0
     loaded = _loaded(place, cache.load(key))
     if loaded is None:

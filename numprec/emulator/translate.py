@@ -14,7 +14,7 @@ import struct
 from dataclasses import dataclass
 from importlib import resources
 
-from numprec.emulator import twins
+from numprec.emulator import libdevice, twins
 from numprec.emulator.errors import EmulatorError, Unsupported
 from numprec.emulator.instrument import instrument, operations
 from numprec.emulator.stops import ask_in_loops
@@ -245,6 +245,9 @@ _NARROW = re.compile(r"^  (?P<result>%[\w.]+) = call i16 @emu\.(?P<fmt>half|bf16
 
 _NEGATION = re.compile(r"^  (?P<result>%[\w.]+) = (?:fneg \w+ |fsub \w+ -0\.0+e\+00, "
                        r"|call i16 @emu\.(?:half|bf16)\.neg\(i16 )(?P<x>%[\w.]+)")
+_LABEL = re.compile(r'^(?:[\w.$-]+|"[^"]*"):')
+_VALUE = re.compile(r"%[\w.]+")
+_MOST = 4            # uses of a product that NVVM fuses
 _INSERT = re.compile(r"^  (?P<result>%[\w.]+) = insertvalue .*[\]}](?: (?P<into>\S+))?, "
                      r"[^,]+ (?P<value>\S+), (?P<index>[\d, ]+)$")
 _EXTRACT = re.compile(r"^  (?P<result>%[\w.]+) = extractvalue .* (?P<of>\S+), (?P<index>[\d, ]+)$")
@@ -266,39 +269,91 @@ def _unpacked(lines):
 def fuse(lines):
     """Fuses products into the sums and differences that use them: a*b + c rounds once, as on a GPU.
 
-    NVIDIA's compilers do so by default (CUDA C++ Programming Guide, "Floating-Point Standard"; nvcc -fmad=true).
-    If both operands of a sum are products, the one with fewer uses is fused, the left one where they tie: LLVM's
-    rule, which NVVM follows. A product with other uses is kept for them; a negated product is one of the negated
-    factor. Operations written with an explicit rounding (`mul.rn`) are other functions here and stay apart.
-    """
-    products, uses, parsed = {}, {}, []
-    same = _unpacked(lines)
-    negated = {m["result"]: m["x"] for m in map(_NEGATION.match, lines) if m}
-    for line in lines:
-        m = None if _NEGATION.match(line) else _BINARY.match(line) or _NARROW.match(line)
-        parsed.append(m)
-        if m and m["op"] == "mul":
-            products[m["result"]] = m
-        for name in re.findall(r"%[\w.]+", line.partition("=")[2] if " = " in line else line):
-            uses[name] = uses.get(name, 0) + 1
+    CUDA allows it (CUDA C++ Programming Guide, "Floating-Point Standard"; nvcc -fmad=true) and leaves open which. What
+    NVVM and ptxas 12.9 do for sm_75 and sm_90, read from the machine code of some 200 small kernels:
 
-    def product_of(name, negative=False):
-        """(name, whether it is negated) of the product that a value is, or None."""
-        if name in products:
-            return name, negative
-        if name in negated:
-            return product_of(negated[name], not negative)
-        return product_of(same[name], negative) if name in same else None
+    - A product is fused only where all that uses it is a sum or difference of its own basic block, for then it need not
+      be computed. One other use, in a store, a product, `add_rn` or another block, keeps it apart for all of them.
+    - NVVM looks at float32 and float64. From the last sum of a block to the first it takes the left operand, else the
+      right one, if that is a product of at most four uses, all of them sums: not differences, not sums fused already.
+    - Then ptxas, which sees all formats, goes from the first to the last, once for products with one use and once for
+      the others; differences count as sums, any number of uses will do, but none that takes the product twice.
+    - Which operand is the left one is decided before: LLVM's Reassociate sorts the operands of sums by where in the
+      block their values came from, so that a*b + c*d fuses a*b if a and b were loaded first, however it is written.
+      InstCombine makes z - x*y of -(x*y) + z, and a division by a power of two a product. `_first_pass` runs both,
+      but not for the instrumented form of a kernel, which may differ in these two cases by one rounding.
+    - NVVM computes equal products of a block once; Numba's float16 is assembly, which it does not compare.
+
+    Operations written with an explicit rounding (`mul_rn`) are other functions here and stay apart.
+    """
+    block, where, ops, signs, same, known = 0, {}, {}, {}, {}, {}
+    for number, line in enumerate(lines):
+        block += bool(_LABEL.match(line))
+        where[number] = block
+        m = _NEGATION.match(line)
+        if m:
+            signs[number] = m
+            continue
+        m = _BINARY.match(line) or _NARROW.match(line)
+        if m:
+            ops[number] = m
+            if m["op"] == "mul" and "fmt" not in m.groupdict():
+                first = known.setdefault((block, *sorted((m["a"], m["b"]))), m["result"])
+                same[m["result"]] = first, False
+    for m in signs.values():
+        same[m["result"]] = m["x"], True
+
+    def factor_of(name):
+        """(value, whether it is negated): a value without the negations before it; of equal products the first."""
+        negative = False
+        while name in same and same[name][0] != name:
+            name, turned = same[name]
+            negative ^= turned
+        return name, negative
+
+    products = {m["result"]: number for number, m in ops.items()
+                if m["op"] == "mul" and factor_of(m["result"])[0] == m["result"]}
+    users = {name: [] for name in products}
+    for number, line in enumerate(lines):
+        if number in signs or line.partition(" = ")[0].strip() in same.keys() - products.keys():
+            continue
+        for name in _VALUE.findall(line.partition(" = ")[2] or line):
+            name, _ = factor_of(name)
+            if name in users:
+                users[name].append(number)
+    chosen = {}                                     # sum: the side of it that is fused
+
+    def goes(name, only=("add", "sub"), twice=False):
+        """Whether all that uses a product is sums of its block that are not fused yet."""
+        return all(where[u] == where[products[name]] and u in ops and u not in chosen and ops[u]["op"] in only
+                   and (twice or users[name].count(u) == 1) for u in users[name])
+
+    def choose(number, allowed):
+        for side in "ab":
+            name, _ = factor_of(ops[number][side])
+            if name in products and allowed(name):
+                chosen[number] = side
+                users[name].remove(number)
+                return
+
+    sums = [number for number, m in ops.items() if m["op"] != "mul"]
+    for number in reversed(sums):
+        if ops[number]["op"] == "add" and "fmt" not in ops[number].groupdict():
+            choose(number, lambda name: len(users[name]) <= _MOST and goes(name, ("add",), twice=True))
+    for single in True, False:
+        for number in sums:
+            if number not in chosen:
+                choose(number, lambda name: (not single or len(users[name]) == 1) and goes(name))
 
     out = []
-    for line, m in zip(lines, parsed):
-        candidates = [] if not m or m["op"] == "mul" else [
-            (uses[found[0]], i, side, *found) for i, side in enumerate("ab") if (found := product_of(m[side]))]
-        if not candidates:
+    for number, line in enumerate(lines):
+        if number not in chosen:
             out.append(line)
             continue
-        *_, side, name, negative = min(candidates)
-        x, y, z = products[name]["a"], products[name]["b"], m["b" if side == "a" else "a"]
+        m, side = ops[number], chosen[number]
+        name, negative = factor_of(m[side])
+        product = ops[products[name]]
+        x, y, z = product["a"], product["b"], m["b" if side == "a" else "a"]
         narrow = "fmt" in m.groupdict()
         kind = "i16" if narrow else m["type"]
 
@@ -526,15 +581,32 @@ def _plain_names(text):
     return re.sub(r'%"[^"]*"', lambda m: names.setdefault(m[0], f"%quoted.{len(names)}"), text)
 
 
-def _first_pass(modules, entry, llvm, machine):
+def _library(modules):
+    """LLVM's text of NVIDIA's functions that the modules call. Those of fastmath are the exact ones."""
+    declared = {m["name"]: m for text in modules for m in _DECLARE.finditer(text)}
+    exact = {name: name.replace("__nv_fast_", "__nv_") for name in declared}
+    called = sorted({name for name in exact.values() if twins.in_library(name)})
+    text = libdevice.module(called, lambda name: twins.definition(name, "float", ["float"]) is not None)
+    text = re.sub(r"^declare .* @emu\.nvvm\..*$", lambda m: f"{m[0]} {twins.PURE}", text, flags=re.M)
+    for name, other in exact.items():
+        if name != other and f"@{other}(" in text:
+            types = _types(declared[name]["args"])
+            names = ", ".join(f"{kind} %a{i}" for i, kind in enumerate(types))
+            text += (f"define {types[0]} @{name}({names}) {{\n  %r = call {types[0]} @{other}({names})\n"
+                     f"  ret {types[0]} %r\n}}\n")
+    return text
+
+
+def _first_pass(modules, entry, llvm, machine, instrumented):
     """Links the modules, inlines everything into @emu.body, and returns the text."""
     signature = re.search(rf'define \S*\s?i32 @"{re.escape(entry)}"\((.*)\)', modules[0])[1]
     types = _types(signature)[1:]
     pure = f"declare ptr @emu.shared(ptr) {twins.PURE}\n"
     shims = _resolve("\n".join(modules), lambda name, ret, args: twins.shim(name, args))
     shims = shims.replace("define internal", "define")      # they are called from other modules
+    library = _library(modules)
     linked = None
-    for text in [_wrapper(entry, types) + twins.PRIMITIVES + shims, *modules]:
+    for text in filter(None, [_wrapper(entry, types) + twins.PRIMITIVES + shims, library, *modules]):
         if "@emu.shared(" in text:
             text += pure
         module = llvm.parse_assembly(_declare_missing(text))
@@ -550,8 +622,14 @@ def _first_pass(modules, entry, llvm, machine):
     passes.add_sroa_pass()
     passes.add_sccp_pass()
     passes.add_simplify_cfg_pass()
+    if not instrumented:                         # which names arrays by the text as Numba wrote it
+        passes.add_instruction_combine_pass()
+        passes.add_reassociate_pass()
+        passes.add_instruction_combine_pass()
+        passes.add_simplify_cfg_pass()
     passes.add_dead_code_elimination_pass()
     passes.add_global_dead_code_eliminate_pass()
+    passes.add_instruction_namer_pass()          # the new values; the patterns here do not know numbers
     passes.run(linked, builder)
     return _plain_names(str(linked)), types
 
@@ -587,25 +665,20 @@ def _resolve(text, define):
     return "\n".join(found.values())
 
 
-def translate(modules, entry, kernel, symbol, llvm, machine, half_in_hardware, arguments=None):
-    """The host's form of a kernel.
-
-    `modules` is Numba's IR, `entry` the mangled name of the kernel in it, `kernel` its name for messages, `symbol`
-    the name the coroutine gets, `llvm` is llvmlite.binding, `machine` the target machine. `arguments`, {slot of a data
-    pointer: index of its array}, asks for the instrumented form.
-    Raises Unsupported, a NotImplementedError that names the operation and the kernel.
-    """
+def lowered(modules, entry, kernel, llvm, machine, instrumented=False):
+    """A kernel and all it calls as one function: (its lines, the text around it, types of its arguments, {shared array:
+    its place}, {shared array: its size and alignment}, bytes of shared memory, bytes of local memory)."""
     shared = {}
 
     def size(kind):
         return _size(kind, llvm, machine)
 
-    modules = [_prepare(text, kernel, size, shared, arguments is not None) for text in modules]
+    modules = [_prepare(text, kernel, size, shared, instrumented) for text in modules]
     offsets, shared_bytes = _lay_out(shared)
     # until the second pass a shared array is an external variable of no particular type
     stubs = "".join(f"{name} = external global i8\n" for name in shared)
     modules = [stubs + text if stubs and any(name in text for name in shared) else text for text in modules]
-    text, types = _first_pass(modules, entry, llvm, machine)
+    text, types = _first_pass(modules, entry, llvm, machine, instrumented)
 
     start = text.index("define void @emu.body(")
     end = text.index("\n}\n", start)
@@ -619,6 +692,23 @@ def translate(modules, entry, kernel, symbol, llvm, machine, half_in_hardware, a
     if locals_bytes > MAX_LOCAL:
         raise EmulatorError(f"kernel {kernel}: {locals_bytes} bytes of local arrays; a card has {MAX_LOCAL} "
                             "for a thread")
+    return body, rest, types, offsets, shared, shared_bytes, locals_bytes
+
+
+def translate(modules, entry, kernel, symbol, llvm, machine, half_in_hardware, arguments=None):
+    """The host's form of a kernel.
+
+    `modules` is Numba's IR, `entry` the mangled name of the kernel in it, `kernel` its name for messages, `symbol`
+    the name the coroutine gets, `llvm` is llvmlite.binding, `machine` the target machine. `arguments`, {slot of a data
+    pointer: index of its array}, asks for the instrumented form.
+    Raises Unsupported, a NotImplementedError that names the operation and the kernel.
+    """
+    body, rest, types, offsets, shared, shared_bytes, locals_bytes = lowered(
+        modules, entry, kernel, llvm, machine, arguments is not None)
+
+    def size(kind):
+        return _size(kind, llvm, machine)
+
     places = {name.strip('@"'): place for name, place in offsets.items()}
     sites = shared_arrays = locals_ = mix = ()
     if arguments is None:
@@ -640,7 +730,7 @@ def translate(modules, entry, kernel, symbol, llvm, machine, half_in_hardware, a
     files = ["context.ll"] if arguments is None else ["context.ll", "events.ll", "listen.ll"]
     context = "".join(resources.files("numprec.emulator").joinpath(name).read_text() for name in files)
     support = context + twins.halves(half_in_hardware)
-    have = set(re.findall(r'^define [^@]*@"?([^"(]+)"?\(', support, flags=re.M))
+    have = set(re.findall(r'^(?:define|declare) [^@]*@"?([^"(]+)"?\(', support, flags=re.M))
     wanted, missing, seen = [], [], set(have)
 
     def settle(declarations):

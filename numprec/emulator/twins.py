@@ -3,13 +3,16 @@
 `definition(name, signature)` gives the text of the function that stands in for a GPU operation, or None where there is
 none: then the kernel is refused, by name. The names are those that Numba's code calls:
 
-    __nv_expf                  NVIDIA's math library        -> the host's, or an LLVM intrinsic
+    __nv_expf                  NVIDIA's math library        -> itself (libdevice.py); where it is not installed, the
+                               host's, or an LLVM intrinsic
+    emu.nvvm.d2i.hi            what that library calls
     _ZplRK6__halfS1__nbst      Numba's float16 and bfloat16 shims, mangled C++ names
     ___numba_atomic_float_max  atomics that Numba writes itself
     emu.asm.cvt.rn.f16.f32     inline PTX, keyed by its mnemonic
 
 Arithmetic in float16 and bfloat16 is done in a wider format and rounded *once*; the proofs stand where it is done.
-It never uses the host's own half arithmetic, which rounds twice without AVX512-FP16 and fuses with it.
+It never uses the host's own half arithmetic, which rounds twice without AVX512-FP16 and fuses with it. A NaN that an
+operation or conversion makes of 16 bits is 0x7fff in both formats, as on a GPU [1].
 
 Sources
     [1] PTX ISA, sections "Floating Point Instructions", "Half Precision Floating Point Instructions", "cvt".
@@ -36,7 +39,9 @@ define internal i16 @emu.half.from_f32(float %x) alwaysinline {
   %sticky = select i1 %inexact, i32 4, i32 0
   %kept = and i32 %b, -4
   %odd = or i32 %kept, %sticky
-  %f = bitcast i32 %odd to float
+  %is.nan = fcmp uno float %x, %x
+  %canonical = select i1 %is.nan, i32 2147483647, i32 %odd
+  %f = bitcast i32 %canonical to float
   %h = fptrunc float %f to half
   %r = bitcast half %h to i16
   ret i16 %r
@@ -78,15 +83,12 @@ define internal i16 @emu.half.from_f32(float %x) alwaysinline {
   %subnormal = add i32 %aligned.bits, -1056964608
   %is.subnormal = icmp ult i32 %m, 947912704
   %r0 = select i1 %is.subnormal, i32 %subnormal, i32 %normal
-  %is.nan = icmp ugt i32 %m, 2139095040
-  %payload0 = lshr i32 %m, 13
-  %payload = and i32 %payload0, 1023
-  %nan = or i32 %payload, 32256
-  %big = select i1 %is.nan, i32 %nan, i32 31744
   %is.big = icmp uge i32 %m, 1199570944
-  %r1 = select i1 %is.big, i32 %big, i32 %r0
+  %r1 = select i1 %is.big, i32 31744, i32 %r0
   %r2 = or i32 %r1, %sign
-  %r = trunc i32 %r2 to i16
+  %is.nan = icmp ugt i32 %m, 2139095040
+  %r3 = select i1 %is.nan, i32 32767, i32 %r2
+  %r = trunc i32 %r3 to i16
   ret i16 %r
 }
 """
@@ -207,9 +209,8 @@ define internal i16 @emu.bf16.from_f32(float %x) alwaysinline {
   %half = add i32 %odd, 32767
   %sum = add i32 %b, %half
   %rounded = lshr i32 %sum, 16
-  %quiet = or i32 %up, 64
   %is.nan = fcmp uno float %x, %x
-  %r32 = select i1 %is.nan, i32 %quiet, i32 %rounded
+  %r32 = select i1 %is.nan, i32 32767, i32 %rounded
   %r = trunc i32 %r32 to i16
   ret i16 %r
 }
@@ -312,7 +313,9 @@ def halves(hardware):
     # a float that comes out of @emu.odd is not an extended half: it needs no protection from LLVM's narrowing
     exact = """
 define internal i16 @emu.half.from_f32.exact(float %f) alwaysinline {
-  %h = fptrunc float %f to half
+  %is.nan = fcmp uno float %f, %f
+  %canonical = select i1 %is.nan, float 0x7FFFFFFFE0000000, float %f
+  %h = fptrunc float %canonical to half
   %r = bitcast half %h to i16
   ret i16 %r
 }
@@ -473,6 +476,96 @@ def _math(name, ret, args):
     if base in ("float_as_int", "int_as_float", "double_as_longlong", "longlong_as_double"):
         return _function(name, ret, args, f"%r = bitcast {args[0]} %a0 to {ret}", f"ret {ret} %r")
     return None
+
+
+# ---- the pieces of that library which are instructions of a GPU; see libdevice.py
+
+def _piece(name, ret, args):
+    """Twin of `emu.nvvm.<name>`, or None. `.ftz` takes subnormal numbers for 0, but is only chosen with fastmath."""
+    def pure(*lines):
+        return _function(name, ret, args, *lines, f"ret {ret} %r")
+
+    stem = name.removeprefix("emu.nvvm.").replace(".ftz", "")
+    m = re.fullmatch(r"(add|mul)\.rn\.[fd]", stem)
+    if m:
+        return pure(f"%r = {_ROUNDED[m[1]]} {ret} %a0, %a1")
+    if stem in ("d2i.lo", "d2i.hi"):
+        return pure("%b = bitcast double %a0 to i64", f"%h = lshr i64 %b, {32 if stem.endswith('hi') else 0}",
+                    "%r = trunc i64 %h to i32")
+    if stem == "lohi.i2d":
+        return pure("%l = zext i32 %a0 to i64", "%h0 = zext i32 %a1 to i64", "%h = shl i64 %h0, 32",
+                    "%b = or i64 %h, %l", "%r = bitcast i64 %b to double")
+    m = re.fullmatch(r"([fd])2i\.(rn|rz)", stem)
+    if m:
+        suffix = "f32" if m[1] == "f" else "f64"
+        return pure(f"%f = call {args[0]} @llvm.{_DIRECTED[m[2]]}.{suffix}({args[0]} %a0)",
+                    f"%r = call i32 @llvm.fptosi.sat.i32.{suffix}({args[0]} %f)")
+    if stem == "saturate.f":
+        return pure("%l = call float @llvm.maximumnum.f32(float %a0, float 0.0)",
+                    "%r = call float @llvm.minimumnum.f32(float %l, float 1.0)")
+    if stem in ("fma.rm.f", "fma.rz.f", "add.rz.f"):
+        return pure(*_directed(stem))
+    if stem.startswith("sqrt."):
+        return pure(f"%r = call {ret} @llvm.sqrt.{_SUFFIX[ret]}({ret} %a0)")
+    if stem == "rcp.approx.f":
+        return pure("%r = fdiv float 1.0, %a0")
+    if stem == "mad.wide":
+        return pure(*(f"%w{i} = zext i32 %a{i} to i64" for i in range(3)), "%p = mul i64 %w0, %w1",
+                    "%s = add i64 %p, %w2", "%l = trunc i64 %s to i32", "%t = lshr i64 %s, 32",
+                    "%h = trunc i64 %t to i32", "%q = insertvalue { i32, i32 } poison, i32 %l, 0",
+                    "%r = insertvalue { i32, i32 } %q, i32 %h, 1")
+    if stem == "div.approx.f":
+        return pure("%r = fdiv float %a0, %a1")
+    if stem == "rcp.approx.d":                          # of 20 bits of the fraction, and to as many
+        return pure("%b = bitcast double %a0 to i64", "%c = and i64 %b, -4294967296", "%x = bitcast i64 %c to double",
+                    "%q = fdiv double 1.0, %x", "%qb = bitcast double %q to i64", "%up = add i64 %qb, 2147483648",
+                    "%cut = and i64 %up, -4294967296", "%near = bitcast i64 %cut to double",
+                    "%t = fcmp uno double %q, %q", "%r = select i1 %t, double %q, double %near")
+    m = re.fullmatch(r"(ex2|lg2|rsqrt)\.approx(?:\.[fd]|\.f32)?", stem)
+    if m:
+        x, narrow = ("%x", True) if ret == "float" else ("%a0", False)
+        lines = ["%x = fpext float %a0 to double"] if narrow else []
+        result = "%y" if narrow else "%r"
+        if m[1] == "rsqrt":
+            lines += [f"%s = call double @llvm.sqrt.f64(double {x})", f"{result} = fdiv double 1.0, %s"]
+        else:
+            kind = "exp2" if m[1] == "ex2" else "log2"
+            lines += [f"{result} = call double @llvm.{kind}.f64(double {x})"]
+        return pure(*lines, *(["%r = fptrunc double %y to float"] if narrow else []))
+    return None
+
+
+def _directed(stem):
+    """Lines for %r = the sum of %a0 * %a1 and %a2, or of %a0 and %a1, rounded down or towards 0: the sum in float64,
+    whose own error is known by TwoSum, tells whether the nearest float32 went too far."""
+    x, y = "%x = fpext float %a0 to double", "%y = fpext float %a1 to double"
+    lines = [x, y, "%z = fpext float %a2 to double", "%p = fmul double %x, %y"] if stem.startswith("fma") else [
+        x, "%z = fpext float %a1 to double", "%p = fadd double %x, -0.0"]
+    lines += ["%s = fadd double %p, %z", "%z1 = fsub double %s, %p", "%p1 = fsub double %s, %z1",
+              "%dz = fsub double %z, %z1", "%dp = fsub double %p, %p1", "%e = fadd double %dz, %dp",
+              "%f = fptrunc double %s to float", "%back = fpext float %f to double",
+              "%b = bitcast float %f to i32"]
+    above = ["%higher = fcmp ogt double %back, %s", "%same = fcmp oeq double %back, %s",
+             "%e.below = fcmp olt double %e, 0.0", "%rest = and i1 %same, %e.below", "%above = or i1 %higher, %rest"]
+    down = ["%negative = icmp slt i32 %b, 0", "%less = add i32 %b, -1", "%more = add i32 %b, 1",
+            "%step = select i1 %negative, i32 %more, i32 %less", "%zero = fcmp oeq float %f, 0.0",
+            "%next = select i1 %zero, i32 -2147483647, i32 %step", "%rb = select i1 %above, i32 %next, i32 %b"]
+    if ".rz" in stem:
+        above = ["%lower = fcmp olt double %s, 0.0", "%s.abs = call double @llvm.fabs.f64(double %s)",
+                 "%e.minus = fneg double %e", "%e.abs = select i1 %lower, double %e.minus, double %e",
+                 "%back.abs = call double @llvm.fabs.f64(double %back)",
+                 "%higher = fcmp ogt double %back.abs, %s.abs", "%same = fcmp oeq double %back.abs, %s.abs",
+                 "%e.below = fcmp olt double %e.abs, 0.0", "%rest = and i1 %same, %e.below",
+                 "%above = or i1 %higher, %rest"]
+        down = ["%step = add i32 %b, -1", "%rb = select i1 %above, i32 %step, i32 %b"]
+    return [*lines, *above, *down, "%r = bitcast i32 %rb to float"]
+
+
+def in_library(name):
+    """Whether `name` is a function of NVIDIA's library that is more than an instruction: exp, log, tanh and others."""
+    stem = name.removeprefix("__nv_")
+    return name.startswith("__nv_") and (stem in LIBM_NAMES - {"fma", "fmaf", "ldexp", "ldexpf"}
+                                         or stem in ("exp10", "exp10f", "rsqrt", "rsqrtf", "rcbrt", "rcbrtf"))
 
 
 # ---- Numba's shims for float16 and bfloat16; they take and return through pointers, and return a status of 0
@@ -744,6 +837,8 @@ def definition(name, ret, args):
     """IR text of the twin of the function `name` (return type `ret`, argument types `args`), or None."""
     if name.startswith("__nv_"):
         return _math(name, ret, args)
+    if name.startswith("emu.nvvm."):
+        return _piece(name, ret, args)
     if name.startswith("___numba_atomic_"):
         return _atomic(name, ret, args)
     if name.startswith("emu.asm."):

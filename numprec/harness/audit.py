@@ -10,6 +10,8 @@ arrays hold.
 """
 import ast
 import re
+import struct
+from collections import Counter
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -112,6 +114,56 @@ def inspect(ptx):
     """Findings about one compilation."""
     return Findings([op for op in opcodes(ptx) if "f64" in op.split(".")],
                     sum(int(size) for size in _LOCAL.findall(ptx)))
+
+
+# ---- what is rounded: the emulator's code beside the machine's
+
+_KINDS = {0x20: "mul.f32", 0x21: "add.f32", 0x23: "fma.f32", 0x28: "mul.f64", 0x29: "add.f64", 0x2b: "fma.f64",
+          0x30: "add.f16", 0x31: "fma.f16", 0x32: "mul.f16"}    # by the last nine bits: FMUL, FADD, FFMA, ...
+_INSTRUCTION = 16                                               # bytes, from sm_70 on
+
+
+def machine_arithmetic(kernel, argtypes, compute_capability):
+    """Counter of the products, sums and fma's in the machine code that ptxas makes: {"fma.f32": 12, ...}. A float16
+    one may be for two numbers. Divisions and roots are made of such operations too."""
+    from numba.cuda.cudadrv import driver
+    linker = driver._Linker(cc=compute_capability)
+    linker.add_ptx(compile_ptx(kernel, argtypes, compute_capability).encode())
+    code = bytes(linker.complete().code)
+    table, = struct.unpack_from("<Q", code, 0x28)               # ELF: where the section headers are,
+    size, count, names = struct.unpack_from("<3H", code, 0x3a)  # how large, how many, which one holds their names
+    headers = [struct.unpack_from("<IIQQQQ", code, table + i * size) for i in range(count)]
+    found = Counter()
+    for name, _, _, _, start, length in headers:
+        if code.startswith(b".text.", headers[names][4] + name):
+            found.update(struct.unpack_from("<H", code, at)[0] & 0x1ff
+                         for at in range(start, start + length, _INSTRUCTION))
+    return Counter({kind: found[base] for base, kind in _KINDS.items() if found[base]})
+
+
+_EMULATED = re.compile(
+    r"= (?:f(?P<op>add|sub|mul) (?P<type>float|double)|call \w+ @(?:llvm\.(?P<fma>fma)\.(?P<wide>f\d\d)"
+    r"|emu\.half\.(?P<half>add|sub|mul|fma)\b|\"?emu\.asm\.(?P<rn>add|sub|mul)\.rn\.(?P<fmt>f\d\d)))")
+_OPAQUE = re.compile(r"\bfdiv\b|emu\.half\.div|sqrt|emu\.nvvm|emu\.bf16|half2|__nv_")
+
+
+def emulated_arithmetic(kernel, argtypes, compute_capability):
+    """The same of the code that the emulator runs, or None where that has operations of which a card makes several."""
+    from numprec.emulator import compile as compiler, host, translate
+    modules, entry = compiler.numba_ir(kernel, argtypes, compute_capability)
+    lines = translate.lowered(modules, entry, kernel.py_func.__name__, host.llvm, host.target().machine)[0]
+    lines = translate.fuse(translate._define(lines))
+    used = {name for line in lines for name in re.findall(r"%[\w.]+", line.partition(" = ")[2] or line)}
+    found = Counter()
+    for line in lines:
+        m = _EMULATED.search(line)
+        if m and line.partition(" = ")[0].strip() in used:      # a product that was fused everywhere is not
+            kind = m["op"] or m["fma"] or m["half"] or m["rn"]
+            of = {"float": "f32", "double": "f64"}.get(m["type"]) or m["wide"] or m["fmt"] or "f16"
+            found[f"{kind.replace('sub', 'add')}.{of}"] += 1
+        elif _OPAQUE.search(line):
+            return None
+    return found
 
 
 # ---- source
