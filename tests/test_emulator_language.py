@@ -270,8 +270,8 @@ def test_options_of_device_functions(options):
     assert x.tolist() == list(range(63, -1, -1))
 
 
-@pytest.mark.parametrize("options", [{"debug": True, "opt": False}, {"lineinfo": True}, {"max_registers": 32},
-                                     {"launch_bounds": 64}, {"fastmath": True}, {"cache": True}], ids=str)
+@pytest.mark.parametrize("options", [{"lineinfo": True}, {"max_registers": 32}, {"launch_bounds": 64},
+                                     {"fastmath": True}, {"cache": True}], ids=str)
 def test_options_of_kernels(options):
     def reverse(x):
         s = cuda.shared.array(64, float32)

@@ -75,6 +75,15 @@ class _Origins:
             self.known[name] = found if len(found) < 2 else {None}
         return self.known[name]
 
+    def index(self, pointer, array):
+        """(type, base, index) where a pointer is one index away from the beginning of a local array, or None."""
+        m = re.match(r"getelementptr (?:[a-z]+ )*(\w+), ptr (%[\w.]+), i64 ([^\s,]+)$", self.defined.get(pointer, ""))
+        base = m and m[2]
+        while base and base != array:
+            of = re.match(r"(?:bitcast|freeze) ptr (%[\w.]+)", self.defined.get(base, ""))
+            base = self.unpacked.get(base) or (of and of[1])
+        return (m[1], m[2], m[3]) if base else None
+
     def _leads_to(self, name):
         if name in self.unpacked:
             return self.of(self.unpacked[name])
@@ -194,6 +203,8 @@ def instrument(lines, rest, unpacked, arguments, shared, size):
                 return line                              # a variable of Numba's own, not an array
             array = declared(LOCAL, origin[1], at, line)
             number = site(kind, at, LOCAL, array, length)
+            if indexed := origins.index(pointer, origin[1]):
+                return element(line, pointer, number, *indexed, arrays[LOCAL][array].bytes)
             call = f"local(ptr %ctx, ptr {pointer}, i32 {number}, i64 {length}, ptr {origin[1]}, i64 " \
                    f"{arrays[LOCAL][array].bytes})"
         elif origin and origin[0] == "shared":
@@ -211,6 +222,16 @@ def instrument(lines, rest, unpacked, arguments, shared, size):
         count += 1
         out.append(f"  {fresh} = call ptr @emu.note.{call}")
         return re.sub(rf"ptr ((?:\w+ )*){re.escape(pointer)}(?![\w.])", rf"ptr \g<1>{fresh}", line, count=1)
+
+    def element(line, pointer, number, of, base, index, length):
+        """An element of a local array. Its index is made safe, not its address: where the compiler unrolls the loop and
+        knows the index, nothing is left of this, and the array can live in registers."""
+        nonlocal count
+        safe, count = f"%emu.safe{count}", count + 1
+        out.extend([f"  {safe}.at = call i64 @emu.note.index(ptr %ctx, i64 {index}, i32 {number}, "
+                    f"i64 {length // size(of)}, i64 {size(of)})",
+                    f"  {safe} = getelementptr {of}, ptr {base}, i64 {safe}.at"])
+        return re.sub(rf"ptr {re.escape(pointer)}(?![\w.])", f"ptr {safe}", line, count=1)
 
     for line, at in zip(plain, where):
         if "!invariant.load" in line:
@@ -273,6 +294,7 @@ def _counted(lines, plain, where, sites):
 
 _BLOCK = re.compile(r"^  (?:tail )?call void @emu\.note\.block\(ptr %ctx, i32 (\d+)\)")
 _NOTE = re.compile(r"^  (%emu\.safe\d+) = call ptr @emu\.note\.\w+\(ptr %ctx, ptr (%[\w.]+),.*\n", re.M)
+_INDEX = re.compile(r"call i64 @emu\.note\.index\(ptr %ctx, i64 ([^\s,]+),.*\)$", re.M)
 _ROUND = re.compile(r"call i1 @emu\.note\.round\(.*\)$", re.M)
 _FLOATS = {"float": "fp32", "double": "fp64", "f32": "fp32", "f64": "fp64", "half": "fp16", "f16": "fp16",
            "bf16": "bf16"}
@@ -303,7 +325,8 @@ def operations(lines, rest, llvm, machine):
     """
     text = "\n".join(lines) + "\n}\n"
     same = dict(_NOTE.findall(text))
-    text = re.sub(r"%emu\.safe\d+", lambda m: same[m[0]], _NOTE.sub("", text))
+    text = re.sub(r"%emu\.safe\d+", lambda m: same.get(m[0], m[0]), _NOTE.sub("", text))
+    text = _INDEX.sub(r"or i64 \1, 0", text)
     text = re.sub(r"^  call void @emu\.note\.wait\(.*\n", "", _ROUND.sub("or i1 false, false", text), flags=re.M)
     text += "declare void @emu.note.block(ptr, i32) nounwind willreturn memory(inaccessiblemem: readwrite)\n"
     module = llvm.parse_assembly(_declared(text, rest))

@@ -84,6 +84,18 @@ out:
   %r = phi ptr [ %address, %0 ], [ %scratch, %outside ]
   ret ptr %r
 }
+; the same for an element: returns an index that lies inside
+define internal i64 @emu.note.index(ptr %t, i64 %index, i32 %site, i64 %count, i64 %bytes) alwaysinline {
+  %ok = icmp ult i64 %index, %count
+  br i1 %ok, label %out, label %outside
+outside:
+  %from = mul i64 %index, %bytes
+  %scratch = call ptr @emu.noted.outside(ptr %t, i64 %from, i32 %site)
+  br label %out
+out:
+  %r = select i1 %ok, i64 %index, i64 0
+  ret i64 %r
+}
 define internal ptr @emu.noted.outside(ptr %t, i64 %from, i32 %site) noinline cold {
   %r = call ptr @emu.noted(ptr %t, i64 %from, i32 %site, i1 false, ptr null)
   ret ptr %r

@@ -20,7 +20,7 @@ _LABEL = re.compile(r"^([\w.$-]+):")
 _SUCCESSOR = re.compile(r"label (%[\w.$-]+)")
 _TESTED = re.compile(r"^  %\S+ = icmp sgt i64 (%[\w.$-]+), 0$")
 _LOADED = re.compile(r"^  (%[\w.$-]+) = load i64, ptr (%[\w.$-]+)")
-_COUNTED = re.compile(r"^  %\S+ = sub nuw nsw i64 (%[\w.$-]+), 1$")      # Numba's, of what is left of a range
+_COUNTED = re.compile(r"^  %\S+ = add nsw i64 (%[\w.$-]+), -1$")      # Numba's, of what is left of a range
 _STORED = re.compile(r"^  store i64 (\S+), ptr (%[\w.$-]+)")
 
 

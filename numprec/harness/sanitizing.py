@@ -28,21 +28,25 @@ def shapes_of(operation):
     return [shape for i, shape in enumerate(ordered) if i < LEAST or np.prod(shape) <= LARGEST]
 
 
-def findings(operation, rung, precision, seeds=SEEDS):
-    """Sentences about the kernels of a rung, each once: what the sanitizer found in any shape and order."""
+def findings(operation, rung, precision, seeds=SEEDS, rounds=None, first=False):
+    """Sentences about the kernels of a rung, each once: what the sanitizer found in any shape and order, or in the
+    `first` one in which it found something. `rounds` of loops make a launch endless."""
     from numprec import device as devices
     from numprec.emulator import sanitize
+    options = {} if rounds is None else {"rounds": rounds}
     found = {}
     for shape in shapes_of(operation):
         with np.errstate(all="ignore"):
             arrays = [np.asarray(a) for a in operation.inputs(np.random.default_rng(0), shape, KINDS[0], precision)]
         for seed in (None, *range(seeds)):
             device = devices.get("emulator", seed=seed)
-            with sanitize(raises=False) as sanitizer:
+            with sanitize(raises=False, **options) as sanitizer:
                 operation.launch(device, rung, precision, *(
                     device.array(a, precision.storage if a.dtype.kind == "f" else None) for a in arrays))
             for sentence in sanitizer.findings:
                 found.setdefault(sentence.partition(": ")[0], f"{shape}, order {seed}: {sentence}")
+            if found and first:
+                return list(found.values())
     return list(found.values())
 
 

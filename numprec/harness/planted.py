@@ -1,0 +1,148 @@
+"""Plants bugs in the textbook's kernels and shows which of them the sanitizer finds.
+
+    python -m numprec.harness.planted --out data/results/planted.jsonl
+
+A bug is a change of one line of a chapter, of one of four kinds:
+
+    barrier     a syncthreads or syncwarp is left out                   -> a race, or a value that nobody wrote
+    store       a store to shared memory is left out                    -> a value that nobody wrote
+    bound       a "<" that keeps an index within its array becomes "<=" -> an access outside of it
+    endless     a counter of a loop no longer moves                     -> a loop that runs for ever
+
+Every barrier is left out once; of the other kinds, up to two in each chapter. A process with the changed chapter runs
+the operations that it serves, on small shapes and in a few orders of threads, until something is found. A line of JSON
+for each bug says what. A bug that is not found stays in the list: some barriers are there for the reader, or for a
+shape that is not among the small ones.
+"""
+import argparse
+import importlib
+import json
+import re
+import sys
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from importlib import resources
+from importlib.machinery import ModuleSpec
+from multiprocessing import get_context
+from pathlib import Path
+from typing import NamedTuple
+
+from numprec.harness import environment
+
+PRECISION, SEEDS, EACH = "fp32", 3, 2
+ROUNDS = 10 ** 6                 # of loops, before a launch counts as endless
+
+# a chapter that holds device functions: the operations that call them
+SERVES = {"implicit": ("conv", "conv_weight_gradient", "conv_input_gradient"), "smo_step": ("smo", "smo_fit"),
+          "impurity": ("split",), "random": ("uniform", "permutation")}
+
+KINDS = {
+    "barrier": (re.compile(r"^(\s+)cuda\.sync(?:threads|warp)\(\)"), r"\1pass"),
+    "store": (re.compile(r"^(\s+)\w+_s\[[^\]]*\] = (?!.*\bif\b).*"), r"\1pass"),
+    "bound": (re.compile(r"^(\s+if (?:\w+|cuda\.grid\(1\)) )<( (?:n|N|M|\w+\.size|\w+\.shape\[\d\]):?.*)"), r"\1<=\2"),
+    "endless": (re.compile(r"^(\s+)(?:half|distance|step|apart) (?://|\*|>>|<<)= \w+"), r"\1pass"),
+}
+
+
+class Bug(NamedTuple):
+    chapter: str
+    line: int
+    kind: str
+    text: str
+
+
+def bugs():
+    """All that are planted, in the order of chapters and lines."""
+    from numprec.kernels.registry import CHAPTERS
+    found = []
+    for chapter in dict.fromkeys((*CHAPTERS, *SERVES)):
+        lines, count = _source(chapter).splitlines(), Counter()
+        for number, line in enumerate(lines, 1):
+            for kind, (pattern, _) in KINDS.items():
+                if pattern.match(line) and (kind == "barrier" or count[kind] < EACH):
+                    count[kind] += 1
+                    found.append(Bug(chapter, number, kind, line.strip()))
+    return found
+
+
+def _source(chapter):
+    return resources.files("numprec.kernels").joinpath(f"{chapter}.py").read_text(encoding="utf-8")
+
+
+class _Changed:
+    """Finds one module of the package in its changed form."""
+
+    def __init__(self, chapter, source):
+        self.name, self.source = f"numprec.kernels.{chapter}", source
+
+    def find_spec(self, name, path=None, target=None):
+        return ModuleSpec(name, self, origin=self.file) if name == self.name else None
+
+    @property
+    def file(self):
+        return str(resources.files("numprec.kernels").joinpath(f"{self.name.rpartition('.')[2]}.py"))
+
+    def create_module(self, spec):
+        return None
+
+    def exec_module(self, module):
+        module.__file__ = self.file
+        exec(compile(self.source, self.file, "exec"), module.__dict__)
+
+
+def plant(bug):
+    """Changes the chapter for this process, which must not have imported it."""
+    pattern, change = KINDS[bug.kind]
+    lines = _source(bug.chapter).splitlines()
+    lines[bug.line - 1] = pattern.sub(change, lines[bug.line - 1], count=1)
+    assert f"numprec.kernels.{bug.chapter}" not in sys.modules
+    sys.meta_path.insert(0, _Changed(bug.chapter, "\n".join(lines) + "\n"))
+    importlib.import_module(f"numprec.kernels.{bug.chapter}")
+
+
+def look_for(bug):
+    """The first finding of the sanitizer in a kernel with the bug, or None."""
+    plant(bug)
+    from numprec.harness import sanitizing
+    from numprec.kernels.registry import operations
+    from numprec.precision import PRECISIONS
+    known = operations()
+    names = SERVES.get(bug.chapter, ()) or [n for n, o in known.items() if any(
+        r.chapter == bug.chapter for r in o.rungs) and o.ladder is None]
+    for operation in (known[name] for name in names):
+        for rung in operation.rungs:
+            if rung.supports(PRECISIONS[PRECISION]) and (rung.chapter == bug.chapter or bug.chapter in SERVES):
+                found = sanitizing.findings(operation, rung, PRECISIONS[PRECISION], SEEDS, rounds=ROUNDS, first=True)
+                if found:
+                    return found[0]
+    return None
+
+
+def main(arguments=None):
+    p = argparse.ArgumentParser(prog="python -m numprec.harness.planted", description=__doc__.splitlines()[0])
+    p.add_argument("--out", default="runs/planted.jsonl", help="a line for each bug; what is there is not redone")
+    p.add_argument("--chapter", help="only in this one")
+    options = p.parse_args(arguments)
+    out, todo = Path(options.out), [b for b in bugs() if options.chapter in (None, b.chapter)]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    done = {}
+    for line in out.read_text(encoding="utf-8").splitlines() if out.exists() else ():
+        row = json.loads(line)
+        done[Bug(*(row[f] for f in Bug._fields))] = row["found"]
+    with ProcessPoolExecutor(environment.cores(), mp_context=get_context("spawn"), max_tasks_per_child=1) as pool, \
+            open(out, "a", encoding="utf-8") as file:
+        left = {pool.submit(look_for, bug): bug for bug in todo if bug not in done}
+        for future in as_completed(left):
+            bug, found = left[future], future.result()
+            done[bug] = found
+            file.write(json.dumps(bug._asdict() | {"found": found}) + "\n")
+            file.flush()
+            print(f"{bug.kind} {bug.chapter}.py:{bug.line}: {found or 'NOT FOUND'}", flush=True)
+    for kind in KINDS:
+        results = [done[b] for b in todo if b.kind == kind]
+        print(f"{kind}: {sum(r is not None for r in results)} of {len(results)} found")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
