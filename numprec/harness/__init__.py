@@ -31,5 +31,10 @@
     published    the result tables of the README
     compare      two runs
     wording      numbers and names in sentences
+    sanitizing   looks for bugs in all kernels
+    planted      shows which bugs it finds
+    ledger       work that many processes share, and the file of what came of it
+    machine_code instructions, registers and memory of compiled kernels
+    gpu_model    how much of a GPU kernels can use, by a model
     emulation    how fast the emulator is, by itself
 """

@@ -2,7 +2,7 @@
 import sys
 
 from numprec.harness import cases
-from numprec.harness.exits import OK, USAGE, typed
+from numprec.harness.exits import OK, USAGE, Refused, typed
 from numprec.precision import GROUPS, PRECISIONS
 
 
@@ -52,13 +52,17 @@ def show_list():
 
 def sanitize(options):
     """Looks for bugs in kernels."""
-    from numprec.harness import sanitizing
+    from numprec.harness import run, sanitizing
     from numprec.precision import select
-    names = options.operation and [name.strip() for name in options.operation.split(",") if name.strip()]
+    names = run.names(options.operation)
     try:
         cases.rungs(names)
         precisions = select(options.precision)
     except ValueError as error:
         print(f"bench.py: {error}", file=sys.stderr)
         return USAGE
-    return sanitizing.run(names, precisions, options.seeds or sanitizing.SEEDS, options.out)
+    try:
+        return sanitizing.run(names, precisions, options.seeds or sanitizing.SEEDS, options.out)
+    except Refused as refused:
+        print(f"bench.py: {refused}", file=sys.stderr)
+        return refused.code

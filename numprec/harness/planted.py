@@ -16,18 +16,16 @@ shape that is not among the small ones.
 """
 import argparse
 import importlib
-import json
 import re
 import sys
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from importlib import resources
 from importlib.machinery import ModuleSpec
-from multiprocessing import get_context
-from pathlib import Path
 from typing import NamedTuple
 
-from numprec.harness import environment
+from numprec.harness import ledger, streams
+from numprec.harness.exits import Refused
 
 PRECISION, SEEDS, EACH = "fp32", 3, 2
 ROUNDS = 10 ** 6                 # of loops, before a launch counts as endless
@@ -118,31 +116,35 @@ def look_for(bug):
     return None
 
 
-def main(arguments=None):
-    p = argparse.ArgumentParser(prog="python -m numprec.harness.planted", description=__doc__.splitlines()[0])
-    p.add_argument("--out", default="runs/planted.jsonl", help="a line for each bug; what is there is not redone")
-    p.add_argument("--chapter", help="only in this one")
-    options = p.parse_args(arguments)
-    out, todo = Path(options.out), [b for b in bugs() if options.chapter in (None, b.chapter)]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    done = {}
-    for line in out.read_text(encoding="utf-8").splitlines() if out.exists() else ():
-        row = json.loads(line)
-        done[Bug(*(row[f] for f in Bug._fields))] = row["found"]
-    with ProcessPoolExecutor(environment.cores(), mp_context=get_context("spawn"), max_tasks_per_child=1) as pool, \
-            open(out, "a", encoding="utf-8") as file:
-        left = {pool.submit(look_for, bug): bug for bug in todo if bug not in done}
+def _look_for_all(todo, out):
+    """{bug: its row} of those in the file `out`, once all of `todo` are there."""
+    facts = {"sources": ledger.sources(), "seeds": SEEDS}
+    with ledger.Ledger(out, Bug._fields, facts) as done, ledger.workers(max_tasks_per_child=1) as pool:
+        left = {pool.submit(look_for, bug): bug for bug in todo if bug not in done.rows}
         for future in as_completed(left):
             bug, found = left[future], future.result()
-            done[bug] = found
-            file.write(json.dumps(bug._asdict() | {"found": found}) + "\n")
-            file.flush()
+            done.add(bug._asdict() | {"found": found})
             print(f"{bug.kind} {bug.chapter}.py:{bug.line}: {found or 'NOT FOUND'}", flush=True)
+    return done.rows
+
+
+def main(arguments=None):
+    p = argparse.ArgumentParser(prog="python -m numprec.harness.planted", description=__doc__.splitlines()[0])
+    p.add_argument("--out", default="runs/planted.jsonl",
+                   help="a line for each bug; one that has its line, made from the same sources, is not planted again")
+    p.add_argument("--chapter", help="only in this one")
+    options = p.parse_args(arguments)
+    todo = [b for b in bugs() if options.chapter in (None, b.chapter)]
+    try:
+        done = _look_for_all(todo, options.out)
+    except Refused as refused:
+        print(f"{p.prog}: {refused}", file=sys.stderr)
+        return refused.code
     for kind in KINDS:
-        results = [done[b] for b in todo if b.kind == kind]
+        results = [done[b]["found"] for b in todo if b.kind == kind]
         print(f"{kind}: {sum(r is not None for r in results)} of {len(results)} found")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(streams.guarded(main))

@@ -107,7 +107,7 @@ def _plan(options, scale, precisions):
 
 def chosen(options):
     """(operations, models): naming some of either leaves out all of the other."""
-    operations, models = _names(options.operation), _names(options.model)
+    operations, models = names(options.operation), names(options.model)
     if operations is None and models is not None:
         operations = []
     elif models is None and operations is not None:
@@ -115,7 +115,8 @@ def chosen(options):
     return operations, models
 
 
-def _names(text):
+def names(text):
+    """The names in a list of the command line, None where there is no list."""
     return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
 
 
@@ -147,8 +148,8 @@ def _run(cells, runs, results, facts, expected, options):
     except KeyboardInterrupt as interruption:
         ended, code = f"{how(interruption)}: ", code_of(interruption)
         plots = plots and code == INTERRUPTED    # who ends a program by a signal does not wait for pictures
-    except store.Gone:                # which _show tells
-        ended = "stopped: "
+    except store.Gone:                # which _show tells, unless the file is back by then
+        ended, code = "stopped: ", FAILED
     except (CannotWrite, executors.Lost) as error:
         ended = "stopped: "
         problems.append(f"{error}; the results so far are kept, and can be gone on with")
@@ -163,8 +164,8 @@ def _run(cells, runs, results, facts, expected, options):
           + (", ".join(f"{n} {status}" for status, n in counts.items() if n) or "none"))
     missing = planning.remaining(cells, {(row["cell"], row["precision"]) for row in rows})
     if missing and not ended:
-        names = ", ".join(map(str, missing[:3])) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
-        print(f"not run, because the budget of {planning.duration(options.budget)} was spent: {names}")
+        first = ", ".join(map(str, missing[:3])) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+        print(f"not run, because the budget of {planning.duration(options.budget)} was spent: {first}")
     if len(results.done) < facts["results"]:
         print(f"go on with: python bench.py --resume --out {typed(results.folder)}")
     for problem in problems:

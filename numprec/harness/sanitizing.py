@@ -4,16 +4,12 @@ Every rung in every precision is launched on its operation's small test shapes, 
 order and in random orders. A line of JSON for each combination says what was found; one that has its line, made from
 the same sources, is not done again.
 """
-import hashlib
-import json
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
-from pathlib import Path
+from concurrent.futures import as_completed
 
 import numpy as np
 
-from numprec.harness import cases, environment
+from numprec.harness import cases, environment, ledger
 from numprec.kernels.registry import KINDS, operations
 from numprec.precision import PRECISIONS
 
@@ -59,51 +55,24 @@ def _check(name, rung, precision, seeds):
 
 def run(chosen, precisions, seeds, out):
     """Checks the rungs of the operations `chosen` (names, None: all) in `precisions`, on all cores; appends a line for
-    each to the file `out`. Prints what was found; returns 1 if that is something, else 0."""
-    out, sources = Path(out), _sources()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    done = _read(out, sources, seeds)
+    each to the file `out`. Prints what was found; returns 1 if that is something, else 0. Raises Refused where `out`
+    cannot be used, and where a process crashes."""
     todo = [(operation.name, rung.name, p.name) for operation, rung in cases.rungs(chosen) for p in precisions
             if rung.supports(p)]
-    facts = {"sources": sources, "seeds": seeds, "git_commit": environment.git_commit()[0]}
-    with ProcessPoolExecutor(environment.cores(), mp_context=get_context("spawn")) as pool, \
-            open(out, "a", encoding="utf-8") as file:
-        left = {pool.submit(_check, *each, seeds): each for each in todo if each not in done}
-        for i, future in enumerate(as_completed(left), 1):
-            each = left[future]
-            found, seconds = future.result()
-            row = dict(zip(("operation", "rung", "precision"), each), findings=found, seconds=round(seconds, 2))
-            file.write(json.dumps(row | facts) + "\n")
-            file.flush()
-            done[each] = found
-            print(f"{i}/{len(left)} {each[0]}/{each[1]} {each[2]}: {len(found) or 'nothing'} found", flush=True)
-    bad = [(each, found) for each in todo if (found := done[each])]
+    commit = environment.git_commit()[0]
+    with ledger.Ledger(out, ("operation", "rung", "precision"), {"sources": ledger.sources(), "seeds": seeds}) as done:
+        with ledger.workers() as pool:
+            left = {pool.submit(_check, *each, seeds): each for each in todo if each not in done.rows}
+            for i, future in enumerate(as_completed(left), 1):
+                operation, rung, precision = left[future]
+                found, seconds = future.result()
+                done.add({"operation": operation, "rung": rung, "precision": precision, "findings": found,
+                          "seconds": round(seconds, 2), "git_commit": commit})
+                print(f"{i}/{len(left)} {operation}/{rung} {precision}: {len(found) or 'nothing'} found", flush=True)
+    bad = [(each, found) for each in todo if (found := done.rows[each]["findings"])]
     for each, found in bad:
         print(f"\n{each[0]}/{each[1]} in {each[2]}")
         print("\n".join(f"  {sentence}" for sentence in found))
     print(f"\n{len(todo)} combinations of rung and precision, each in {seeds + 1} orders of threads: "
           f"{len(bad) or 'none'} with a bug; {out}")
     return 1 if bad else 0
-
-
-def _read(out, sources, seeds):
-    """{combination: what was found}, of the lines that these sources made."""
-    done = {}
-    if out.exists():
-        for line in out.read_text(encoding="utf-8").splitlines():
-            try:
-                row = json.loads(line)
-                if (row["sources"], row["seeds"]) == (sources, seeds):
-                    done[row["operation"], row["rung"], row["precision"]] = row["findings"]
-            except (ValueError, TypeError, KeyError):
-                continue               # torn by an interruption: it is done again
-    return done
-
-
-def _sources():
-    """A hash of what is checked: the kernels, and the emulator that checks them."""
-    root, digest = Path(__file__).resolve().parents[1], hashlib.sha256()
-    for path in sorted(p for part in ("kernels", "emulator") for p in (root / part).rglob("*")
-                       if p.suffix in (".py", ".ll")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
