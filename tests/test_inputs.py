@@ -148,7 +148,8 @@ def test_weights():
     for w, sentence in (([1, 2, np.nan, 1, 1, 1], "Input sample_weight contains NaN .1 value, the first in row 2"),
                         (pd.array([1, 2, None, 1, 1, 1], dtype="Int64"), "sample_weight contains NaN"),
                         (np.inf, "sample_weight contains infinity"), (np.ones((6, 1)), "must be 1D"),
-                        (["a"] * 6, "holds <U1 instead of numbers"), (-Y0, "Negative values")):
+                        (["a"] * 6, "holds <U1 instead of numbers"), (-Y0, "Negative values"),
+                        (0 * Y0, "at least one non-zero number: all 6 are 0"), (0, "all 6 are 0")):
         with pytest.raises(ValueError, match=sentence):
             checked(w)
 
@@ -181,10 +182,17 @@ def test_arrays_on_a_gpu(model, monkeypatch):
             with pytest.raises(ValueError, match="lies in the memory of a GPU, which the CPU emulator .* not reach"):
                 model.predict(OnGPU(X0))
         monkeypatch.setattr(type(devices.get()), "from_gpu", from_gpu)
-        X, y = OnGPU(X0.astype(np.uint16)), OnGPU(Y0)
+        X, y, w = OnGPU(X0.astype(np.uint16)), OnGPU(Y0), OnGPU(np.ones(6))
         model.fit(X, y)
         assert copies == [X, y]
         np.testing.assert_array_equal(model.predict(OnGPU(np.asfortranarray(X0))), expected)
+        assert model.score(X, y) == model.score(X, y, w) == model.score(X.host, Y0)
+        assert model.fit(X, y, w).score(X.host, Y0) == model.score(X, y)
+        if hasattr(model, "partial_fit"):
+            model = type(model)(**model.get_params())
+            for _ in range(2):
+                model.partial_fit(X, y, w, classes=OnGPU(np.arange(2)))
+            model.set_params(max_iter=2).resume(X, y, w)
 
 
 def test_images_on_a_gpu(monkeypatch):

@@ -1,6 +1,7 @@
 """LinearRegression: scikit-learn's figures in every precision, its interface, its refusals, and how a fit ends."""
 import pickle
 import warnings
+import weakref
 
 import numpy as np
 import pytest
@@ -510,6 +511,10 @@ def test_prediction_refuses(normal):
         model.predict(spoiled(X, np.nan, (2, 3)))
     with pytest.raises(ValueError, match="Expected 2D array"):
         model.predict(X[0])
+    far = LinearRegression().fit(X0, 1e10 * Y0)
+    with np.errstate(all="raise"), pytest.raises(ValueError, match="the predictions for 1 of 6 samples, the first in "
+                                                 "row 2, are beyond the range of float64"):
+        far.predict(np.where(np.arange(6)[:, None] == 2, 1e305, X0))
 
 
 def read_only(A):
@@ -575,6 +580,29 @@ def test_too_large(monkeypatch):
         LinearRegression("fp64", "qr").fit(X, y)
     monkeypatch.setattr(type(devices.get()), "free_memory", lambda self: needed("fp64"))
     assert LinearRegression("fp64", "qr").fit(X, y).stop_reason_ == "converged"
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("solver", ["auto", "refine"])
+def test_a_second_solution_finds_room(monkeypatch, solver):
+    """With memory for either solution and no more: the first one's data are used again, or gone."""
+    kind, live = type(devices.get()), set()
+    room = max(least_squares.bytes_needed(operations()["least_squares"].rung(name), PRECISIONS["fp32"], 600, 2, 1)
+               for name in ("qr", "refine" if solver == "refine" else "cholesky"))
+
+    def counted(self, values, fmt, make=kind.array):
+        made = make(self, values, fmt)
+        key = len(asked), made.nbytes
+        live.add(key)
+        weakref.finalize(made, live.discard, key)
+        asked.append(fmt)
+        return made
+    asked = []
+    monkeypatch.setattr(kind, "array", counted)
+    monkeypatch.setattr(kind, "free_memory", lambda self: room - sum(nbytes for _, nbytes in live))
+    X = np.tile(X0[:, [0, 0]], (100, 1))
+    model = LinearRegression("fp32", solver).fit(X, np.tile(Y0, 100))
+    assert model.solver_ == "qr" and len(asked) == (6 if solver == "refine" else 3)
 
 
 def test_every_ending_has_a_name():

@@ -177,6 +177,15 @@ def test_numbers_beyond_float64_are_no_prediction(small):
         model.predict(np.array([[1.0], [1e308], [2.0]]) * np.ones(64))
 
 
+def test_the_best_weights_are_finite(small):
+    """An update that overflows is no validation score's best, though nothing was scored before it."""
+    X, y = small
+    model = mlp("fp16", solver="sgd", learning_rate_init=6e4, early_stopping=True, batch_size=200, loss_scale=1,
+                max_iter=1).fit(1000 * X, y)
+    assert model.stop_reason_ == "overflow" and np.isfinite(model.predict_proba(X)).all()
+    assert "validation" not in model.history_[-1] and model.best_validation_score_ is None
+
+
 def test_convergence(small):
     model = mlp(max_iter=500, tol=0.01, n_iter_no_change=3, learning_rate_init=0.02).fit(*small)
     assert model.stop_reason_ == "converged" and model.n_iter_ < 500
@@ -350,12 +359,30 @@ def test_weights_go_on(small, tmp_path):
 
 
 def test_weights_tell_what_counts(small):
-    """A validation score is weighted too, and so is what a constant prediction would lose."""
+    """A validation score is weighted too."""
     X, y, _ = weighted(small)
     y = (y > 4).astype(int)
     w = np.where(y == 1, 1e6, 1e-6)
     model = mlp(early_stopping=True, max_iter=3).fit(X, y, w)
     assert (model.predict(X) == 1).mean() > 0.9 and model.best_validation_score_ > 0.99
+
+
+def test_one_heavy_sample_is_no_stall(small):
+    """Batches without it count as much as the one that has it, and a constant prediction's loss is that of it alone."""
+    X, y, _ = weighted(small)
+    w = np.where(np.arange(60) == 7, 1e6, 1)
+    model = mlp(batch_size=10, max_iter=60, tol=1e-2).fit(X, y, w)
+    assert model.score(X, y) > 0.9 and model.stop_reason_ == "converged"
+
+
+def test_weights_of_classes_that_are_not_there(small):
+    X, y = small
+    some, known = np.isin(y, [1, 2]), np.arange(3)
+    parts = mlp(class_weight={0: 2.0, 1: 3.0}).partial_fit(X[some], y[some], classes=known)
+    assert identical(parts, mlp().partial_fit(X[some], y[some], np.where(y[some] == 1, 3.0, 1), classes=known))
+    few = np.isin(y, known)
+    weightless = mlp(class_weight={0: 2.0}, max_iter=1).fit(X[few], y[few], 1.0 * (y[few] > 0))
+    assert identical(weightless, mlp(max_iter=1).fit(X[few], y[few], 1.0 * (y[few] > 0)))
 
 
 def test_ensembles_weigh(small):
@@ -407,6 +434,29 @@ def test_warm_start(small):
         model.fit(X, y + 1)
     with pytest.raises(ValueError, match="layers have changed"):
         model.set_params(hidden_layer_sizes=(17,)).fit(X, y)
+
+
+@pytest.mark.parametrize("sizes", [(15,), (16, 8)])
+def test_going_on_wants_the_same_layers(small, sizes):
+    """Also where padding or another order of the sizes makes them as many elements."""
+    X, y = small
+    model = mlp(hidden_layer_sizes=(16,) if len(sizes) == 1 else (8, 16), max_iter=1).fit(X[:, :4], y)
+    before = model.coefs_
+    model.set_params(hidden_layer_sizes=sizes, warm_start=True)
+    for go_on in model.fit, model.partial_fit:
+        with pytest.raises(ValueError, match="the layers have changed since the last fit, from .* to .*: set what"):
+            go_on(X[:, :4], y)
+    assert model.coefs_ is before
+
+
+@pytest.mark.parametrize("name", ["fit", "partial_fit"])
+def test_weights_follow_a_fit_that_goes_on_without_early_stopping(small, name):
+    X, y = small
+    model = mlp(early_stopping=True).fit(X, y)
+    getattr(model.set_params(early_stopping=False, warm_start=True), name)(X, y)
+    learned = model._checkpoint[0]["masters"].astype(np.float64)
+    assert set(np.concatenate([w.ravel() for w in model.coefs_])) <= set(learned)
+    assert model.best_validation_score_ is None and model.validation_scores_ is None
 
 
 GO_ON = """
@@ -627,13 +677,19 @@ def test_extremes_end_in_words(recwarn):
         model = mlp(pick.choice(["fp64", "fp16", "mixed_fp16"]), hidden_layer_sizes=pick.choice([(), (3,)]), max_iter=2,
                     alpha=pick.choice([0, 1e-4, 1e300]), learning_rate_init=pick.choice([1e-300, 1e-3, 1e30, 1e308]),
                     loss_scale=pick.choice([None, None, "dynamic", 1e-4, 1024, 1e300]), batch_size=5,
-                    class_weight=pick.choice([None, None, "balanced", {0: 1e300}]))
+                    class_weight=pick.choice([None, None, "balanced", {0: 1e300}]),
+                    early_stopping=pick.choice([False, True]))
         try:
             model.fit(X, rng.integers(0, pick.choice([1, 3]), n), w)
-            assert np.isfinite(model.predict_proba(X)).all()
-            fitted += 1
         except (ValueError, training.LossScaleCollapsed) as error:
             assert "\n" not in str(error)
+            continue
+        assert all(np.isfinite(a).all() for a in model.coefs_ + model.intercepts_)
+        try:
+            assert np.isfinite(model.predict_proba(X)).all()
+            fitted += 1
+        except ValueError as error:
+            assert "beyond the range of float64" in str(error)
     assert fitted > 15 and not [w for w in recwarn if w.category is RuntimeWarning]
 
 

@@ -10,7 +10,8 @@ Every fit leaves `stop_reason_`, one of
     overflow         numbers beyond the range of the format: there is no result, or none from there on
     interrupted      a callback ended it
 
-and raises a ConvergenceWarning for all but the first, with what would help.
+and a ConvergenceWarning says what would help where the result is not what was asked for. A callback, `partial_fit` or a
+schedule of learning rates that ends a fit does so without one.
 
 X, y and sample weights may lie in the memory of a GPU, in anything with `__cuda_array_interface__` (CuPy, PyTorch,
 Numba). Checks, units and classes are found in float64 on the host, so that such an array is copied to the host once,
@@ -36,6 +37,16 @@ from numprec.precision import PRECISIONS, Precision, precision_named, unknown
 
 STOP_REASONS = ("converged", "max_iter", "stalled", "breakdown", "rank_deficient", "overflow", "interrupted")
 INSIDE = ("numprec", "sklearn", "joblib")     # packages whose lines are not the user's
+
+
+class Scored:
+    """A mixin left of scikit-learn's, which score NumPy's arrays."""
+
+    def score(self, X, y, sample_weight=None):
+        """scikit-learn's score of the predictions for X, in float64: the accuracy of a classifier, R2 of a regression.
+        X, y and sample_weight may lie in the memory of a GPU."""
+        X, y, sample_weight = map(self._on_host, (X, y, sample_weight))
+        return super().score(X, y, sample_weight)
 
 
 class Estimator(BaseEstimator):
@@ -74,7 +85,7 @@ class Estimator(BaseEstimator):
 
     def _checked_for_classes(self, X, y):
         """X as a C-ordered float64 array, and the labels y (n_samples,), whatever they are."""
-        given, y = self._on_host(X), _labels(self._on_host(y))
+        given, y = self._on_host(X), labels(self._on_host(y))
         X, y = check_X_y(_numbers(given, "X", 2), y, dtype="numeric", ensure_all_finite=False, estimator=self)
         check_classification_targets(y)
         validate_data(self, given, skip_check_array=True)
@@ -96,6 +107,8 @@ class Estimator(BaseEstimator):
             sample_weight = _numbers(self._on_host(sample_weight), "sample_weight")
             sample_weight = _finite(sample_weight.astype(np.float64), "sample_weight")
             sample_weight = sample_weight if sample_weight.ndim else np.full(len(X), sample_weight)
+            if not sample_weight.any():
+                raise ValueError(f"Sample weights must contain at least one non-zero number: all {len(X)} are 0")
         return _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
 
     def _on_host(self, values):
@@ -238,7 +251,7 @@ def _from_objects(values, name):
     return out
 
 
-def _labels(y):
+def labels(y):
     """y, of which scikit-learn makes labels. ValueError for missing ones, and for those that have no order."""
     if y is None:
         return y    # scikit-learn says so

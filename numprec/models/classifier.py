@@ -17,8 +17,8 @@ from numprec import __version__
 from numprec.kernels.batch import SEED
 from numprec.kernels.dense import ACTIVATIONS
 from numprec.models import training
-from numprec.models.base import (BOOLEAN, STOP_REASONS, Estimator, check_memory, check_parameters, check_range,
-                                 is_real, is_whole, warn)
+from numprec.models.base import (BOOLEAN, STOP_REASONS, Estimator, Scored, check_memory, check_parameters, check_range,
+                                 is_real, is_whole, labels, warn)
 from numprec.models.network import Layout, Network
 from numprec.models.training import SCHEDULES, SOLVERS, Descent, Training, copy_rows, finer, wider
 from numprec.precision import precision_named
@@ -70,7 +70,7 @@ def _is_curve(x):
     return isinstance(x, list) and all(map(is_number, x))
 
 
-class NetworkClassifier(ClassifierMixin, Estimator):
+class NetworkClassifier(Scored, ClassifierMixin, Estimator):
     """Base of MLPClassifier and CNNClassifier, which have their parameters in common, see MLPClassifier."""
 
     # ---- what a subclass says
@@ -125,7 +125,7 @@ class NetworkClassifier(ClassifierMixin, Estimator):
         run = self._training(X, codes, weights)
         self.n_iter_ = 0
         if again:
-            run.network.load(self._checkpoint[0])
+            run.network.load(self._learned_by(run.network))
         else:
             run.network.initialise(self._seed)
         return self._train(run, held_out, self.max_iter, callback)
@@ -140,10 +140,11 @@ class NetworkClassifier(ClassifierMixin, Estimator):
             raise ValueError("partial_fit sees a part of the labels, and so cannot balance them: give class_weight as "
                              "a dictionary, {class: weight}")
         first = not hasattr(self, "_checkpoint")
-        known = self.classes_ if not first else None if classes is None else np.unique(classes)
+        classes = None if classes is None else np.unique(self._on_host(classes))
+        known = classes if first else self.classes_
         X, codes, weights, known = self._checked_data(X, y, sample_weight, reset=first, classes=known)
-        if classes is not None and not np.array_equal(np.unique(classes), known):
-            raise ValueError(f"classes are {known} since the first call, not {np.unique(classes)}")
+        if classes is not None and not np.array_equal(classes, known):
+            raise ValueError(f"classes are {known} since the first call, not {classes}")
         if first:
             self._start(known)
         run = self._training(X, codes, weights)
@@ -151,7 +152,7 @@ class NetworkClassifier(ClassifierMixin, Estimator):
         if first:
             run.network.initialise(self._seed)
         else:
-            run.carry_on(self._checkpoint[0])
+            run.carry_on(self._learned_by(run.network))
         return self._train(run, None, 1, callback, partial=True)
 
     def resume(self, X, y, sample_weight=None, *, callback=None):
@@ -171,7 +172,7 @@ class NetworkClassifier(ClassifierMixin, Estimator):
         if reset:
             X, y = self._checked_for_classes(X, y)
         else:
-            X, y = self._checked_for_predict(X), column_or_1d(y, warn=True)
+            X, y = self._checked_for_predict(X), column_or_1d(labels(self._on_host(y)), warn=True)
             check_consistent_length(X, y)
         check_range(X, precision.storage, "X", "standardise the data")
         classes = np.unique(y) if classes is None else classes
@@ -190,11 +191,14 @@ class NetworkClassifier(ClassifierMixin, Estimator):
             return None
         weights = self._checked_weights(sample_weight, X)
         if self.class_weight is not None:
-            some, of_class, codes = weights > 0, np.zeros(len(classes)), np.searchsorted(classes, y)
-            there = np.unique(codes[some])    # a class without weight has none to balance
+            codes = np.searchsorted(classes, y)
             with np.errstate(all="ignore"):
-                of_class[there] = compute_class_weight(self.class_weight, classes=classes[there], y=y[some],
-                                                       sample_weight=(weights / weights.max())[some])
+                if self.class_weight == "balanced":
+                    sums = np.bincount(codes, weights / weights.max(), len(classes))
+                    there = sums > 0    # a class without weight has none to balance
+                    of_class = np.where(there, sums.sum() / (there.sum() * sums), 0)
+                else:
+                    of_class = compute_class_weight(self.class_weight, classes=classes, y=y)
                 weights = weights * of_class[codes]
         if not np.isfinite(weights).all():
             raise ValueError("sample_weight times class_weight exceeds the range of float64: use smaller ones")
@@ -230,6 +234,16 @@ class NetworkClassifier(ClassifierMixin, Estimator):
             (None, None) if a is None else (a[kept], a[held]) for a in (X, codes, weights))
         return X, codes, weights, (X_held, codes_held, weights_held)
 
+    def _learned_by(self, network):
+        """The checkpoint's arrays. ValueError unless they are those of such layers for such samples."""
+        arrays, about = self._checkpoint
+        for what, was, now in (("layers", about["layers"], network.shapes_of()),
+                               ("samples' shape", about["shape"], list(network.shape))):
+            if list(was) != now:
+                raise ValueError(f"the {what} {'have' if what == 'layers' else 'has'} changed since the last fit, from "
+                                 f"{was} to {now}: set what they were, or fit with warm_start=False")
+        return arrays
+
     def _training(self, X, codes, weights):
         device, precision = self._where_and_how()
         rows = min(200 if self.batch_size == "auto" else int(self.batch_size), len(X))
@@ -252,18 +266,23 @@ class NetworkClassifier(ClassifierMixin, Estimator):
         counts = np.bincount(codes, None if weights is None else weights / weights.max())
         frequencies = counts[counts > 0] / counts.sum()
         self._constant_loss = float(-np.sum(frequencies * np.log(frequencies)))
+        if weights is not None and rows < len(X):    # the mean over batches weighs samples by those beside them
+            self._constant_loss = math.inf
         return Training(network, X, codes, rows, descent, self._seed, bool(self.shuffle), self.loss_scale, self._load(),
                         epoch=len(self.loss_curve_), weights=weights)
 
     def _train(self, run, held_out, epochs, callback, partial=False):
         """So many epochs, unless there is a reason to stop; an interruption loses the one under way."""
+        if held_out is None:
+            self.validation_scores_, self.best_validation_score_, self._best = None, None, None
         self._keep(run)
         reason = None
         for _ in range(max(0, epochs)):
             before = self._checkpoint[0]
             row = run.epoch()
-            reason = self._note(row, run, held_out, partial)
-            if not all(np.isfinite(run.fetched[name].astype(np.float64)).all() for name in ("masters", "statistics")):
+            finite = all(np.isfinite(run.fetched[name].astype(np.float64)).all() for name in ("masters", "statistics"))
+            reason = self._note(row, run, held_out, partial, finite)
+            if not finite:
                 run.go_back(before)    # an update itself may overflow
                 reason = "overflow"
             elif row["skipped"] < run.batches and np.array_equal(run.fetched["masters"], before["masters"]):
@@ -280,8 +299,8 @@ class NetworkClassifier(ClassifierMixin, Estimator):
         self._report(reason or "max_iter", run, partial)
         return self
 
-    def _note(self, row, run, held_out, partial):
-        """Takes down an epoch. Returns the reason to stop, if there is one."""
+    def _note(self, row, run, held_out, partial, finite):
+        """Takes down an epoch, whose weights may not be finite. Returns the reason to stop, if there is one."""
         self.n_iter_ += 1
         self.t_ += run.labels.shape[0]
         self.history_.append(row)
@@ -292,6 +311,8 @@ class NetworkClassifier(ClassifierMixin, Estimator):
         if held_out is None:
             best = np.inf if self.best_loss_ is None else self.best_loss_    # after a fit with early stopping
             better, self.best_loss_ = row["loss"] < best - self.tol, min(best, row["loss"])
+        elif not finite:
+            better, self.best_loss_ = False, None
         else:
             X, codes, weights = held_out
             right = run.network.evaluate(X, EVALUATED).argmax(axis=1) == codes

@@ -8,8 +8,8 @@ from numprec.kernels import least_squares
 from numprec.kernels.gram import MEAN, SCALE, SHIFT
 from numprec.kernels.least_squares import BROKEN, CONVERGED, ENDED, ITERATIONS, RANK
 from numprec.kernels.registry import operations
-from numprec.models.base import (BOOLEAN, Estimator, check_memory, check_parameters, check_range, is_real, is_whole,
-                                 warn)
+from numprec.models.base import (BOOLEAN, Estimator, Scored, check_memory, check_parameters, check_range, is_real,
+                                 is_whole, warn)
 from numprec.precision import FORMATS, PRECISIONS
 
 SOLVERS = ("auto", "cholesky", "qr", "refine")
@@ -29,7 +29,7 @@ RULES = {
 }
 
 
-class LinearRegression(MultiOutputMixin, RegressorMixin, Estimator):
+class LinearRegression(Scored, MultiOutputMixin, RegressorMixin, Estimator):
     """Ordinary least squares, trained in a chosen precision.
 
     Parameters
@@ -121,9 +121,16 @@ class LinearRegression(MultiOutputMixin, RegressorMixin, Estimator):
         return self
 
     def predict(self, X):
-        """X @ coef_ + intercept_, in float64."""
+        """X @ coef_ + intercept_, in float64; NaN after a fit without a result. Raises ValueError for samples so large
+        that the predictions leave the range of float64."""
         check_is_fitted(self)
-        return self._checked_for_predict(X) @ self.coef_.T + self.intercept_
+        with np.errstate(over="ignore", invalid="ignore"):    # said below
+            predicted = self._checked_for_predict(X) @ self.coef_.T + self.intercept_
+        beyond = ~np.isfinite(predicted.reshape(len(predicted), -1)).all(axis=1)
+        if beyond.any() and self.stop_reason_ != "overflow":
+            raise ValueError(f"the predictions for {beyond.sum()} of {len(predicted)} samples, the first in row "
+                             f"{beyond.argmax()}, are beyond the range of float64: rescale the data")
+        return predicted
 
     def score(self, X, y, sample_weight=None):
         """R2, in float64; NaN after a fit without a result."""
@@ -217,7 +224,9 @@ class _Problem:
 
         def bytes_needed(p):
             return least_squares.bytes_needed(rung, p, N, self.D, T)
-        check_memory(device, bytes_needed(precision), precision, bytes_needed)
+        self.arrays = {of: arrays for of, arrays in self.arrays.items() if of == fmt}    # of an earlier solution
+        held = sum(array.nbytes for arrays in self.arrays.values() for array in arrays)
+        check_memory(device, bytes_needed(precision) - held, precision, bytes_needed)
         fit = least_squares.solve(device, rung, precision, *self._on_device(fmt), bool(model.fit_intercept),
                                   bool(model.scale), int(min(model.max_iter, MOST))).to_host(device)
         return _Result(fit, self.D, solver, self.middle, self.exponent, bool(model.fit_intercept))

@@ -13,8 +13,8 @@ from sklearn.utils.validation import check_is_fitted
 from numprec.kernels import kernel_rows, smo, smo_fit, working_set
 from numprec.kernels.registry import operations
 from numprec.kernels.smo_step import CONVERGED, ENDED, GAP, INTERCEPT, ITERATIONS, MAX_ITER, OVERFLOW, SIZE, STALLED
-from numprec.models.base import (BOOLEAN, Estimator, check_memory, check_parameters, check_range, is_real, is_whole,
-                                 warn)
+from numprec.models.base import (BOOLEAN, Estimator, Scored, check_memory, check_parameters, check_range, is_real,
+                                 is_whole, warn)
 from numprec.precision import FORMATS, PRECISIONS
 
 REASONS = {CONVERGED: "converged", MAX_ITER: "max_iter", STALLED: "stalled", OVERFLOW: "overflow"}
@@ -53,7 +53,7 @@ RULES = {
 }
 
 
-class SVC(ClassifierMixin, Estimator):
+class SVC(Scored, ClassifierMixin, Estimator):
     """C-support vector classification, one-vs-one. `precision`, `state` and `device` are its own, the rest is named as
     in scikit-learn.
 

@@ -16,7 +16,7 @@ from numprec.kernels.grow import NONE, Rules, flatten, warps_for
 from numprec.kernels.histogram import bins_of
 from numprec.kernels.impurity import entropy, gini, room
 from numprec.kernels.partition import COUNT, DEPTH, FEATURE, MISSING
-from numprec.models.base import Estimator, check_memory, check_parameters, is_real, is_whole
+from numprec.models.base import Estimator, Scored, check_memory, check_parameters, is_real, is_whole
 from numprec.precision import FORMATS
 
 CRITERIA = {"gini": gini, "entropy": entropy, "log_loss": entropy}
@@ -51,7 +51,7 @@ RULES = {
 }
 
 
-class DecisionTreeClassifier(ClassifierMixin, Estimator):
+class DecisionTreeClassifier(Scored, ClassifierMixin, Estimator):
     """A binary decision tree. `precision`, `exact_rows` and `device` are its own, the rest is named as in scikit-learn.
 
     Features and thresholds are in the storage format of the precision, impurities and gains in accum; counts, weighted
