@@ -1,5 +1,4 @@
 """What only a GPU shows, on the stand-in for one: see tests/fakegpu/README.md."""
-import fcntl
 import os
 import subprocess
 import sys
@@ -19,6 +18,8 @@ from numprec.precision import precision_named
 if "FAKEGPU_LIB" not in os.environ:
     pytest.skip("on the stand-in for a GPU only: python tests/fakegpu/run.py python -m pytest tests/test_fakegpu.py",
                 allow_module_level=True)
+
+import fcntl    # noqa: E402    which Windows lacks
 
 import stand_in    # noqa: E402
 

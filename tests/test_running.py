@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 import rows as fabricated
 
-from numprec.harness import cases, executors, folders, kills, planning, precompile, progress, run, store, streams
+from numprec.harness import cases, executors, exits, folders, kills, planning, precompile, progress, run, store, streams
 from numprec.harness.timing import Effort
 from numprec.harness.worker import Worker
 from numprec.precision import precision_named
@@ -104,6 +104,13 @@ def test_a_cell_that_does_not_end_is_ended(worker, function, argument):
     assert not any(map(store.final, rows)) and worker.call(talk, limit=600)[0] == worker.pid != before
 
 
+@POSIX
+def test_the_start_of_a_process_counts_for_no_cell():
+    """It takes seconds, and the limit is a fraction of one."""
+    with Worker("emulator") as fresh:
+        assert fresh.call(executors.identity, limit=0.3)[1] == "emulator"
+
+
 def poisoned(cell, device):
     return [{"status": "FAIL", "reason": "CudaAPIError: [700] Call to cuMemcpyDtoH results in ILLEGAL_ADDRESS"}]
 
@@ -172,10 +179,10 @@ def test_a_run_killed_three_times_is_as_one_that_was_not(whole, tmp_path):
 def test_what_the_trial_would_find():
     row = {"cell": "a", "precision": "fp64", "score": 0.5, "samples_s": [1.0]}
     rows = [row, {**row, "precision": "fp32", "score": float("nan")}]
-    assert not +kills.compare(rows, [{**each, "samples_s": [2.0]} for each in rows])
-    found = kills.compare(rows, [row, row, {**row, "cell": "b"}])
+    assert not +kills.compare(rows, [{**each, "samples_s": [2.0]} for each in rows], 2)
+    found = kills.compare(rows, [row, {**row, "cell": "b"}], 3)
     assert found == {"lost": 1, "doubled": 1, "extra": 1, "different": 0}
-    assert kills.compare(rows, [{**row, "score": 0.25}, rows[1]])["different"] == 1
+    assert kills.compare(rows, [{**row, "score": 0.25}, rows[1]], 2)["different"] == 1
 
 
 # ---- through bench.py
@@ -186,7 +193,9 @@ def bench(*arguments, **options):
 
 
 def keys(folder):
-    return [(row["cell"], row["precision"]) for row in store.read(folder)[1]]
+    """Of each line, as it stands there: whoever reads a run leaves out what is there twice."""
+    lines = (folder / store.RESULTS).read_text(encoding="utf-8").splitlines()
+    return [(row["cell"], row["precision"]) for row in map(json.loads, lines)]
 
 
 def test_a_finished_run_is_gone_on_with_and_has_nothing_to_do(whole):
@@ -306,7 +315,7 @@ def test_a_cell_whose_worker_was_killed_is_tried_again_and_one_that_failed_is_no
     assert in_process(*MODEL, "--seeds", "3", executor=Killing) == 1 and Killing.ran == [0, 1, 2, 1]
     Killing.died = "made up"
     assert in_process(*MODEL, "--seeds", "3", executor=Killing) == 1 and Killing.ran == [0, 1, 2, 1, 1]
-    assert "15 results, 5 of them in these" in capsys.readouterr().out and len(keys(out)) == 15
+    assert "15 results, 5 of them in these" in capsys.readouterr().out and len(store.read(out)[1]) == 15
     assert in_process(*MODEL, "--seeds", "3", executor=Killing) == 1 and Killing.ran == [0, 1, 2, 1, 1]
     assert "go on with" not in capsys.readouterr().out.rpartition("0 of them")[2]
 
@@ -325,6 +334,22 @@ def test_a_folder_that_is_gone_ends_the_run_with_a_sentence(in_process, tmp_path
     assert "results.jsonl was deleted or moved while the run wrote to it: what was deleted is lost" in printed.err
     assert "stopped: 10 results" in printed.out and "written: nothing" in printed.out
     assert len(keys(tmp_path / "elsewhere")) == 10
+
+
+def test_a_folder_that_was_gone_for_a_moment_is_no_success(in_process, tmp_path, capsys, monkeypatch):
+    def gone(results, rows):
+        raise store.Gone("it was away")
+    monkeypatch.setattr(store.Store, "append", gone)
+    assert in_process(*MODEL) == exits.FAILED
+    assert "stopped: 0 results" in capsys.readouterr().out
+
+
+def test_a_folder_that_cannot_be_read_is_refused(tmp_path):
+    for name in "x" * 300, "loop":
+        if name == "loop":
+            (tmp_path / name).symlink_to(tmp_path / name)
+        with pytest.raises(folders.Refused, match="cannot read a run: "):
+            folders.to_resume(SimpleNamespace(fresh=False, out=str(tmp_path / name)), tmp_path)
 
 
 def test_a_new_run_gets_a_new_folder_whatever_the_clock_says(tmp_path, monkeypatch):

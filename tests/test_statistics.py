@@ -1,6 +1,5 @@
 """The benchmark's statistics against SciPy, and against what is known in closed form."""
 import math
-import warnings
 
 import numpy as np
 import pytest
@@ -9,6 +8,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from numprec.harness import statistics, timing
+
+pytestmark = pytest.mark.filterwarnings("error")
 
 
 @pytest.fixture
@@ -301,13 +302,6 @@ OVERLAP = st.sampled_from((0.0, 0.25))
 SCORE = st.one_of(st.floats(-1, 1), st.floats(-1e300, 1e300),
                   st.sampled_from((0.0, 0.5, 0.51, 1e-18, -3e-18, 5e-324, 1e-170, 1e300, -1e300)))
 TIMES = st.lists(st.floats(1e-9, 1e6), min_size=1, max_size=7)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def warnings_are_errors():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        yield
 
 
 @EVERY

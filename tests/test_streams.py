@@ -1,4 +1,5 @@
 """The command line whose output nobody can read, and that somebody ends."""
+import io
 import os
 import signal
 import subprocess
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from numprec.harness import exits
+from numprec.harness import exits, streams
 
 ROOT = Path(__file__).resolve().parents[1]
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="Windows has neither these signals nor /dev/full")
@@ -96,3 +97,22 @@ def test_signals_have_the_shells_codes():
     from numprec.harness.streams import Stopped, code_of, how
     assert (code_of(KeyboardInterrupt()), how(KeyboardInterrupt())) == (130, "interrupted")
     assert (code_of(Stopped(signal.SIGTERM)), how(Stopped(signal.SIGTERM))) == (143, "ended by SIGTERM")
+
+
+@POSIX
+def test_a_stream_that_holds_no_bytes_is_left_alone_and_the_others_come_back(monkeypatch):
+    """As a notebook's."""
+    text, before = io.StringIO(), sys.stderr
+    monkeypatch.setattr(sys, "stdout", text)
+
+    def main():
+        assert sys.stdout is text and sys.stderr is not before
+        print("said")
+        return 7
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        assert streams.guarded(main) == 7 and text.getvalue() == "said\n"
+        assert sys.stdout is text and sys.stderr is before
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)

@@ -31,11 +31,11 @@ from time import monotonic, perf_counter
 from numprec.harness import rows
 from numprec.harness.executors import Elsewhere, Lost, identity
 from numprec.harness.store import KILLED
-from numprec.harness.worker import Worker
+from numprec.harness.worker import PATIENCE, Worker
 
 RESOURCE = {"device": 1}
 RETRIES = 1        # of a cell whose worker died, in a local cluster; elsewhere the scheduler's configuration says
-PATIENCE = 60      # seconds without any worker, after which the run ends
+ALONE = 60         # seconds without any worker, after which the run ends
 ANSWER = 15        # seconds for a scheduler to answer, and for its first worker to be there
 
 
@@ -62,8 +62,9 @@ class Cluster:
         self._cluster, self._kind, self._visible, self._limit = None, device, None, limit
         self._client = self._local(workers) if address == "local" else self._connected(address)
         try:
-            self._wait_for_workers(address)
-            self._identify()
+            with self._connection():
+                self._wait_for_workers(address)
+                self._identify()
             self.device = Elsewhere(self.call)
             self._kind = self.device.kind    # of workers that join later too
         except BaseException:
@@ -120,7 +121,7 @@ class Cluster:
         futures = [self._submit(_call, identity, {}, workers=[address], allow_other_workers=False)
                    for address in self._workers()]
         try:
-            found = self._client.gather(futures)
+            found = list(map(_answer, futures))
         except OtherKind as error:
             raise Unreachable(error) from None
         names, kinds = (sorted(set(each)) for each in zip(*found))
@@ -138,7 +139,7 @@ class Cluster:
     def call(self, function, **arguments):
         """`function(**arguments, device=...)` on one of the workers."""
         with self._connection():
-            return self._submit(_call, function, arguments).result()
+            return _answer(self._submit(_call, function, arguments))
 
     def results(self, cells):
         """(cell, its rows, the seconds it took) for each cell, as it finishes. A cell is taken from `cells` when there
@@ -148,8 +149,8 @@ class Cluster:
             with self._connection():
                 slots = self._slots()
                 seen = monotonic() if slots else seen
-                if monotonic() - seen > PATIENCE:
-                    raise Unreachable(f"no worker has been there for {PATIENCE} seconds")
+                if monotonic() - seen > ALONE:
+                    raise Unreachable(f"no worker has been there for {ALONE} seconds")
                 while len(running) < slots and (cell := next(cells, None)) is not None:
                     running[self._submit(_execute, pickle.dumps(cell), self._limit)] = cell, perf_counter()
                 if slots and not running:
@@ -157,7 +158,9 @@ class Cluster:
                 finished = self._finished(running)
             for future in finished:
                 cell, begun = running.pop(future)
-                yield cell, *_outcome(future, cell, begun)
+                with self._connection():
+                    outcome = _outcome(future, cell, begun)
+                yield cell, *outcome
 
     def _finished(self, futures):
         """Those that have ended, once there are some or a little time has passed."""
@@ -175,12 +178,15 @@ class Cluster:
         """What dask raises when the scheduler has gone, which is one error of many, as one exception. A scheduler that
         comes back knows nothing of the cells, so that there is nothing to wait for."""
         lost = Unreachable("the connection to the scheduler was lost")
+        from distributed import KilledWorker
         if self._client.status != "running":
             raise lost
         try:
             yield
         except (OSError, CancelledError):
             raise lost from None
+        except KilledWorker as error:
+            raise Unreachable(f"the workers died: {error}") from None
         except (KeyError, RuntimeError):
             if self._client.status == "running":
                 raise
@@ -198,8 +204,18 @@ class Cluster:
             cluster.close(timeout=10)
 
 
+def _answer(future):
+    """The result of a task that is no cell; Unreachable where there is none, as when its worker has left."""
+    try:
+        return future.result(PATIENCE)
+    except TimeoutError:
+        raise Unreachable(f"a worker had no answer after {PATIENCE} seconds") from None
+
+
 def _outcome(future, cell, begun):
-    """(rows, seconds) of a task that has ended."""
+    """(rows, seconds) of a task that has ended. CancelledError where the scheduler knows nothing of it any more."""
+    if future.cancelled():
+        raise CancelledError
     error = None if future.status == "finished" else future.exception()
     if error is None and future.status == "finished":
         return future.result()
@@ -260,7 +276,7 @@ def _execute(kind, visible, pickled, limit):
 
 
 def _call(kind, visible, function, arguments):
-    return _process(kind, visible).call(function, **arguments)
+    return _process(kind, visible).call(function, PATIENCE, **arguments)
 
 
 def _close():

@@ -4,7 +4,7 @@ from functools import cached_property
 from time import perf_counter
 
 from numprec import device as devices
-from numprec.harness.worker import Worker
+from numprec.harness.worker import PATIENCE, Worker
 
 
 class Lost(Exception):
@@ -34,8 +34,8 @@ def _availability(precision, device):
 
 class Local:
     """One cell after another in a worker process on this machine, so that no cell disturbs another's times. `kind` is
-    that of the device, "gpu" or "emulator"; a process that has no answer after `limit` seconds is replaced, None is no
-    limit."""
+    that of the device, "gpu" or "emulator"; a process that is not done with a cell after `limit` seconds is replaced,
+    None is no limit."""
 
     def __init__(self, kind, limit=None):
         self._kind, self._worker, self._limit = kind, None, limit
@@ -49,7 +49,7 @@ class Local:
 
     def call(self, function, **arguments):
         """`function(**arguments, device=...)`, where the cells run."""
-        return self.worker.call(function, self._limit, **arguments)
+        return self.worker.call(function, PATIENCE, **arguments)
 
     def results(self, cells):
         """(cell, its rows, the seconds it took) for each cell, as it finishes."""

@@ -124,6 +124,8 @@ def to_resume(options, root):
         facts = store.environment_of(folder)
     except store.Unusable as error:
         raise Refused(error) from None
+    except OSError as error:
+        raise Refused(f"cannot read a run: {error}") from None
     if facts is None or "arguments" not in facts.get("options", {}):
         raise Refused(f"{folder} holds no run that could be resumed")
     return folder, facts["options"]["arguments"]

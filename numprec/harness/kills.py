@@ -92,16 +92,16 @@ def _next(place):
 def _ended(folder, whole):
     """Lets a run come to its end, and compares it."""
     finish(folder)
-    return compare(store.read(whole.folder)[1], store.read(folder)[1])
+    return compare(store.read(whole.folder)[1], store.read(folder)[1], results_in(folder))
 
 
-def compare(expected, found):
-    """How many results of one run the other one lacks, has twice, or has with other values."""
+def compare(expected, found, lines):
+    """How many results of one run the other one, in whose file there are so many `lines`, lacks, has twice, or has
+    with other values."""
     wanted, got = ({_key(row): row for row in rows} for rows in (expected, found))
-    counts = Counter(map(_key, found))
     different = sum(any(_other(wanted[key].get(name), got[key].get(name)) for name in LASTING)
                     for key in wanted.keys() & got.keys())
-    return Counter(lost=len(wanted.keys() - got.keys()), doubled=sum(n - 1 for n in counts.values()),
+    return Counter(lost=len(wanted.keys() - got.keys()), doubled=lines - len(got),
                    extra=len(got.keys() - wanted.keys()), different=different)
 
 

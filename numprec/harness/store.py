@@ -55,16 +55,19 @@ class Gone(OSError):
 
 class Store:
     """Appends to the run in `folder`, which is made if need be. `resume` goes on with the run that is there, if one
-    is; `fresh` discards it, with the other `files` that it wrote. With neither there may be no results there. Raises
-    OSError where nothing can be written, and Unusable where another process writes already, or where a file is in the
-    way that is not this program's."""
+    is; `fresh` discards it, with the other `files` that it wrote, but for pictures that do not say that they are this
+    program's. With neither there may be no results there. Raises OSError where nothing can be written, and Unusable
+    where another process writes already, or where a file is in the way that is not this program's: any of `files` but
+    where a run is gone on with, whose results matter more."""
 
     def __init__(self, folder, resume=False, fresh=False, files=()):
         self.folder, files = Path(folder), [Path(folder) / name for name in files]
         results, environment = self.folder / RESULTS, self.folder / ENVIRONMENT
+        if fresh:
+            files = [path for path in files if not _unmarked_picture(path)]
 
         def refuse():
-            for path in (results, environment, *files):
+            for path in (results, environment, *(() if resume else files)):
                 refuse_foreign(path)
             if not resume and not fresh and results.exists() and results.stat().st_size:
                 raise Unusable(f"{results} holds results, and no {ENVIRONMENT} beside it says of what: name another "
@@ -179,6 +182,14 @@ def refuse_foreign(path):
     if os.path.exists(path) and not _ours(Path(path)):
         raise Unusable(f"{path} was not written by this program, and stays as it is: move it away, or name another "
                        "folder")
+
+
+def _unmarked_picture(path):
+    """Whether there is a picture that this program did not draw, or in an early version; it is told that it stays."""
+    unmarked = path.name not in MARKS and path.is_file() and not path.is_symlink() and not _ours(path)
+    if unmarked:
+        tell(f"{path} does not say that this program drew it, and stays as it is")
+    return unmarked
 
 
 def _ours(path):
@@ -317,7 +328,8 @@ def environment_of(folder):
     else:
         problem = schema.environment(found)
     if problem:
-        raise Unusable(f"{path} cannot be used: {problem}; name another folder, or discard the run with --fresh")
+        raise Unusable(f"{path} cannot be used: {problem}; name another folder, or "
+                       + ("discard the run with --fresh" if _ours(path) else "move it away"))
     return found
 
 

@@ -51,6 +51,7 @@ class Outlet(io.RawIOBase):
 
 def guarded(main):
     """The exit code of `main()`, which may print whatever it likes; SIGTERM and SIGHUP end it as Ctrl-C does."""
+    before = sys.stdout, sys.stderr
     outlets = _outlets()
     for name in "SIGTERM", "SIGHUP":
         number = getattr(signal, name, None)
@@ -68,11 +69,12 @@ def guarded(main):
         code = code_of(interruption)
     with contextlib.suppress(KeyboardInterrupt):
         sys.stdout.flush()
-        problem = outlets[0].problem
+        problem = outlets["stdout"].problem if "stdout" in outlets else None
         if problem is not None and problem.errno not in (errno.EPIPE, errno.EBADF):
             print(f"bench.py: not all of the output could be written: {problem}", file=sys.stderr)
             code = code or FAILED
         sys.stderr.flush()
+    sys.stdout, sys.stderr = before
     return code
 
 
@@ -91,19 +93,22 @@ def code_of(interruption):
 
 
 def _outlets():
-    """Replaces stdout and stderr, and returns their Outlets."""
+    """Replaces stdout and stderr, and returns their Outlets by name. One that is no stream of bytes, as a notebook's,
+    is left alone."""
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:          # closed: else the next file that is opened takes its place, and what is printed
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
-    outlets = []
+    outlets = {}
     for number, name in (1, "stdout"), (2, "stderr"):
         was = getattr(sys, name)
+        if was is not None and not hasattr(was, "buffer"):
+            continue
         buffer = io.FileIO(number, "w", closefd=False) if was is None else was.buffer
-        outlets.append(Outlet(getattr(buffer, "raw", buffer)))
-        lines = number == 2 or outlets[-1].isatty() or (was is not None and was.write_through)    # python -u
+        outlets[name] = outlet = Outlet(getattr(buffer, "raw", buffer))
+        lines = number == 2 or outlet.isatty() or (was is not None and was.write_through)    # python -u
         # a character that the encoding lacks is spelled out, as \\xe9
-        setattr(sys, name, io.TextIOWrapper(io.BufferedWriter(outlets[-1]), was.encoding if was else "utf-8",
+        setattr(sys, name, io.TextIOWrapper(io.BufferedWriter(outlet), was.encoding if was else "utf-8",
                                             "backslashreplace", line_buffering=lines))
     return outlets

@@ -23,6 +23,7 @@ from numprec.harness import rows
 from numprec.harness.store import KILLED as LOST
 
 LENGTH = struct.Struct("<Q")
+PATIENCE = 600    # seconds, for a process to be ready, and for whatever is no cell
 
 
 def send(stream, value):
@@ -84,9 +85,15 @@ class Worker:
 
     def call(self, function, limit=None, **arguments):
         """`function(**arguments, device=...)` in the process; all of it has to be picklable. Raises what it does, and
-        Died where no answer comes within `limit` seconds; None is no limit."""
+        Died where no answer comes within `limit` seconds, in which its start does not count; None is no limit."""
         if self._process.poll() is not None:
             self._start()
+        if not self._ready:
+            self._ask(ready, PATIENCE, {})
+            self._ready = True
+        return self._ask(function, limit, arguments)
+
+    def _ask(self, function, limit, arguments):
         process, late = self._process, threading.Event()
 
         def end():
@@ -128,6 +135,7 @@ class Worker:
     def _start(self):
         if self._process is not None:
             self.close()
+        self._ready = False
         root = str(Path(__file__).resolve().parents[2])
         paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
         apart = ({"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP} if sys.platform == "win32"
@@ -152,6 +160,10 @@ def _cause_of_death(process):
 
 
 # ---- the process
+
+def ready(device):
+    """The first request: its answer comes when everything is imported and the device is there."""
+
 
 def main(device_name):
     requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
