@@ -1,4 +1,5 @@
 """The folder of a run: nothing that was finished is lost, nothing is there twice, and nobody else writes to it."""
+import functools
 import json
 import math
 import os
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import rows
 
-from numprec.harness import schema, store
+from numprec.harness import schema, store, tables
 
 
 def cell(name, *precisions):
@@ -69,7 +70,13 @@ def test_what_a_kill_left_half_written_is_cut_off_wherever_it_was_cut(folder, mo
     whole = path.read_bytes()
     lines = whole.splitlines(keepends=True)
     begin, ends = len(lines[0] + lines[1]), {sum(map(len, lines[:i])) + by for i in (3, 4, 5) for by in (-1, 0, 1)}
-    for size in sorted({*range(begin, len(whole), 29), *ends} - {len(whole), len(whole) + 1}):
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "_row", functools.lru_cache(store._row))
+        for size in range(len(whole) - 1, begin - 1, -1):
+            os.truncate(path, size)
+            found, keep = store._complete(path, pytest.fail)
+            assert (named(found), keep) == (named(TWO[0]), begin)
+    for size in sorted({begin, *ends} - {len(whole), len(whole) + 1}):
         path.write_bytes(whole[:size])
         assert named(store.read(folder)[1]) == named(TWO[0])                # what was cut off is not read
         with store.Store(folder, resume=True) as results:
@@ -141,19 +148,39 @@ ODD = [None, True, -1, 0, 0.5, 10 ** 30, -10 ** 400, math.inf, math.nan, "", "x"
        {"a": []}]
 
 
-def test_every_value_is_right_or_named(folder):
+def places(value, path=()):
+    """The paths to all that stands in a value, at any depth."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, item in inner:
+        yield (*path, name)
+        yield from places(item, (*path, name))
+
+
+def replaced(value, path, odd):
+    if not path:
+        return odd
+    value = value.copy()
+    value[path[0]] = replaced(value[path[0]], path[1:], odd)
+    return value
+
+
+def test_every_value_is_right_or_named():
     """Whatever stands in the place of any value, at any depth: it is refused by the name of its column, or it is one
-    that this column may have."""
+    that this column may have, of which tables can be made."""
     sound = [rows.kernel_row(), rows.network_row("mixed_fp16", counts=dict(rows.COUNTS)), rows.peer_row()]
     sound += [rows.failed({**rows.training_row(), "status": "FAIL"})]
     for row in sound:
         row["of"] = 1
-        assert schema.row(json.loads(json.dumps(store.plain(row)))) == ""
-        for name in row:
+        row = json.loads(json.dumps(store.plain(row)))
+        assert schema.row(row) == ""
+        for path in places(row):
             for odd in ODD:
-                said = schema.row({**row, name: odd})
-                assert not said or said.startswith(name) or said.startswith("labels_differ"), (name, odd)
-            assert any(schema.row({**row, name: odd}) for odd in ODD), name
+                changed = replaced(row, path, odd)
+                said = schema.row(changed)
+                assert not said or said.startswith((path[0], "labels_differ")), (path, odd)
+                if not said:
+                    tables.text([changed], rows.environment())
+            assert path[0] == "parameters" or any(schema.row(replaced(row, path, odd)) for odd in ODD), path
     assert schema.environment(rows.environment()) == ""
     for name in rows.environment():
         known = name in schema.ENVIRONMENT or name in schema.FURTHER or name == "schema_version"

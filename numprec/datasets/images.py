@@ -116,7 +116,11 @@ def _from_cache(path, source):
             if sum(part.file_size for part in stored.zip.infolist()) > 5 * sum(n for n, _ in source.files.values()):
                 return None      # labels take four bytes there, and one in the files
             found = [stored[part] for part in PARTS]
-        return found if files.digest(found) == source.parsed else None
+        X_train, y_train, X_test, y_test = found
+        formed = ([a.dtype for a in found] == 2 * [np.uint8, np.int32] and y_train.ndim == y_test.ndim == 1
+                  and len(X_train) == len(y_train) and len(X_test) == len(y_test)
+                  and X_train.ndim == X_test.ndim == 2 and X_train.shape[1] == X_test.shape[1])
+        return found if formed and files.digest(found) == source.parsed else None
     except Exception:            # zipfile, tokenize and NumPy each have errors of their own for what is damaged
         return None
 
