@@ -186,6 +186,7 @@ def lay_out(folder, contents, packed=False):
 def check_cifar10():
     X, y, X_test, y_test = images.arrays("cifar10")
     assert X.shape == (15, 3072) and X_test.shape == (3, 3072) and X.dtype == np.uint8
+    assert y.dtype == y_test.dtype == np.int32
     records = np.concatenate(RECORDS)
     np.testing.assert_array_equal(np.concatenate([y, y_test]), records[:, 0])
     pixels = np.concatenate([X, X_test]).reshape(-1, 32, 32, 3)
@@ -340,6 +341,10 @@ def test_cache_is_used_and_survives_damage(small, monkeypatch):
     check_cifar10()
     with np.load(cache) as stored:
         forged = {**stored, "y_train": np.zeros_like(stored["y_train"])}
+        odd = {**stored, "X_train": stored["X_train"].ravel()}, {**stored, "y_train": stored["y_train"].view(np.uint32)}
+    for parts in odd:                                                       # the same bytes
+        np.savez(cache, **parts)
+        check_cifar10()
     for write in np.savez, np.savez_compressed:
         write(cache, **forged)
         check_cifar10()

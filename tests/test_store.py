@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import rows
 
+from numprec.harness import rows as measured
 from numprec.harness import schema, store, tables
 
 
@@ -44,6 +45,29 @@ def test_it_keeps_what_json_cannot_say(tmp_path):
     assert environment == rows.environment() and row["of"] == 1
     assert (row["score"], row["condition"], row["parameters"]) == (0.5, math.inf, {"c": [1, 2, [-math.inf]]})
     assert math.isnan(row["target"])
+
+
+@pytest.mark.parametrize("column, value", [("samples_s", [0.0]), ("score", "high"), ("first_fit_s", -1.0),
+                                           ("n_iter", math.nan)])
+def test_what_could_not_be_read_again_is_a_failure_that_names_it(tmp_path, column, value, capsys):
+    """A clock that is coarse gives a sample of no time at all."""
+    with store.Store(tmp_path) as results:
+        results.write_environment(rows.environment())
+        results.append([rows.training_row("fp64"), rows.training_row("fp32", **{column: value})])
+        kept = results.rows
+    good, bad = store.read(tmp_path)[1]
+    assert capsys.readouterr().err == "" and [row["status"] for row in kept] == ["ok", "FAIL"]
+    assert good["status"] == "ok" and bad["status"] == "FAIL" and bad[column] is None
+    assert bad["reason"].startswith(f"a value cannot be kept: {column} is ")
+
+
+def test_a_reason_that_no_file_can_hold_is_spelled_out(tmp_path):
+    row = rows.training_row()
+    measured.fail(row, "cannot open \udcff.txt")
+    with store.Store(tmp_path) as results:
+        results.write_environment(rows.environment())
+        results.append([row])
+    assert store.read(tmp_path)[1][0]["reason"] == "cannot open \\udcff.txt"
 
 
 def test_a_run_is_gone_on_with(folder):

@@ -23,14 +23,19 @@ def begin(cell, p, device, **values):
 
 def failed(cell, p, reason, device=None):
     """The row of one precision of a cell that did not live to write its own."""
-    return blank(cell, p, device=getattr(device, "name", None), status="FAIL", reason=reason[:LONGEST])
+    return blank(cell, p, device=getattr(device, "name", None), status="FAIL", reason=_kept(reason))
 
 
 def fail(row, reason):
     """Makes a row a failure; it then has no time, in its history neither."""
-    row.update(status="FAIL", reason=reason[:LONGEST], **{name: None for name in COSTS if name in row})
+    row.update(status="FAIL", reason=_kept(reason), **{name: None for name in COSTS if name in row})
     for epoch in row.get("history") or ():
         epoch.update(seconds=None, elapsed_s=None)
+
+
+def _kept(reason):
+    """As much of it as a row holds; what no file can, half of a surrogate pair, is spelled out."""
+    return reason.encode("utf-8", "backslashreplace").decode()[:LONGEST]
 
 
 def broken(row):

@@ -126,7 +126,7 @@ class Store:
     def append(self, rows):
         """Adds the rows of one cell. Where they cannot all be written, none are, and it raises OSError; Gone where
         they went to a file that is no longer in its place."""
-        rows = [{"schema_version": SCHEMA_VERSION, "cell": None, **row, "of": len(rows)} for row in rows]
+        rows = [_sound({"schema_version": SCHEMA_VERSION, "cell": None, **row, "of": len(rows)}) for row in rows]
         lines = "".join(json.dumps(plain(row), allow_nan=False) + "\n" for row in rows).encode()
         before, had = self._file.tell(), (self.rows, self.done, self.added)
         try:
@@ -291,6 +291,21 @@ def _row(line):
         return None, "it is damaged"
     problem = schema.row(row)
     return (None, problem) if problem else (row, "")
+
+
+def _sound(row):
+    """`row`, or, where it would be refused when it is read again, the failure to measure what may stand in it, which
+    names the column."""
+    problem = schema.row(_numbers(plain(row)))
+    if not problem:
+        return row
+    from numprec.harness import rows
+    row = dict(row)
+    rows.fail(row, f"a value cannot be kept: {problem}")
+    for name, kind in {**schema.COLUMNS["row"], **schema.COLUMNS.get(row["kind"], {})}.items():
+        if kind.holds(None) and not kind.holds(_numbers(plain(row.get(name)))):
+            row[name] = None
+    return row
 
 
 def _latest(rows):
