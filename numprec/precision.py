@@ -224,7 +224,7 @@ def format_named(name):
         return FORMATS[name]
     if name in _FORMAT_ALIASES:
         return _FORMAT_ALIASES[name]
-    raise unknown("format", name, list(FORMATS), _FORMAT_ALIASES, True)
+    raise unknown("format", name, list(FORMATS), _FORMAT_ALIASES, widths=True)
 
 
 @lru_cache(maxsize=None)
@@ -234,7 +234,7 @@ def _parse(name):
     if key in PRECISIONS:
         return PRECISIONS[key]
     if "=" not in key:
-        raise unknown("precision", name, list(PRECISIONS), ALIASES, True, MEANT)
+        raise unknown("precision", name, list(PRECISIONS), ALIASES, widths=True, meant=MEANT)
     known = [f.name for f in fields(Precision) if f.name != "name"]
     roles = {}
     for part in key.split(","):
@@ -279,5 +279,6 @@ def select(names, available=None):
             try:
                 chosen.append(precision_named(name))
             except ValueError:
-                raise unknown("precision", name, [*PRECISIONS, *GROUPS, "native"], ALIASES, True, MEANT) from None
+                raise unknown("precision", name, [*PRECISIONS, *GROUPS, "native"], ALIASES, widths=True,
+                              meant=MEANT) from None
     return list(dict.fromkeys(chosen))

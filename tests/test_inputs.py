@@ -2,6 +2,8 @@
 type; and what holds of every fit: no number that is not finite under "converged", warnings at the user's line."""
 import datetime
 import decimal
+import sys
+import textwrap
 import warnings
 
 import numpy as np
@@ -64,14 +66,14 @@ def test_missing_values(name, beside):
             use()
 
 
+@pytest.mark.parametrize("checks", ["_checked_for_fit", "_checked_for_classes"])
 @pytest.mark.parametrize("name", columns(True))
-def test_missing_targets(name):
-    for y, use in [(columns(True)[name], Checks()._checked_for_fit), (columns(True)[name],
-                                                                      Checks()._checked_for_classes)]:
-        if name == "object nan" and use.__name__ == "_checked_for_classes":
-            y = np.where(y == "nan", float("nan"), y)    # a name among numbers, as a label
-        with pytest.raises(ValueError, match=r"^Input y contains NaN \(1 value, the first in row 5\): "):
-            use(X0, pd.Series(y))
+def test_missing_targets(name, checks):
+    y = columns(True)[name]
+    if name == "object nan" and checks == "_checked_for_classes":
+        y = np.where(y == "nan", float("nan"), y)    # a name among numbers, as a label
+    with pytest.raises(ValueError, match=r"^Input y contains NaN \(1 value, the first in row 5\): "):
+        getattr(Checks(), checks)(X0, pd.Series(y))
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda m: type(m).__name__)
@@ -266,18 +268,22 @@ def test_nothing_converges_to_what_is_not_finite():
 
 
 def test_warnings_point_at_the_users_line():
-    class Deep(Checks):
-        def fit(self):
-            self._inner()
-
-        def _inner(self):
-            warn("something", ConvergenceWarning)
-
     # as if these lines stood in the package
-    scope = {"__name__": "numprec.models.deep", "Checks": Checks, "warn": warn}
-    exec("def outer(model):\n    warn('something')", scope)
+    scope = {"__name__": "numprec.models.deep", "warn": warn, "ConvergenceWarning": ConvergenceWarning}
+    exec(textwrap.dedent("""
+        class Deep:
+            def fit(self):
+                self._inner()
+
+            def _inner(self):
+                warn("something", ConvergenceWarning)
+
+        def outer():
+            warn("something")
+        """), scope)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        scope["outer"](None)
-        Deep().fit()
-    assert [w.filename for w in said] == [__file__] * 2
+        here = sys._getframe().f_lineno
+        scope["outer"]()
+        scope["Deep"]().fit()
+    assert [(w.filename, w.lineno) for w in said] == [(__file__, here + 1), (__file__, here + 2)]

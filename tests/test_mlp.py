@@ -338,7 +338,7 @@ def test_weights_of_any_size(small):
         mlp().fit(X, y, w - 1)
     with pytest.raises(ValueError, match="zero for every sample"):
         mlp(class_weight={c: 0 for c in range(10)}).fit(X, y, w)
-    with pytest.raises(ValueError, match="class_weight is None, 'balanced' or a dictionary of weights"):
+    with pytest.raises(ValueError, match="class_weight is None, 'balanced' or a dictionary of finite weights"):
         mlp(class_weight={0: "much"}).fit(X, y)
 
 

@@ -169,7 +169,7 @@ def test_weights_of_any_size():
     np.testing.assert_array_equal(model.tree_.value, plain.tree_.value)
     small = DecisionTreeClassifier("fp64").fit(X, y, weight * 2.0 ** -60)
     np.testing.assert_array_equal(small.tree_.weighted_n_node_samples * 2.0 ** 60, plain.tree_.weighted_n_node_samples)
-    with pytest.raises(ValueError, match="class_weight is a dictionary of finite weights of at least 0"):
+    with pytest.raises(ValueError, match="class_weight is None, 'balanced' or a dictionary of finite weights"):
         DecisionTreeClassifier(class_weight={0: -1.0}).fit(X, y)
 
 

@@ -128,7 +128,7 @@ def steps(p, criterion, weighted):
 def one_block(p, criterion=gini, weighted=False):
     storage, accum, sort, between = p.storage, p.accum, block_sort(p), cut(p)
     may_be_cut, weight_of, best_feature, gains, divide, impurity_of = steps(p, criterion, weighted)
-    find, over_warp, scan = scan_rows(p, criterion, weighted, gathered=True), warp_argmax(p), warp_scan(weighted)
+    find, over_warp = scan_rows(p, criterion, weighted, gathered=True), warp_argmax(p)
     (count, _), end_of, lowest = types_of(weighted), known_rows(p, gathered=True), word(p.accum, -p.accum.max)
 
     @cuda.jit(device=True)
@@ -142,7 +142,7 @@ def one_block(p, criterion=gini, weighted=False):
                 row = order[min(i, end - 1)]
                 is_one = i < end and y[row] == c
                 if weighted:
-                    total += cuda.shfl_sync(ALL_LANES, scan(count(w[row]) if is_one else count(0)), WARP - 1)
+                    total += cuda.shfl_sync(ALL_LANES, warp_scan(count(w[row]) if is_one else count(0)), WARP - 1)
                 else:
                     total += count(cuda.popc(cuda.ballot_sync(ALL_LANES, is_one)))
             if lane == c % WARP:    # a test for one lane could move out of the loop, and part the warp at its ballots

@@ -10,8 +10,8 @@ Mapping    edges: a block per feature. codes: a thread per element. histogram: t
            e % G of row e // G, so that G neighbours read the codes of one row side by side
 Precision  an edge is cut(a, b) of two neighbours a < b: a/2 + b/2, which cannot overflow, each half and the sum
            rounded by itself, and the sum to storage; where that rounds onto b it is a, so that a <= edge < b holds in
-           every format. Counts are integers: exact, and the
-           same in whatever order they come; float16 could not count beyond 2048. Weights are integers too, scaled
+           every format. Counts are integers: exact, and the same in whatever order they come; float16 could not count
+           beyond 2048. Weights are integers too, scaled
 Ladder     direct   every thread adds to the histogram in global memory
            private  a block adds to a histogram of its own in shared memory and hands on what it counted at the end
 Cost       N D additions; N D codes and N labels read

@@ -88,11 +88,11 @@ def block_scan(threads=THREADS):
 
     sums_s is shared, WARP long. Synchronises at entry: the same scratch may be used again at once.
     """
-    scan, warps = warp_scan(False), threads // WARP
+    warps = threads // WARP
 
     @cuda.jit(device=True)
     def block_scan(x, sums_s):
-        upto = scan(x)
+        upto = warp_scan(x)
         cuda.syncthreads()    # everyone is done with the scratch
         if cuda.laneid == WARP - 1:
             sums_s[cuda.threadIdx.x // WARP] = upto

@@ -82,19 +82,16 @@ def error_bound(precision, X, y, w=None, criterion=gini):
 
 # ---- the scan: one warp, over a sorted segment or over bins
 
-@lru_cache(maxsize=None)
-def warp_scan(weighted):
-    """warp_scan(x): the sum of x over the lanes up to one's own; x is an integer."""
-    @cuda.jit(device=True)
-    def warp_scan(x):
-        lane, distance = cuda.laneid, 1
-        while distance < WARP:
-            below = cuda.shfl_up_sync(ALL_LANES, x, distance)
-            if lane >= distance:
-                x += below
-            distance *= 2
-        return x
-    return warp_scan
+@cuda.jit(device=True)
+def warp_scan(x):
+    """The sum of x over the lanes up to one's own; x is an integer."""
+    lane, distance = cuda.laneid, 1
+    while distance < WARP:
+        below = cuda.shfl_up_sync(ALL_LANES, x, distance)
+        if lane >= distance:
+            x += below
+        distance *= 2
+    return x
 
 
 @lru_cache(maxsize=None)
@@ -127,7 +124,7 @@ def scan_rows(p, criterion, weighted, gathered=False):
     Missing values that go right are the end of the segment, from `last` on. Those that go left are no part of it, but
     `start` is lower by their number, and their counts are in totals and in before.
     """
-    accum, term, combine, scan = p.accum, criterion(p), left_over(p), warp_scan(weighted)
+    accum, term, combine = p.accum, criterion(p), left_over(p)
     count, _ = types_of(weighted)
     lowest = word(p.accum, -p.accum.max)
 
@@ -151,7 +148,7 @@ def scan_rows(p, criterion, weighted, gathered=False):
             beyond = not here >= there    # also where the latter is missing
             valid = i < last and beyond and rows >= least and end - i - 1 >= least
             if weighted:
-                left = ahead + scan(weight)
+                left = ahead + warp_scan(weight)
                 ahead = cuda.shfl_sync(ALL_LANES, left, WARP - 1)
             else:
                 left = count(rows)
@@ -160,7 +157,7 @@ def scan_rows(p, criterion, weighted, gathered=False):
             i_right = accum(0)
             for c in range(C):
                 if weighted:
-                    part = before[c] + scan(weight if label == c else count(0))
+                    part = before[c] + warp_scan(weight if label == c else count(0))
                 else:
                     part = before[c] + count(cuda.popc(cuda.ballot_sync(ALL_LANES, label == c) & upto))
                 if valid:
@@ -182,7 +179,7 @@ def scan_rows(p, criterion, weighted, gathered=False):
 def scan_bins(p, criterion, weighted):
     """The best cut behind one of the bins of counts (BINS, K), of `rows` rows; the rest as in scan_rows. What is
     counted beyond the bins is missing; LEFT is added to the bin where that goes left."""
-    accum, term, combine, scan = p.accum, criterion(p), left_over(p), warp_scan(weighted)
+    accum, term, combine = p.accum, criterion(p), left_over(p)
     count, extra = types_of(weighted)
     lowest = word(p.accum, -p.accum.max)
 
@@ -209,10 +206,10 @@ def scan_bins(p, criterion, weighted):
                 if b < bins:
                     for c in range(C):
                         own += counts[b, c]
-                left = ahead + scan(own)
+                left = ahead + warp_scan(own)
                 ahead = cuda.shfl_sync(ALL_LANES, left, WARP - 1)
                 if weighted:
-                    rows_left = rows_ahead + scan(counts[b, C] if b < bins else count(0))
+                    rows_left = rows_ahead + warp_scan(counts[b, C] if b < bins else count(0))
                     rows_ahead = cuda.shfl_sync(ALL_LANES, rows_left, WARP - 1)
                 else:
                     rows_left = left
@@ -223,7 +220,7 @@ def scan_bins(p, criterion, weighted):
                 i_left = accum(0)
                 i_right = accum(0)
                 for c in range(C):
-                    part = before[c] + scan(counts[b, c] if b < bins else count(0))
+                    part = before[c] + warp_scan(counts[b, c] if b < bins else count(0))
                     if valid:
                         i_left += term(part, left)
                         i_right += term(totals[c] - part, whole - left)

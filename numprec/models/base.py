@@ -163,6 +163,10 @@ def is_real(x):
 
 
 BOOLEAN = ("True or False", lambda x: isinstance(x, (bool, np.bool_)))
+VERBOSE = ("True, False or a whole number of at least 0", lambda x: BOOLEAN[1](x) or is_whole(x) and x >= 0)
+CLASS_WEIGHT = ("None, 'balanced' or a dictionary of finite weights of at least 0", lambda x: x is None or (
+    x == "balanced" if isinstance(x, str) else isinstance(x, dict) and all(
+        is_real(w) and 0 <= w < math.inf for w in x.values())))
 
 # what every estimator has
 WHERE_AND_HOW = {

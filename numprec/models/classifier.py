@@ -17,8 +17,8 @@ from numprec import __version__
 from numprec.kernels.batch import SEED
 from numprec.kernels.dense import ACTIVATIONS
 from numprec.models import training
-from numprec.models.base import (BOOLEAN, STOP_REASONS, Estimator, Scored, check_memory, check_parameters, check_range,
-                                 is_real, is_whole, labels, warn)
+from numprec.models.base import (BOOLEAN, CLASS_WEIGHT, STOP_REASONS, VERBOSE, Estimator, Scored, check_memory,
+                                 check_parameters, check_range, is_real, is_whole, labels, warn)
 from numprec.models.network import Layout, Network
 from numprec.models.training import SCHEDULES, SOLVERS, Descent, Training, copy_rows, finer, wider
 from numprec.precision import precision_named
@@ -35,7 +35,7 @@ RULES = {
     "max_iter": ("a whole number of at least 1", lambda x: is_whole(x) and x >= 1),
     "shuffle": BOOLEAN,
     "tol": ("a number of at least 0", lambda x: is_real(x) and x >= 0),
-    "verbose": ("True, False or a whole number of at least 0", lambda x: BOOLEAN[1](x) or is_whole(x) and x >= 0),
+    "verbose": VERBOSE,
     "warm_start": BOOLEAN,
     "momentum": ("a number in [0, 1]", lambda x: is_real(x) and 0 <= x <= 1),
     "nesterovs_momentum": BOOLEAN,
@@ -49,9 +49,7 @@ RULES = {
         x == "dynamic" if isinstance(x, str) else is_real(x) and x > 0)),
     "solver": list(SOLVERS),
     "learning_rate": list(SCHEDULES),
-    "class_weight": ("None, 'balanced' or a dictionary of weights of at least 0", lambda x: x is None or (
-        x == "balanced" if isinstance(x, str) else isinstance(x, dict) and all(
-            is_real(w) and 0 <= w < np.inf for w in x.values()))),
+    "class_weight": CLASS_WEIGHT,
 }
 
 SCIKIT_LEARNS = {"solver": ("lbfgs",), "learning_rate": ("invscaling", "adaptive")}    # and not numprec's

@@ -13,8 +13,8 @@ from sklearn.utils.validation import check_is_fitted
 from numprec.kernels import kernel_rows, smo, smo_fit, working_set
 from numprec.kernels.registry import operations
 from numprec.kernels.smo_step import CONVERGED, ENDED, GAP, INTERCEPT, ITERATIONS, MAX_ITER, OVERFLOW, SIZE, STALLED
-from numprec.models.base import (BOOLEAN, Estimator, Scored, check_memory, check_parameters, check_range, is_real,
-                                 is_whole, warn)
+from numprec.models.base import (BOOLEAN, CLASS_WEIGHT, VERBOSE, Estimator, Scored, check_memory, check_parameters,
+                                 check_range, is_real, is_whole, warn)
 from numprec.precision import FORMATS, PRECISIONS
 
 REASONS = {CONVERGED: "converged", MAX_ITER: "max_iter", STALLED: "stalled", OVERFLOW: "overflow"}
@@ -42,10 +42,8 @@ RULES = {
     "probability": BOOLEAN,
     "tol": ("a positive number", lambda x: is_real(x) and 0 < x < np.inf),
     "cache_size": ("a number of megabytes", lambda x: is_real(x) and x >= 0),
-    "class_weight": ("a dict of numbers of at least 0, 'balanced' or None",
-                     lambda x: all(is_real(w) and 0 <= w < np.inf for w in x.values()) if isinstance(x, dict) else
-                     x is None or isinstance(x, str) and x == "balanced"),
-    "verbose": ("True, False or a whole number of at least 0", lambda x: BOOLEAN[1](x) or is_whole(x) and x >= 0),
+    "class_weight": CLASS_WEIGHT,
+    "verbose": VERBOSE,
     "max_iter": ("a positive whole number or -1", lambda x: is_whole(x) and (x > 0 or x == -1)),
     "decision_function_shape": ["ovr", "ovo"],
     "break_ties": BOOLEAN,

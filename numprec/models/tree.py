@@ -16,7 +16,7 @@ from numprec.kernels.grow import NONE, Rules, flatten, warps_for
 from numprec.kernels.histogram import bins_of
 from numprec.kernels.impurity import entropy, gini, room
 from numprec.kernels.partition import COUNT, DEPTH, FEATURE, MISSING
-from numprec.models.base import Estimator, Scored, check_memory, check_parameters, is_real, is_whole
+from numprec.models.base import CLASS_WEIGHT, Estimator, Scored, check_memory, check_parameters, is_real, is_whole
 from numprec.precision import FORMATS
 
 CRITERIA = {"gini": gini, "entropy": entropy, "log_loss": entropy}
@@ -41,9 +41,7 @@ RULES = {
                                              x >= 1 if is_whole(x) else is_real(x) and 0 < x <= 1)),
     "max_leaf_nodes": ("a whole number of at least 2 or None", lambda x: x is None or is_whole(x) and x >= 2),
     "min_impurity_decrease": ("a number of at least 0", lambda x: is_real(x) and x >= 0),
-    "class_weight": ("a dictionary of finite weights of at least 0, 'balanced' or None",
-                     lambda x: x is None or x == "balanced" if isinstance(x, (str, type(None))) else
-                     isinstance(x, dict) and all(is_real(w) and 0 <= w < math.inf for w in x.values())),
+    "class_weight": CLASS_WEIGHT,
     "ccp_alpha": ("a number of at least 0", lambda x: is_real(x) and x >= 0),
     "monotonic_cst": ("None, as constraints are not implemented here", lambda x: x is None),
     "random_state": ("a whole number in [0, 2^32), a RandomState or None", check_random_state),
@@ -252,7 +250,8 @@ class DecisionTreeClassifier(Scored, ClassifierMixin, Estimator):
 
     def predict_proba(self, X):
         """The share of each class, in the order of classes_, among the training samples of a sample's leaf."""
-        return self.tree_.value[self.apply(X), 0] if hasattr(self, "tree_") else self.apply(X)
+        check_is_fitted(self)
+        return self.tree_.value[self.apply(X), 0]
 
     def predict_log_proba(self, X):
         """The logarithm of predict_proba."""
@@ -261,7 +260,8 @@ class DecisionTreeClassifier(Scored, ClassifierMixin, Estimator):
 
     def predict(self, X):
         """The class of the largest share, the first of equal ones."""
-        return self.classes_[self.predict_proba(X).argmax(axis=1)] if hasattr(self, "tree_") else self.apply(X)
+        check_is_fitted(self)
+        return self.classes_[self.predict_proba(X).argmax(axis=1)]
 
     def get_depth(self):
         """The depth of the deepest leaf; that of the root is 0."""
