@@ -3,6 +3,7 @@
 Each kernel here once was, or might have been, translated wrongly.
 """
 import math
+import os
 
 import numpy as np
 import numba
@@ -10,7 +11,7 @@ import pytest
 from numba import boolean, complex64, complex128, cuda, float32, float64, int32, types
 from numba.cuda import random
 
-from numprec.emulator import launch
+from numprec.emulator import launch, sanitize
 
 SEED = 3
 
@@ -418,6 +419,32 @@ def test_a_thread_that_raises_stops():
     x = np.zeros(8)
     launch(picky, 1, 8, (x,))
     assert x.tolist() == [1, 1, 1, 0, 1, 1, 1, 1]
+
+
+@cuda.jit(debug=True, opt=False)
+def careful(x, way):
+    i = cuda.grid(1)
+    if way == 0 and x[i] < 0:
+        raise ValueError("a negative value")
+    if way == 1 and x[i] < 0:
+        raise AssertionError       # an assert, which pytest would rewrite
+    if way == 2:
+        x[i] = 7 // x[i]
+
+
+@pytest.mark.parametrize("way, kind, says", [
+    (0, ValueError, "a negative value"), (1, AssertionError, ""), (2, ZeroDivisionError, "division by zero")])
+def test_exceptions_of_threads_with_debug(way, kind, says):
+    """As Numba raises them on a GPU: with thread and block and, of its own raise, function, file and line."""
+    x = np.full(64, 4, np.int64)
+    launch(careful, 2, 32, (x, way))
+    x[37] = 0 if way == 2 else -1
+    with pytest.raises(kind) as error:
+        launch(careful, 2, 32, (x, way))
+    assert "tid=[0, 0, 5] ctaid=[0, 0, 1]" in str(error.value) and says in str(error.value)
+    assert way == 2 or os.path.basename(__file__) in str(error.value)
+    with pytest.raises(kind), sanitize():
+        launch(careful, 2, 32, (x, way))
 
 
 # ---- names

@@ -542,16 +542,10 @@ def recurses(x):
     x[0] = factorial(int(x[0]))
 
 
-@cuda.jit(debug=True, opt=False)
-def debugs(x):
-    if x[0] == 0:
-        raise ValueError("zero")
-
-
 @pytest.mark.parametrize("kernel, operation", [
     (uses_prmt, "prmt.b32"), (uses_two_instructions, "reg .u32"), (uses_activemask, "activemask"),
     (uses_redux, "llvm.nvvm.redux.sync.add"), (uses_erfinv, "__nv_erfinv"), (prints, "print"),
-    (recurses, "function factorial, which calls itself"), (debugs, "debug=True")])
+    (recurses, "function factorial, which calls itself")])
 def test_an_unknown_operation_is_named(kernel, operation):
     with pytest.raises(NotImplementedError) as error:
         launch(kernel, 1, 1, (np.zeros(1),))

@@ -22,8 +22,9 @@ _announced = False
 class CompiledKernel:
     """A kernel in machine code; `entry` is the address of its coroutine. `compile_seconds` is 0 from the cache."""
 
-    def __init__(self, name, translation, engine, entry, compile_seconds):
+    def __init__(self, name, translation, engine, entry, compile_seconds, exception_of=None):
         self.name = name
+        self.exception_of = exception_of     # with debug=True: (class, arguments, place) of what a thread raised
         self.engine = engine             # owns the code
         self.entry = entry
         self.compile_seconds = compile_seconds
@@ -48,24 +49,22 @@ def without_driver(compute_capability):
 
 
 def numba_ir(kernel, argtypes, compute_capability, lines=False):
-    """(list of LLVM modules as text, mangled name of the kernel) for a dispatcher and Numba argument types. `lines`
-    keeps the lines of the source in them."""
+    """(list of LLVM modules as text, mangled name of the kernel, function that tells what an error code of a thread
+    stands for) for a dispatcher and Numba argument types. `lines` keeps the lines of the source in the text."""
     options = kernel.targetoptions
     name = kernel.py_func.__name__
-    if options.get("debug"):
-        raise Unsupported(f"kernel {name}: the emulator does not report the exceptions that debug=True asks for: leave "
-                          "it out, or NUMBA_CUDA_DEBUGINFO unset")
     try:
         with without_driver(compute_capability):
             result = compile_cuda(kernel.py_func, types.void, tuple(argtypes), cc=tuple(compute_capability),
-                                  fastmath=bool(options.get("fastmath")), lineinfo=lines)
+                                  fastmath=bool(options.get("fastmath")), lineinfo=lines,
+                                  debug=bool(options.get("debug")))
     except (AssertionError, AttributeError, LookupError) as error:      # none that Numba would raise on purpose
         if "insert_unresolved_ref" in str(error):                       # what it lacks for a function that calls itself
             raise Unsupported(recursion(name, "a function")) from None
         kinds = ", ".join(map(str, argtypes))
         raise Unsupported(f"kernel {name}: Numba-CUDA cannot compile it for arguments of the types {kinds}, and fails "
                           f"with {type(error).__name__}: {error}") from error
-    return result.library.llvm_strs, result.fndesc.mangled_name
+    return result.library.llvm_strs, result.fndesc.mangled_name, result.call_helper.get_exception
 
 
 def _pointers(argtypes):
@@ -100,7 +99,10 @@ def compile_kernel(kernel, argtypes, compute_capability=(7, 5), cpu=None, listen
     name = kernel.py_func.__name__
     place = host.target(cpu)
     target = f"{place.key} {libdevice.version()}" + (_lines(kernel) if listening else "")
-    key = cache.kernel_key(kernel, argtypes, compute_capability, target)
+    debug, exception_of = bool(kernel.targetoptions.get("debug")), None
+    key = None                                       # of an exception, only this compilation knows what its code means
+    if not debug:
+        key = cache.kernel_key(kernel, argtypes, compute_capability, target)
     seconds = 0.0
     loaded = _loaded(place, cache.load(key))
     if loaded is None:
@@ -108,17 +110,17 @@ def compile_kernel(kernel, argtypes, compute_capability=(7, 5), cpu=None, listen
             _announced = True
             print("numprec: compiling kernels for this CPU; the next run finds them on disk", file=sys.stderr)
         start = time.perf_counter()
-        modules, entry = numba_ir(kernel, argtypes, compute_capability, lines=listening)
-        symbol = "numprec_" + hashlib.sha256((key or "\n".join(modules)).encode()).hexdigest()[:24]
+        modules, entry, exception_of = numba_ir(kernel, argtypes, compute_capability, lines=listening)
+        symbol = "numprec_" + hashlib.sha256((key or f"{listening}" + "".join(modules)).encode()).hexdigest()[:24]
         translation = translate(modules, entry, name, symbol, host.llvm, place.machine, place.half_in_hardware,
-                                _pointers(argtypes) if listening else None)
+                                _pointers(argtypes) if listening else None, debug)
         code = place.object_code(translation.text)
         seconds = time.perf_counter() - start
         _spent += seconds
         cache.store(key, {f: getattr(translation, f) for f in Translation.__dataclass_fields__ if f != "text"}, code)
         loaded = translation, *place.load(code, [symbol])
     translation, engine, (entry,) = loaded
-    return CompiledKernel(name, translation, engine, entry, seconds)
+    return CompiledKernel(name, translation, engine, entry, seconds, exception_of if debug else None)
 
 
 def _lines(kernel):

@@ -113,6 +113,33 @@ define internal ptr @emu.ctx.args(ptr %t) alwaysinline {
 
 ; Whether the launch was told to stop. The flag is up now and then; then @numprec_ask finds out.
 declare i1 @numprec_ask(ptr) cold
+; A kernel compiled with debug=True has ended with a status: from 1 on it is an exception's. The first is noted, as error
+; 5, with the index of its block, its code and its thread, and the other threads stop.
+define internal void @emu.note.ended(ptr %t, i32 %status) noinline {
+  %raised = icmp sge i32 %status, 1
+  br i1 %raised, label %tell, label %out
+tell:
+  %block = load ptr, ptr %t, !invariant.load !900
+  %launch = load ptr, ptr %block, !invariant.load !900
+  %error.p = getelementptr %Launch, ptr %launch, i32 0, i32 18
+  %first = cmpxchg ptr %error.p, i32 0, i32 5 monotonic monotonic
+  %mine = extractvalue { i32, i1 } %first, 1
+  br i1 %mine, label %note, label %out
+note:
+  %index.p = getelementptr %Block, ptr %block, i32 0, i32 4
+  %index = load i64, ptr %index.p
+  %e0 = getelementptr %Launch, ptr %launch, i32 0, i32 19
+  store i64 %index, ptr %e0
+  %e1 = getelementptr %Launch, ptr %launch, i32 0, i32 20
+  store i32 %status, ptr %e1
+  %linear.p = getelementptr %Thread, ptr %t, i32 0, i32 8
+  %linear = load i32, ptr %linear.p
+  %e2 = getelementptr %Launch, ptr %launch, i32 0, i32 21
+  store i32 %linear, ptr %e2
+  br label %out
+out:
+  ret void
+}
 define internal i1 @emu.stopped(ptr %t) alwaysinline {
 entry:
   %block = load ptr, ptr %t, !invariant.load !900

@@ -39,6 +39,7 @@ _HEADER = 8448           # Block record and warp snapshots, see scheduler.ll
 _ORDERS = 4              # thread orders that a seeded launch cycles through
 _STOPPED = 2             # what a launch's record notes as its error: it was told to stop,
 _FAULT = 4               # or reached for memory that is not there; this is a status, too
+_RAISED = 5              # or a thread of it raised an exception
 _LEFT_BEHIND = 3         # status of @emu_cooperate: some blocks wait for the grid, others have exited
 _ASK_EVERY = 0.1         # seconds
 _SMALL_GRID = 4096       # threads up to which a cooperative launch is not worth distributing
@@ -390,6 +391,8 @@ def launch(kernel, grid, block, args, shared=0, seed=None, workers=None, compute
     finally:
         if watched:
             _watched = outer
+    if record.error == _RAISED:
+        _raise_exception(record, code, grid, block)
     if status == _FAULT:
         _raise_fault(record, kernel, args)
     if status == _LEFT_BEHIND:
@@ -432,6 +435,21 @@ def _cooperative(record, code, size, blocks, threads, shared_bytes, workers, lis
             if min(statuses) == 0:
                 return _LEFT_BEHIND
             mode = 1
+
+
+def _raise_exception(record, code, grid, block):
+    """Raises what a thread raised in a kernel compiled with debug=True, in Numba's words."""
+    kind, arguments, place = code.exception_of(record.at_barrier)
+
+    def coordinates(index, shape):
+        return [index // (shape[0] * shape[1]), index // shape[0] % shape[1], index % shape[0]]
+    where = f"tid={coordinates(record.at_grid, block)} ctaid={coordinates(record.error_block, grid)}"
+    if place is not None:
+        function, file, line = place
+        where = f"In function {function!r}, file {os.path.abspath(file)}, line {line}, {where}"
+    if arguments:
+        raise kind(f"{where}: {arguments[0]}", *arguments[1:])
+    raise kind(where)
 
 
 def _raise_fault(record, kernel, args):

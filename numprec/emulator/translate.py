@@ -514,6 +514,8 @@ def _expand(lines, offsets):
             elif result:
                 out.append(f"  {result}or i32 0, 0")
             count += 1
+        elif name == "emu.ended":
+            out.append(f"{head}call void @emu.note.ended(ptr %ctx, {m['args']})")
         elif name == "emu.grid.handle":
             out.append(f"  {result}or i64 1, 0")
         else:
@@ -555,8 +557,9 @@ define ptr @{symbol}(ptr %frame, i1 zeroext %unwind) presplitcoroutine {{
 """
 
 
-def _wrapper(entry, types):
-    """A function of the thread's record that fetches the arguments and calls the kernel."""
+def _wrapper(entry, types, debug):
+    """A function of the thread's record that fetches the arguments and calls the kernel; with `debug` it tells how that
+    ended."""
     lines = [f'declare i32 @"{entry}"({", ".join(["ptr", *types])})',
              f"declare ptr @emu.ctx.args() {twins.PURE}",
              "define void @emu.body(ptr %ctx) {", "  %status = alloca ptr", "  %args = call ptr @emu.ctx.args()"]
@@ -564,7 +567,10 @@ def _wrapper(entry, types):
         lines += [f"  %slot{i} = getelementptr i8, ptr %args, i64 {8 * i}",
                   f"  %v{i} = load {kind}, ptr %slot{i}, align 8, !invariant.load !0"]
     values = ", ".join(f"{kind} %v{i}" for i, kind in enumerate(types))
-    lines += [f'  %s = call i32 @"{entry}"(ptr %status{", " if values else ""}{values})', "  ret void", "}", "!0 = !{}"]
+    lines.append(f'  %s = call i32 @"{entry}"(ptr %status{", " if values else ""}{values})')
+    if debug:
+        lines.append("  call void @emu.ended(i32 %s)")
+    lines += ["  ret void", "}", *(["declare void @emu.ended(i32)"] if debug else []), "!0 = !{}"]
     return "\n".join(lines) + "\n"
 
 
@@ -597,7 +603,7 @@ def _library(modules):
     return text
 
 
-def _first_pass(modules, entry, llvm, machine, instrumented):
+def _first_pass(modules, entry, llvm, machine, instrumented, debug):
     """Links the modules, inlines everything into @emu.body, and returns the text."""
     signature = re.search(rf'define \S*\s?i32 @"{re.escape(entry)}"\((.*)\)', modules[0])[1]
     types = _types(signature)[1:]
@@ -606,7 +612,7 @@ def _first_pass(modules, entry, llvm, machine, instrumented):
     shims = shims.replace("define internal", "define")      # they are called from other modules
     library = _library(modules)
     linked = None
-    for text in filter(None, [_wrapper(entry, types) + twins.PRIMITIVES + shims, library, *modules]):
+    for text in filter(None, [_wrapper(entry, types, debug) + twins.PRIMITIVES + shims, library, *modules]):
         if "@emu.shared(" in text:
             text += pure
         module = llvm.parse_assembly(_declare_missing(text))
@@ -665,7 +671,7 @@ def _resolve(text, define):
     return "\n".join(found.values())
 
 
-def lowered(modules, entry, kernel, llvm, machine, instrumented=False):
+def lowered(modules, entry, kernel, llvm, machine, instrumented=False, debug=False):
     """A kernel and all it calls as one function: (its lines, the text around it, types of its arguments, {shared array:
     its place}, {shared array: its size and alignment}, bytes of shared memory, bytes of local memory)."""
     shared = {}
@@ -678,7 +684,7 @@ def lowered(modules, entry, kernel, llvm, machine, instrumented=False):
     # until the second pass a shared array is an external variable of no particular type
     stubs = "".join(f"{name} = external global i8\n" for name in shared)
     modules = [stubs + text if stubs and any(name in text for name in shared) else text for text in modules]
-    text, types = _first_pass(modules, entry, llvm, machine, instrumented)
+    text, types = _first_pass(modules, entry, llvm, machine, instrumented, debug)
 
     start = text.index("define void @emu.body(")
     end = text.index("\n}\n", start)
@@ -695,16 +701,16 @@ def lowered(modules, entry, kernel, llvm, machine, instrumented=False):
     return body, rest, types, offsets, shared, shared_bytes, locals_bytes
 
 
-def translate(modules, entry, kernel, symbol, llvm, machine, half_in_hardware, arguments=None):
+def translate(modules, entry, kernel, symbol, llvm, machine, half_in_hardware, arguments=None, debug=False):
     """The host's form of a kernel.
 
     `modules` is Numba's IR, `entry` the mangled name of the kernel in it, `kernel` its name for messages, `symbol`
     the name the coroutine gets, `llvm` is llvmlite.binding, `machine` the target machine. `arguments`, {slot of a data
-    pointer: index of its array}, asks for the instrumented form.
+    pointer: index of its array}, asks for the instrumented form; `debug` says that exceptions of threads are told.
     Raises Unsupported, a NotImplementedError that names the operation and the kernel.
     """
     body, rest, types, offsets, shared, shared_bytes, locals_bytes = lowered(
-        modules, entry, kernel, llvm, machine, arguments is not None)
+        modules, entry, kernel, llvm, machine, arguments is not None, debug)
 
     def size(kind):
         return _size(kind, llvm, machine)
@@ -736,7 +742,7 @@ def translate(modules, entry, kernel, symbol, llvm, machine, half_in_hardware, a
     def settle(declarations):
         for m in _DECLARE.finditer(declarations):
             name = m["name"]
-            if name in seen or name.startswith(("emu.ctx.", "emu.sync.", "emu.shared", "emu.grid")):
+            if name in seen or name.startswith(("emu.ctx.", "emu.sync.", "emu.shared", "emu.grid", "emu.ended")):
                 continue
             seen.add(name)
             if name.startswith("llvm.nvvm."):
