@@ -149,10 +149,10 @@ _OPAQUE = re.compile(r"\bfdiv\b|emu\.half\.div|sqrt|emu\.nvvm|emu\.bf16|half2|__
 
 def emulated_arithmetic(kernel, argtypes, compute_capability):
     """The same of the code that the emulator runs, or None where that has operations of which a card makes several."""
-    from numprec.emulator import compile as compiler, host, translate
+    from numprec.emulator import compile as compiler, host, rounding, translate
     modules, entry, _ = compiler.numba_ir(kernel, argtypes, compute_capability)
     lines = translate.lowered(modules, entry, kernel.py_func.__name__, host.llvm, host.target().machine)[0]
-    lines = translate.fuse(translate._define(lines))
+    lines = rounding.fuse(rounding.define(lines))
     used = {name for line in lines for name in re.findall(r"%[\w.]+", line.partition(" = ")[2] or line)}
     found = Counter()
     for line in lines:
