@@ -16,6 +16,7 @@ commands
   python bench.py report RUN         write a run as one HTML page, tables and figures in it
   python bench.py compare A B        has B become faster or slower than A?
   python bench.py publish            bring the README's tables and figures up to data/results/
+  python bench.py profile            count what kernels make a GPU do; model their time
   python bench.py sanitize           look for bugs in the kernels: races, accesses outside arrays, barriers missed
 
 examples
@@ -172,7 +173,22 @@ def _sanitize(arguments):
     return commands.sanitize(options)
 
 
-COMMANDS = {"plot": _plot, "report": _report, "compare": _compare, "publish": _publish, "sanitize": _sanitize}
+def _profile(arguments):
+    p = Parser(prog="bench.py profile", formatter_class=argparse.RawDescriptionHelpFormatter,
+               description="Counts, on the emulator, what the rungs of an operation make a GPU do: sectors of memory, "
+                           "bank\nconflicts, idle lanes, operations; and shows a model of their time on a T4, an A100 "
+                           "and an H100.")
+    p.add_argument("--operation", metavar="LIST", required=True, help="operations, chapters or rungs (matmul/tiled)")
+    p.add_argument("--precision", default="fp32", metavar="LIST", help="names or groups; default fp32")
+    p.add_argument("--scale", choices=("smoke", "quick", "full"), default="smoke", help="size; default smoke")
+    p.add_argument("--lines", action="store_true", help="also count line by line of the source")
+    options = p.parse_args(arguments)
+    from numprec.harness import commands
+    return commands.profile(options)
+
+
+COMMANDS = {"plot": _plot, "report": _report, "compare": _compare, "publish": _publish, "sanitize": _sanitize,
+            "profile": _profile}
 
 
 def main(arguments=None):

@@ -1,10 +1,12 @@
 """The profiler: kernels whose counts are known beforehand, and the numbers of the textbook's ladders."""
+import math
+
 import numpy as np
 import pytest
 from numba import cuda, float32
 
 from numprec import device as devices
-from numprec.emulator import emulate, profile
+from numprec.emulator import emulate, listening, profile
 from numprec.kernels import matmul
 from numprec.precision import PRECISIONS
 
@@ -113,6 +115,31 @@ def test_a_tree_that_diverges_and_one_that_does_not():
 
 
 @cuda.jit
+def exponentials(x, y):
+    i = cuda.grid(1)
+    y[i] = math.exp(x[i])
+
+
+def test_special_functions_are_counted():
+    """exp in float32 rests on the hardware's ex2, or is one function of the host's library."""
+    c = counted(exponentials, 1, 64, np.zeros(64, np.float32), np.zeros(64, np.float32))
+    assert c.operations["fp32 special"] == 64
+
+
+@cuda.jit
+def long_loop(x, n):
+    for i in range(n):
+        x[0] += 1
+
+
+def test_a_long_kernel_is_counted_to_its_end(monkeypatch):
+    """The rounds after which a sanitizer takes a launch for endless are not the profiler's."""
+    monkeypatch.setattr(listening, "ROUNDS", 100)
+    x = np.zeros(1, np.float32)
+    assert counted(long_loop, 1, 1, x, 1000).global_loads.requests == 1000 and x[0] == 1000
+
+
+@cuda.jit
 def divergent(x, out):
     i = cuda.grid(1)
     s = float32(0)
@@ -143,7 +170,7 @@ def test_matmul_multiplies_and_adds_as_often_as_it_says(precision):
 
 
 def test_counts_depend_on_nothing_but_the_kernel():
-    """Neither on workers nor on the order in which threads happen to run."""
+    """Not on the order in which threads happen to run; several workers that are asked for make one here."""
     A, B = (np.ones((48, 48), np.float32) for _ in "AB")
     seen = set()
     for options in {}, {"workers": 2}, *({"seed": seed} for seed in range(20)):

@@ -1,6 +1,7 @@
 """The sanitizer finds planted bugs of each kind, names line, thread and element, and finds nothing where nothing is."""
 import inspect
 import os
+import signal
 import subprocess
 import sys
 
@@ -9,7 +10,7 @@ import pytest
 from numba import cuda, float32, int32
 
 from numprec import device as devices
-from numprec.emulator import SanitizerError, emulate, sanitize
+from numprec.emulator import SanitizerError, emulate, profile, sanitize
 from numprec.kernels.registry import operations
 from numprec.precision import PRECISIONS
 
@@ -184,6 +185,68 @@ def test_arrays_made_empty_are_known_to_hold_nothing():
         device.launch(running_sum, 1, 64, nothing, out, True, 64)      # the host has written one, a kernel the other
         device.launch(running_sum, 1, 64, out, nothing, True, 64)
     assert len(sanitizer.findings) == 1
+
+
+def test_writes_that_are_not_checked_count_as_writes():
+    """Inside a profile, or on another thread's behalf."""
+    device, p = devices.get("emulator"), PRECISIONS["fp32"]
+    x, _ = arrays()
+    with sanitize():
+        middle, out = device.empty(64, p.storage), device.empty(64, p.storage)
+        with profile():
+            device.launch(running_sum, 1, 64, device.array(x), middle, True, 64)
+        device.launch(running_sum, 1, 64, middle, out, True, 64)
+
+
+@cuda.jit
+def shifted(x, y):
+    y[cuda.grid(1)] = x[cuda.grid(1)]
+
+
+def test_misaligned_accesses():
+    """A float at an odd address is a bug, a complex number at a multiple of 4 none: Numba loads two floats."""
+    odd = np.zeros(4 * 32 + 1, np.uint8)[1:].view(np.float32)
+    text = "\n".join(found(shifted, 1, 32, odd, np.zeros(32, np.float32)))
+    assert "reads x[0] at an address that is no multiple of 4 bytes (31 more like it)" in text
+    half = np.zeros(8 * 32 + 4, np.uint8)[4:].view(np.complex64)
+    assert found(shifted, 1, 32, half, np.zeros(32, np.complex64)) == []
+
+
+@cuda.jit
+def many_barriers(x, n):
+    i = cuda.grid(1)
+    for k in range(n):
+        x[(i + 32 * k) % x.size] = k
+        cuda.cg.this_grid().sync()
+
+
+def test_many_barriers_of_a_grid():
+    """More than the sanitizer can tell apart: it then finds no race rather than a false one."""
+    assert found(many_barriers, 2, 32, np.zeros(64, np.float32), 2 ** 16 + 10, rounds=10 ** 8) == []
+
+
+@cuda.jit
+def endless(x):
+    x[99] = 1
+    while x[0] == 0:
+        pass
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timer that sends signals")
+def test_the_exception_of_a_signal_is_not_hidden():
+    """A Ctrl-C ends a checked launch as a Ctrl-C, whatever was found before it."""
+    def ring(*args):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, ring)
+    try:
+        with sanitize(rounds=10 ** 12) as sanitizer, pytest.raises(KeyboardInterrupt):
+            signal.setitimer(signal.ITIMER_REAL, 0.2, 0.2)
+            emulate(endless)[1, 1](np.zeros(4, np.float32))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert "writes x[99]" in sanitizer.findings[0]
 
 
 def test_bugs_raise():

@@ -115,7 +115,8 @@ def load(key):
             return None
         description = json.loads(head)
         if time.time() - status.st_mtime > _USED:
-            os.utime(place / key)
+            with contextlib.suppress(OSError):          # one that may only be read
+                os.utime(place / key)
         return description, code
     except (OSError, ValueError):
         return None
@@ -212,7 +213,7 @@ def fingerprint(function):
     closes over, the globals it names and, in turn, the functions it calls. None where something it uses has no
     lasting description; such a kernel is not cached."""
     try:
-        return repr(_describe(function, set()))
+        return repr(_describe(function, {}))
     except _NoFingerprint:
         return None
 
@@ -246,8 +247,8 @@ def _describe(value, seen):
         return [options, _describe(inner, seen)]
     if isinstance(value, types.FunctionType):
         if value in seen:
-            return f"again {value.__qualname__}"
-        seen.add(value)
+            return f"again {seen[value]}"
+        seen[value] = len(seen)
         if _versioned(value.__module__ or ""):
             return f"{value.__module__}.{value.__qualname__}"
         names = _names(value.__code__)

@@ -1,4 +1,7 @@
-"""Arrays that hold what nobody has written yet: known while somebody watches, so that reading them shows as a bug."""
+"""Arrays that hold what nobody has written yet: known while somebody watches, so that reading them shows as a bug.
+
+Kernels write them, and `Device.assign`; a NumPy assignment to an array of the emulator's is not seen.
+"""
 import contextlib
 import weakref
 
@@ -41,6 +44,13 @@ def _owner(array):
             return array
         array = array.base
     return None
+
+
+def written_elsewhere(arrays):
+    """Tells that a launch that nobody checks was given arrays: it may have written any of them."""
+    if _known:
+        for array in arrays:
+            overwritten(array)
 
 
 def written(array):

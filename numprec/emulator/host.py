@@ -158,7 +158,10 @@ def scheduler(cpu=None, listening=False):
         stored = {}, place.object_code(text)
         cache.store(key, *stored)
     engine, (run, cooperate, ask) = place.load(stored[1], ["emu_run", "emu_cooperate", "emu_ask"])
-    llvm.add_symbol("numprec_ask", ask)
+    if listening:
+        scheduler(cpu)         # all kernels ask the plain one's; it takes guards away only where there are any
+    else:
+        llvm.add_symbol("numprec_ask", ask)
     if guards:
         _catch_faults(engine.get_function_address("emu_fault"), engine.get_global_value_address("emu_key"),
                       engine.get_global_value_address("emu_before"))

@@ -3,7 +3,7 @@
 `instrument` works on the text of translate's first pass, in which a kernel and all that it calls are one function. Each
 place in that text is a *site*: a load, a store, an atomic, a wait, or the head of a loop, with the line of the source
 that it comes from and, where the pointer can be traced back to one, the array that it means. What the calls inserted
-here do stands in listen.ll; who listens, in sanitize.py.
+here do stands in listen.ll; who listens, in listening.py.
 
 An access outside its array is told of and then done to a scratch place instead, so that the kernel can go on and the
 host's memory stays whole. A loop counts its rounds and ends the thread beyond a limit.
@@ -13,6 +13,8 @@ import linecache
 import re
 from collections import Counter
 from typing import NamedTuple
+
+from numprec.emulator.reading import types_of
 
 LOAD, STORE, ATOMIC, BARRIER, WARP, VOTE, GRID, LOOP = range(8)     # kinds of sites
 GLOBAL, SHARED, LOCAL, ANYWHERE = range(4)                           # spaces; ANYWHERE: the pointer tells no array
@@ -25,6 +27,7 @@ class Site(NamedTuple):
     space: int
     array: int           # index of the argument, shared or local array in the list of its space, or -1
     bytes: int           # of the access
+    align: int           # what its address has to be a multiple of
     line: int            # of the source, 0 where it is not known
     file: str
 
@@ -187,13 +190,14 @@ def instrument(lines, rest, unpacked, arguments, shared, size):
         if m:
             declared(SHARED, m[1], at, line)
 
-    def site(kind, at, space=ANYWHERE, array=-1, length=0):
-        sites.append(Site(kind, space, array, length, *at))
+    def site(kind, at, space=ANYWHERE, array=-1, length=0, align=1):
+        sites.append(Site(kind, space, array, length, align, *at))
         return len(sites) - 1
 
-    def access(line, at, kind, pointer, length):
-        """Reports an access, and lets it go where the listener says."""
+    def access(line, at, kind, pointer, of):
+        """Reports an access of a type, and lets it go where the listener says."""
         nonlocal count
+        length, align = size(of), max(size(word) for word in re.findall(r"\b(?:i\d+|half|float|double|ptr)\b", of))
         found = origins.of(pointer)
         origin = next(iter(found)) if len(found) == 1 else None
         fresh = f"%emu.safe{count}"
@@ -202,22 +206,22 @@ def instrument(lines, rest, unpacked, arguments, shared, size):
             if not of:
                 return line                              # a variable of Numba's own, not an array
             array = declared(LOCAL, origin[1], at, line)
-            number = site(kind, at, LOCAL, array, length)
+            number = site(kind, at, LOCAL, array, length, align)
             if indexed := origins.index(pointer, origin[1]):
                 return element(line, pointer, number, *indexed, arrays[LOCAL][array].bytes)
             call = f"local(ptr %ctx, ptr {pointer}, i32 {number}, i64 {length}, ptr {origin[1]}, i64 " \
                    f"{arrays[LOCAL][array].bytes})"
         elif origin and origin[0] == "shared":
             array = known[SHARED, origin[1]]
-            number = site(kind, at, SHARED, array, length)
+            number = site(kind, at, SHARED, array, length, align)
             whole = arrays[SHARED][array]
             call = f"shared(ptr %ctx, ptr {pointer}, i32 {number}, i64 {length}, i64 {whole.offset}, i64 {whole.bytes})"
         elif origin and origin[0] == "argument" and origin[1] in arguments:
             array = arguments[origin[1]]
-            number = site(kind, at, GLOBAL, array, length)
+            number = site(kind, at, GLOBAL, array, length, align)
             call = f"global(ptr %ctx, ptr {pointer}, i32 {number}, i64 {length}, i32 {array})"
         else:
-            number = site(kind, at, ANYWHERE, -1, length)
+            number = site(kind, at, ANYWHERE, -1, length, align)
             call = f"anywhere(ptr %ctx, ptr {pointer}, i32 {number}, i64 {length})"
         count += 1
         out.append(f"  {fresh} = call ptr @emu.note.{call}")
@@ -237,16 +241,15 @@ def instrument(lines, rest, unpacked, arguments, shared, size):
         if "!invariant.load" in line:
             pass
         elif m := _RMW.match(line) or _ATOMIC_CALL.match(line):
-            line = access(line, at, ATOMIC, m["p"], size(m["type"]))
+            line = access(line, at, ATOMIC, m["p"], m["type"])
         elif m := _ASM_CALL.match(line):
-            line = access(line, at, *((LOAD, m["p"], size(m["type"])) if m["op"] == "ld" else
-                                      (STORE, m["p"], size(m["value"]))))
+            line = access(line, at, *((LOAD, m["p"], m["type"]) if m["op"] == "ld" else (STORE, m["p"], m["value"])))
         elif m := _ACCESS.match(line):
             if m["load"]:
-                line = access(line, at, LOAD, m["p"], size(m["of"]))
+                line = access(line, at, LOAD, m["p"], m["of"])
             elif m["store"]:
                 kind = re.match(r"(\{.*?\}|\[.*?\]|<.*?>|\w+)", m["what"])[1]
-                line = access(line, at, STORE, m["p"], size(kind))
+                line = access(line, at, STORE, m["p"], kind)
         elif m := _WAIT.match(line):
             kind = m["kind"]
             number = site(BARRIER if kind.startswith("barrier") else GRID if kind == "grid" else
@@ -276,7 +279,7 @@ def _counted(lines, plain, where, sites):
     for line in lines[1:]:
         if label is not None and line.strip() and not _PHI.match(line) and not _LABEL.match(line):
             if label in heads:
-                sites.append(Site(LOOP, ANYWHERE, -1, 0, *places.get(line, (0, ""))))
+                sites.append(Site(LOOP, ANYWHERE, -1, 0, 1, *places.get(line, (0, ""))))
                 out += [f"  %{label}.over = call i1 @emu.note.round(ptr %ctx, i32 {len(sites) - 1})",
                         f"  br i1 %{label}.over, label %emu.given.up, label %{label}.rest", "", f"{label}.rest:"]
             out.append(f"  call void @emu.note.block(ptr %ctx, i32 {blocks})")
@@ -296,17 +299,19 @@ _BLOCK = re.compile(r"^  (?:tail )?call void @emu\.note\.block\(ptr %ctx, i32 (\
 _NOTE = re.compile(r"^  (%emu\.safe\d+) = call ptr @emu\.note\.\w+\(ptr %ctx, ptr (%[\w.]+),.*\n", re.M)
 _INDEX = re.compile(r"call i64 @emu\.note\.index\(ptr %ctx, i64 ([^\s,]+),.*\)$", re.M)
 _ROUND = re.compile(r"call i1 @emu\.note\.round\(.*\)$", re.M)
-_FLOATS = {"float": "fp32", "double": "fp64", "f32": "fp32", "f64": "fp64", "half": "fp16", "f16": "fp16",
-           "bf16": "bf16"}
+_FLOATS = {"float": "fp32", "double": "fp64", "f32": "fp32", "f64": "fp64", "f": "fp32", "d": "fp64", "half": "fp16",
+           "f16": "fp16", "bf16": "bf16"}
+_PACKED = re.compile(r"@\"?emu\.asm\.(fma|add|sub|mul)(?:\.rn)?\.f16x2\b")      # two numbers at once
 _OPERATIONS = (
     (re.compile(r" = (?:tail )?call \w+ @llvm\.fma\.(f32|f64)\("), "fma"),
     (re.compile(r"@\"?emu\.(half|bf16)\.fma\b"), "fma"),
     (re.compile(r"@\"?emu\.(half|bf16)\.(?:add|sub)\b"), "add"),
     (re.compile(r"@\"?emu\.(half|bf16)\.mul\b"), "mul"),
     (re.compile(r"@\"?emu\.(half|bf16)\.div\b"), "special"),
-    (re.compile(r"@\"?emu\.asm\.fma\.rn\.(f16|f32|f64)"), "fma"),
-    (re.compile(r"@\"?emu\.asm\.(?:add|sub)\.rn\.(f16|f32|f64)"), "add"),
-    (re.compile(r"@\"?emu\.asm\.mul\.rn\.(f16|f32|f64)"), "mul"),
+    (re.compile(r"@\"?emu\.(?:asm|nvvm)\.fma\.rn\.(f16|f32|f64|f|d)\b"), "fma"),
+    (re.compile(r"@\"?emu\.(?:asm|nvvm)\.(?:add|sub)\.rn\.(f16|f32|f64|f|d)\b"), "add"),
+    (re.compile(r"@\"?emu\.(?:asm|nvvm)\.mul\.rn\.(f16|f32|f64|f|d)\b"), "mul"),
+    (re.compile(r" call (float|double) @\"?emu\.nvvm\.(?:ex2|lg2|rcp|rsqrt|sqrt|sin|cos)"), "special"),
     (re.compile(r" = f(?:add|sub) (float|double) "), "add"),
     (re.compile(r" = fmul (float|double) "), "mul"),
     (re.compile(r" = f(?:div|rem) (float|double) "), "special"),
@@ -341,6 +346,8 @@ def operations(lines, rest, llvm, machine):
         if m := _BLOCK.match(line):
             current = found.setdefault(int(m[1]), Counter())
             current["copies"] += 1
+        elif current is not None and (m := _PACKED.search(line)):
+            current["fp16 " + m[1].replace("sub", "add")] += 2
         elif current is not None and (what := _operation(line)):
             current[what] += 1
     count = 1 + max((int(m[1]) for m in map(_BLOCK.match, lines) if m), default=-1)
@@ -355,13 +362,9 @@ def _declared(text, rest):
     for m in re.finditer(r'\bcall ([^@\n]+?) @"?([\w.|]+)"?\(([^\n]*?)\)(?: #\d+)?$', text, flags=re.M):
         if m[2] not in have:
             have.add(m[2])
-            lines.append(f'declare {m[1].strip()} @"{m[2]}"({", ".join(_argument_types(m[3]))}) nounwind willreturn '
+            lines.append(f'declare {m[1].strip()} @"{m[2]}"({", ".join(types_of(m[3]))}) nounwind willreturn '
                          'memory(none)')
     return text + "\n".join(lines)
-
-
-def _argument_types(arguments):
-    return [re.match(r"(\{.*?\}|\[.*?\]|<.*?>|\w+)", part.strip())[1] for part in arguments.split(", ") if part.strip()]
 
 
 def _operation(line):

@@ -18,7 +18,7 @@ from numba.cuda.dispatcher import CUDADispatcher
 from numba.cuda.errors import normalize_kernel_dimensions
 from numba.cuda.typing.typeof import Purpose, typeof
 
-from numprec.emulator import host, listening
+from numprec.emulator import fresh, host, listening
 from numprec.emulator.compile import compile_kernel
 from numprec.emulator.errors import EmulatorError
 
@@ -269,9 +269,10 @@ def _pool(count):
 if hasattr(os, "register_at_fork"):
     def _forget_threads():
         """A forked process has none of the threads."""
-        global _asking, _watched
+        global _asking, _watched, _lock
         _pool.cache_clear()
         _asking = _watched = None
+        _lock = threading.Lock()                   # one of them may have held it
 
     os.register_at_fork(after_in_child=_forget_threads)
 
@@ -374,6 +375,8 @@ def launch(kernel, grid, block, args, shared=0, seed=None, workers=None, compute
         dynamic_bytes=shared, stride=code.stride, coroutine=code.entry, uses_warps=code.uses_warps)
     size = _HEADER + -(-shared_bytes // 128) * 128 + threads * code.stride
     listener = listening.current()
+    if not getattr(listener, "checks_writes", False):
+        fresh.written_elsewhere(a.array for a in listening.named_arrays(kernel, args, prepared.types))
     workers = host.cores() if workers is None else _whole(workers, "workers", 1)
     if code.serial or listener is not None:
         workers = 1
@@ -394,7 +397,7 @@ def launch(kernel, grid, block, args, shared=0, seed=None, workers=None, compute
     if record.error == _RAISED:
         _raise_exception(record, code, grid, block)
     if status == _FAULT:
-        _raise_fault(record, kernel, args)
+        _raise_fault(record, kernel, args, prepared.types)
     if status == _LEFT_BEHIND:
         raise EmulatorError(f"kernel {code.name}: deadlock. Some blocks wait at a grid barrier, others have exited; "
                             "every block must reach it.")
@@ -452,12 +455,12 @@ def _raise_exception(record, code, grid, block):
     raise kind(where)
 
 
-def _raise_fault(record, kernel, args):
+def _raise_fault(record, kernel, args, kinds):
     """Names the array nearest to the address that a kernel reached for."""
     address = ctypes.c_uint64(record.error_block).value
     near = []
-    for name, value in zip(inspect.signature(kernel.py_func).parameters, args):
-        if isinstance(value, np.ndarray) and value.size:
+    for name, value in listening.named_arrays(kernel, args, kinds):
+        if value.size:
             low, high = np.lib.array_utils.byte_bounds(value)
             near.append((low - address, "before the first", name) if address < low else
                         (address - high + 1, "after the last", name))

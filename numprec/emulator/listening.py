@@ -5,11 +5,14 @@ events come in the order in which they happen. The listener gets
 
     begin(launch)       a Launched, before the kernel runs
     hear(events)        a structured array, once or more often; it is overwritten afterwards
-    end()               after the kernel has run, also where it ended in an error
+    end(whole)          after the kernel has run; not `whole` where an exception ended it, which goes on
+
+It hears one launch after another: those that a handler of a signal makes meanwhile are not told to it, nor those of
+other threads.
 """
 import contextlib
-import contextvars
 import ctypes
+import threading
 from typing import NamedTuple
 
 import numpy as np
@@ -23,7 +26,7 @@ STARTS, GOES_ON, OPENS, FOR_GRID, COMPLETES = -1, -2, -3, -4, -5   # what the sc
 CAPACITY = 1 << 16
 ROUNDS = 10 ** 9          # of all loops of a launch, before it is taken to run for ever
 
-_listener = contextvars.ContextVar("numprec_listener", default=None)
+_local = threading.local()
 _always = None            # makes the listener of a thread that has none of its own
 _FULL = ctypes.CFUNCTYPE(None)
 
@@ -62,9 +65,9 @@ class _Record(ctypes.Structure):
 
 def current():
     """The listener of this thread's launches, or None."""
-    if _always is not None and _listener.get() is None:
-        _listener.set(_always())
-    return _listener.get()
+    if _always is not None and not hasattr(_local, "listener"):
+        _local.listener = _always()
+    return getattr(_local, "listener", None)
 
 
 def hear_always(make):
@@ -76,11 +79,11 @@ def hear_always(make):
 @contextlib.contextmanager
 def heard_by(listener):
     """Launches inside are told to `listener`, and to no other."""
-    before = _listener.set(listener)
+    before, _local.listener = current(), listener
     try:
         yield listener
     finally:
-        _listener.reset(before)
+        _local.listener = before
 
 
 def named_arrays(kernel, args, kinds):
@@ -124,10 +127,13 @@ def attached(listener, record, launch):
     record.listener = ctypes.addressof(told)
     listener.begin(launch)
     try:
-        yield
-    finally:
-        if told.count and not problems:
-            hear(told.count)
-        listener.end()
-        if problems:
-            raise problems[0]
+        with heard_by(None):
+            yield
+    except BaseException:
+        listener.end(False)
+        raise
+    if told.count and not problems:
+        hear(told.count)
+    listener.end(not problems)
+    if problems:
+        raise problems[0]

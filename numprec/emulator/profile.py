@@ -258,6 +258,8 @@ class Counts:
 class Profile:
     """A listener that counts; `launches` holds the Counts, one a launch."""
 
+    rounds = 2 ** 62          # of loops: nothing is given up
+
     def __init__(self):
         self.launches = []
 
@@ -281,7 +283,9 @@ class Profile:
         events = np.concatenate([self._left, events.view(np.int64).reshape(-1, 2)])
         self._left = events[_count(events, *self._rest, False):].copy()
 
-    def end(self):
+    def end(self, whole):
+        if not whole:
+            return
         _count(self._left, *self._rest, True)
         launch, lines = self._launch, {}
         for site, totals in zip(launch.sites, self._totals):

@@ -49,7 +49,7 @@ class SanitizerError(EmulatorError):
 # one before it by another thread, and by another block.
 _WRITER, _UPDATER, _READER, _BESIDE, _ELSEWHERE = range(0, 10, 2)
 _CELL = 10
-_SITE, _THREAD, _WHEN, _ROUND = 20, 10, 31, 12         # bits
+_SITE, _THREAD, _WHEN, _ROUND, _CLOCK = 20, 10, 31, 16, 16         # bits
 
 # columns of `here`: the block that runs and its slot, the last interval numbered, findings, threads of a block, the
 # binary logarithm of a granule of shared memory, granules of a slot; of `slots`; and of `arguments`
@@ -110,12 +110,14 @@ def _judge(cells, at, kind, mine, when, began, value, sites, here, clocks, found
             continue
         lane = who & (1 << _THREAD) - 1
         if who >> _THREAD != block:
-            ordered = then >> _WHEN & (1 << _ROUND) - 1 < when >> _WHEN & (1 << _ROUND) - 1
+            passed = then >> _WHEN & (1 << _ROUND) - 1
+            ordered = passed < when >> _WHEN & (1 << _ROUND) - 1 or passed == (1 << _ROUND) - 1
         elif interval < when & (1 << _WHEN) - 1:
             ordered = True
         else:
+            clock = then >> _WHEN + _ROUND
             ordered = lane // 32 == thread // 32 and clocks.shape[1] > 0 and (
-                clocks[slot, thread, lane % 32] >= then >> _WHEN + _ROUND)
+                clocks[slot, thread, lane % 32] >= clock or clock == (1 << _CLOCK) - 1)
         if not ordered:
             _find(found, here, RACE, (mine & (1 << _SITE) - 1) - 1, other, thread, who, value)
     if kind == LOAD:
@@ -212,9 +214,9 @@ def _hear(events, sites, here, slots, waits, clocks, shared, memory, arguments, 
             _find(found, here, MISALIGNED, site, -1, thread, 0, address)
         slot = here[_SLOT]
         mine = (here[_BLOCK] << _THREAD | thread) << _SITE | site + 1
-        when = slots[slot, _NOW] | slots[slot, _ROUNDS] << _WHEN
+        when = slots[slot, _NOW] | min(slots[slot, _ROUNDS], (1 << _ROUND) - 1) << _WHEN
         if clocks.shape[1] > 0:
-            when |= clocks[slot, thread, thread & 31] << _WHEN + _ROUND
+            when |= min(clocks[slot, thread, thread & 31], (1 << _CLOCK) - 1) << _WHEN + _ROUND
         if in_shared:
             cells, began, shift, first = shared, slots[slot, _BEGAN], here[_SHIFT], address
             place = slot * here[_ROOM]
@@ -245,13 +247,16 @@ def _hear(events, sites, here, slots, waits, clocks, shared, memory, arguments, 
 class Sanitizer:
     """A listener that raises SanitizerError after a launch with a bug in it, or only collects the sentences."""
 
+    checks_writes = True
+
     def __init__(self, raises=True, rounds=listening.ROUNDS):
         self.findings, self.raises, self.rounds = [], raises, rounds
 
     def begin(self, launch):
         self.launch = launch
         threads, blocks = int(np.prod(launch.block)), int(np.prod(launch.grid))
-        sites = np.array([(*s[:4], _power(s.bytes) - 1) for s in launch.sites] or [(0,) * 5], np.int64)
+        sites = np.array([(s.kind, s.space, s.array, s.bytes, s.align - 1) for s in launch.sites] or [(0,) * 5],
+                         np.int64)
 
         def granule(space, array):
             """The binary logarithm of the smallest access that may be of an array."""
@@ -283,7 +288,7 @@ class Sanitizer:
     def hear(self, events):
         _hear(events.view(np.int64).reshape(-1, 2), *self._state)
 
-    def end(self):
+    def end(self, whole):
         start = 0
         for part in self._parts:
             part |= self._written[start:start + len(part)]
@@ -291,13 +296,13 @@ class Sanitizer:
         found = self._found[:self._here[_FOUND]].copy().view(FINDING).reshape(-1)
         sentences = [_sentence(self.launch, f) for f in found]
         self.findings += sentences
-        if sentences and self.raises:
+        self.launch = self._state = self._parts = self._written = None      # they may be large
+        if sentences and self.raises and whole:
             raise SanitizerError(sentences)
 
 
 def _power(length):
-    """The largest power of two that divides a number of bytes: what an access of so many has to be aligned to, at most
-    16 of them."""
+    """The largest power of two that divides a number of bytes, at most 16 of them."""
     return min(length & -length or 1, 16)
 
 
@@ -381,7 +386,7 @@ def _sentence(launch, f):
         if kind == BEYOND:
             return f"{place}: {does}, but {extent}{more}"
         if kind == MISALIGNED:
-            return f"{place}: {does} at an address that is no multiple of its {site.bytes} bytes{more}"
+            return f"{place}: {does} at an address that is no multiple of {site.align} bytes{more}"
         if kind == UNWRITTEN:
             return f"{place}: {does}, which nobody has written{more}"
         block, thread = divmod(int(f["who"]), 1 << _THREAD)

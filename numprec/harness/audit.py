@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from numprec.device import Emulator
+from numprec.harness import machine_code
 from numprec.kernels.registry import KINDS
 
 CARDS = ((7, 5), (9, 0))
@@ -90,6 +91,15 @@ def compile_ptx(kernel, argtypes, compute_capability):
     return ptx
 
 
+@lru_cache(maxsize=None)
+def cubin(kernel, argtypes, compute_capability):
+    """The machine code, an ELF file, that ptxas makes of a `@cuda.jit` kernel."""
+    from numba.cuda.cudadrv import driver
+    linker = driver._Linker(cc=compute_capability)
+    linker.add_ptx(compile_ptx(kernel, argtypes, compute_capability).encode())
+    return bytes(linker.complete().code)
+
+
 class Findings(NamedTuple):
     """`float64`: the opcodes with a float64 operand, with repetition. `local_bytes`: local memory per thread."""
 
@@ -126,16 +136,10 @@ _INSTRUCTION = 16                                               # bytes, from sm
 def machine_arithmetic(kernel, argtypes, compute_capability):
     """Counter of the products, sums and fma's in the machine code that ptxas makes: {"fma.f32": 12, ...}. A float16
     one may be for two numbers. Divisions and roots are made of such operations too."""
-    from numba.cuda.cudadrv import driver
-    linker = driver._Linker(cc=compute_capability)
-    linker.add_ptx(compile_ptx(kernel, argtypes, compute_capability).encode())
-    code = bytes(linker.complete().code)
-    table, = struct.unpack_from("<Q", code, 0x28)               # ELF: where the section headers are,
-    size, count, names = struct.unpack_from("<3H", code, 0x3a)  # how large, how many, which one holds their names
-    headers = [struct.unpack_from("<IIQQQQ", code, table + i * size) for i in range(count)]
+    code = cubin(kernel, argtypes, compute_capability)
     found = Counter()
-    for name, _, _, _, start, length in headers:
-        if code.startswith(b".text.", headers[names][4] + name):
+    for name, start, length in machine_code.sections(code):
+        if name.startswith(".text."):
             found.update(struct.unpack_from("<H", code, at)[0] & 0x1ff
                          for at in range(start, start + length, _INSTRUCTION))
     return Counter({kind: found[base] for base, kind in _KINDS.items() if found[base]})

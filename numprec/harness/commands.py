@@ -52,7 +52,21 @@ def show_list():
 
 def sanitize(options):
     """Looks for bugs in kernels."""
-    from numprec.harness import run, sanitizing
+    from numprec.harness import sanitizing
+    return _with_chosen(options, lambda names, precisions: sanitizing.run(
+        names, precisions, options.seeds or sanitizing.SEEDS, options.out))
+
+
+def profile(options):
+    """Counts what kernels make a GPU do."""
+    from numprec.harness import profiling
+    return _with_chosen(options, lambda names, precisions: profiling.show(
+        names, precisions, options.scale, options.lines))
+
+
+def _with_chosen(options, command):
+    """Calls `command(operations, precisions)` with what the options name; what cannot be done is a sentence."""
+    from numprec.harness import run
     from numprec.precision import select
     names = run.names(options.operation)
     try:
@@ -62,7 +76,7 @@ def sanitize(options):
         print(f"bench.py: {error}", file=sys.stderr)
         return USAGE
     try:
-        return sanitizing.run(names, precisions, options.seeds or sanitizing.SEEDS, options.out)
+        return command(names, precisions)
     except Refused as refused:
         print(f"bench.py: {refused}", file=sys.stderr)
         return refused.code

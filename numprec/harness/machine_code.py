@@ -40,7 +40,7 @@ LIMITS = {(7, 5): Limits(1024, 16, 64 * 1024, 0), (8, 0): Limits(2048, 32, 164 *
 def resources(kernel, argtypes, compute_capability):
     """Compiles a `@cuda.jit` kernel for the Numba types of its arguments; no GPU is needed."""
     from numprec.harness import audit
-    found = of_cubin(bytes(audit.front_end(kernel, tuple(argtypes)).get_cubin(compute_capability).code))
+    found = of_cubin(audit.cubin(kernel, tuple(argtypes), compute_capability))
     if compute_capability >= (9, 0) and found.shared_bytes:       # there the section counts what is reserved
         found = found._replace(shared_bytes=found.shared_bytes - LIMITS[compute_capability].reserved)
     return found
@@ -50,7 +50,7 @@ def of_cubin(cubin):
     """The Resources of the only kernel in a cubin, as it says them."""
     found = {_REGISTERS: 0, _FRAME: 0}
     shared = 0
-    for name, offset, size in _sections(cubin):
+    for name, offset, size in sections(cubin):
         if name == ".nv.info":
             for what, value in _attributes(cubin[offset:offset + size]):
                 if what in found:
@@ -77,7 +77,7 @@ def _up(n, unit):
     return -(-n // unit) * unit
 
 
-def _sections(elf):
+def sections(elf):
     """(name, offset, size) of each section of a 64-bit ELF file."""
     start, = struct.unpack_from("<Q", elf, 0x28)
     size, count, names = struct.unpack_from("<HHH", elf, 0x3A)

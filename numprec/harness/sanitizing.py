@@ -4,6 +4,7 @@ Every rung in every precision is launched on its operation's small test shapes, 
 order and in random orders. A line of JSON for each combination says what was found; one that has its line, made from
 the same sources, is not done again.
 """
+import re
 import time
 from concurrent.futures import as_completed
 
@@ -16,6 +17,7 @@ from numprec.precision import PRECISIONS
 SEEDS = 20          # random orders, besides that by index
 LARGEST = 6000      # elements, by the numbers in a shape, of the largest shape that is looked at
 LEAST = 3           # shapes that are looked at however large they are
+_WHO = re.compile(r"thread \(.*?\)|of block \(.*?\)|\[[^]]*\]|\d+ more like it")     # what differs in the same bug
 
 
 def shapes_of(operation):
@@ -40,7 +42,7 @@ def findings(operation, rung, precision, seeds=SEEDS, rounds=None, first=False):
                 operation.launch(device, rung, precision, *(
                     device.array(a, precision.storage if a.dtype.kind == "f" else None) for a in arrays))
             for sentence in sanitizer.findings:
-                found.setdefault(sentence.partition(": ")[0], f"{shape}, order {seed}: {sentence}")
+                found.setdefault(_WHO.sub("", sentence), f"{shape}, order {seed}: {sentence}")
             if found and first:
                 return list(found.values())
     return list(found.values())
