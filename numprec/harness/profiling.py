@@ -46,8 +46,9 @@ def rows(operation, rung, precision, shape):
     shared = sum(t.requests for c in counts.launches for t in (c.shared_loads, c.shared_stores, c.shared_atomics))
     weighed = [(c.lanes, c.sectors + c.wavefronts) for c in counts.launches if c.lanes == c.lanes]
     needed = total["read"] + total["written"]
-    return (rung.name, str(precision), len(counts.launches), total["flops"], total["flops"] / needed if needed else None,
-            SECTOR * total["sectors"] / needed if needed else None, total["wavefronts"] / shared if shared else None,
+    return (rung.name, str(precision), len(counts.launches), total["flops"],
+            total["flops"] / needed if needed else None, SECTOR * total["sectors"] / needed if needed else None,
+            total["wavefronts"] / shared if shared else None,
             sum(lanes * n for lanes, n in weighed) / max(1, sum(n for _, n in weighed)), total["barriers"], registers,
             *(f"{seconds * 1e6:.3g} µs" for seconds in times)), counts
 
@@ -65,8 +66,8 @@ def show(chosen, precisions, scale, lines):
                         table.append(row)
                         details += [str(counts)] * lines
         print(f"{name}, shape {'x'.join(map(str, shape))}: what a GPU has to do, counted by the emulator\n")
-        print(tabulate(table, HEADS, floatfmt=("", "", ".0f", ",.0f", ".2f", ".2f", ".2f", ".1f", ",.0f", ".0f")))
-        print("\nmoved / needed: bytes of sectors over distinct bytes; flops a byte are of those. model: of the time, a "
+        print(tabulate(table, HEADS, floatfmt=("", "", ".0f", ",.0f", ".2f", ".2f", ".2f", ".1f")))
+        print("\nmoved / needed: bytes of sectors over distinct bytes; flops a byte are of those. model: of time, a "
               "floor from\npublished peaks, see numprec.harness.gpu_model; nothing was measured.\n")
         print("\n\n".join(details), end="\n\n" if details else "", flush=True)
     return 0
