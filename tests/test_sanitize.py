@@ -10,7 +10,7 @@ import pytest
 from numba import cuda, float32, int32
 
 from numprec import device as devices
-from numprec.emulator import SanitizerError, emulate, profile, sanitize
+from numprec.emulator import EmulatorError, SanitizerError, emulate, profile, sanitize
 from numprec.kernels.registry import operations
 from numprec.precision import PRECISIONS
 
@@ -247,6 +247,20 @@ def test_the_exception_of_a_signal_is_not_hidden():
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     assert "writes x[99]" in sanitizer.findings[0]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there faults are caught")
+def test_faults_are_caught_after_a_check():
+    """Checked launches have a scheduler of their own; the plain one's handler stays the only one."""
+    x = np.zeros(4, np.float32)
+    found(shifted, 1, 4, x, x.copy())
+    with pytest.raises(EmulatorError, match="memory that is not there"):
+        emulate(far)[1, 1](x, 10 ** 11)
+
+
+@cuda.jit
+def far(x, at):
+    x[at] = 1
 
 
 def test_bugs_raise():

@@ -140,13 +140,18 @@ define internal void @emu.guard(ptr %place) {
 _NOBODY_LISTENS = "define internal void @emu.hook(ptr %w, i32 %s, i32 %t, i64 %v) alwaysinline {\n  ret void\n}\n"
 
 
-@functools.lru_cache(maxsize=None)
-def scheduler(cpu=None, listening=False):
+def scheduler(listening=False):
     """The compiled scheduler: `run(launch, memory)` and `cooperate(launch, memory, bytes, first, last, mode)`. They
     return a status, or raise what a handler of a signal raises. Where one listens it tells the launch's listener what
-    it does; the kernels then reach for no memory that is not there."""
+    it does; the kernels then reach for no memory that is not there. There is one of each, as each plain one would set a
+    handler of faults."""
+    return _scheduler(bool(listening))
+
+
+@functools.lru_cache(maxsize=None)
+def _scheduler(listening):
     from numprec.emulator import cache
-    place, guards = target(cpu), sys.platform == "linux" and not listening
+    place, guards = target(), sys.platform == "linux" and not listening
     read = resources.files("numprec.emulator").joinpath
     text = read("scheduler.ll").read_text()
     bodies = read("guard.ll").read_text() if guards else _UNGUARDED
@@ -159,7 +164,7 @@ def scheduler(cpu=None, listening=False):
         cache.store(key, *stored)
     engine, (run, cooperate, ask) = place.load(stored[1], ["emu_run", "emu_cooperate", "emu_ask"])
     if listening:
-        scheduler(cpu)         # all kernels ask the plain one's; it takes guards away only where there are any
+        scheduler()            # all kernels ask the plain one's; it takes guards away only where there are any
     else:
         llvm.add_symbol("numprec_ask", ask)
     if guards:
