@@ -12,6 +12,7 @@ other threads.
 """
 import contextlib
 import ctypes
+import sys
 import threading
 from typing import NamedTuple
 
@@ -116,9 +117,19 @@ def attached(listener, record, launch):
     def hear(count):
         try:
             listener.hear(events[:count])
-        except BaseException as problem:        # ctypes would print and forget it
-            problems.append(problem)
-            told.rounds = 0                     # the kernel's loops end
+        except BaseException as problem:
+            gone(problem)
+
+    def gone(problem):
+        problems.append(problem)
+        told.rounds = 0                         # the kernel's loops end
+
+    def unraisable(what):
+        """A handler of a signal that raises at the door of `full`, where ctypes would print and forget it."""
+        if what.object is full or "ctypes callback" in (what.err_msg or ""):
+            gone(what.exc_value)
+        else:
+            before(what)
 
     full = _FULL(lambda: hear(CAPACITY))
     told = _Record(events=events.ctypes.data, count=0, capacity=CAPACITY, full=full, scratch=scratch.ctypes.data,
@@ -126,12 +137,15 @@ def attached(listener, record, launch):
                    how_many=len(launch.arguments), counts=launch.counts.ctypes.data)
     record.listener = ctypes.addressof(told)
     listener.begin(launch)
+    before, sys.unraisablehook = sys.unraisablehook, unraisable
     try:
         with heard_by(None):
             yield
     except BaseException:
         listener.end(False)
         raise
+    finally:
+        sys.unraisablehook = before
     if told.count and not problems:
         hear(told.count)
     listener.end(not problems)
