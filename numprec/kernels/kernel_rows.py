@@ -106,12 +106,13 @@ def value(p):
     @cuda.jit(device=True)
     def value(X, m, n, parameters, which):
         acc = accum(0)
-        for d in range(X.shape[1]):
-            a, b = accum(X[m, d]), accum(X[n, d])
-            acc = square(acc, a, b) if which == RBF else times(acc, a, b)
         if which == RBF:
-            acc = gauss(acc, m, n, parameters)
-        elif which == POLY:
+            for d in range(X.shape[1]):
+                acc = square(acc, accum(X[m, d]), accum(X[n, d]))
+            return storage(gauss(acc, m, n, parameters))
+        for d in range(X.shape[1]):    # a loop for each term: a sum of one or the other would not be a multiply-add
+            acc = times(acc, accum(X[m, d]), accum(X[n, d]))
+        if which == POLY:
             acc = raised(acc, m, n, parameters)
         elif which == SIGMOID:
             acc = tanh(acc, m, n, parameters)
