@@ -107,6 +107,7 @@ EXAMPLES |= {
     "permutation": ((np.zeros(2, int), np.zeros(1, int)), [0]),
     "batch": ((np.array([[7]]), np.array([3]), np.zeros(16, int), np.array([4])),
               (np.reshape([7, *PADDING], (64, 1)), np.array([4, *PADDING]) - 1, [4])),
+    "weigh": ((np.array([1, 5, 3]), np.array([2, 0, -1]), np.array([8])), ([4], [0.75, 0.25, 0], [6, 2, 0])),
     "sgd": ((controls(UNSCALE=0.5, RATE=0.25, DECAY=1, BETA1=0.5), np.array([1, 2]), np.array([4, 4]),
              np.array([2, 2])), ([1.25, 2.5], [0.25, 0.5])),
     "adam": ((controls(UNSCALE=1, RATE=1, BETA1=0.5, COBETA1=0.5, BETA2=0.75, COBETA2=0.25, EPSILON=1),

@@ -9,7 +9,7 @@ Shapes     state (STATE,): int64, the numbers named below; X (N, D): storage; la
            short is filled up with row -1, whose x is 0 and whose y is -1; weights (N,), total (1,), share and factor
            (B,) of weigh: accum
 Mapping    a thread per row; a thread per element, columns along x; weigh is one block, whose threads sum strided rows,
-           and halve their sums in shared memory
+           and then their sums as in `reduce`
 Precision  nothing but factor, total and share is rounded; batches are the same in every precision
 Ladder     one step each
 Cost       B D elements read and written
@@ -23,6 +23,7 @@ from numba import cuda, int32
 
 from numprec.kernels.bounds import Computed
 from numprec.kernels.random import THREADS, permutation_oracle, permuted
+from numprec.kernels.reduce import WARP, block_sum
 from numprec.kernels.registry import draw, operation, rung
 from numprec.precision import PRECISIONS
 
@@ -98,32 +99,25 @@ def gather(p, shuffle=True):
 
 @rung(of="weigh")
 def block(p):
-    accum = p.accum
+    accum, over_block = p.accum, block_sum(p, THREADS)
 
     @cuda.jit
     def batch_weigh(weights, rows, scale, total, share, factor):
-        sum_s = cuda.shared.array(THREADS, accum)
+        warps_s = cuda.shared.array(WARP, accum)
         t = cuda.threadIdx.x
         acc = accum(0)
         for b in range(t, rows.size, THREADS):
             if rows[b] >= 0:
                 acc += accum(weights[rows[b]])
-        sum_s[t] = acc
-        half = THREADS // 2
-        while half > 0:
-            cuda.syncthreads()    # sum_s[0 : 2 half] is complete
-            if t < half:
-                sum_s[t] += sum_s[t + half]
-            half //= 2
-        cuda.syncthreads()        # sum_s[0] is complete
+        acc = over_block(acc, warps_s)
         for b in range(t, rows.size, THREADS):
             part = accum(0)
-            if rows[b] >= 0 and sum_s[0] > accum(0):
-                part = accum(weights[rows[b]]) / sum_s[0]
+            if rows[b] >= 0 and acc > accum(0):
+                part = accum(weights[rows[b]]) / acc
             share[b] = part
             factor[b] = part * accum(scale[0])
         if t == 0:
-            total[0] = sum_s[0]
+            total[0] = acc
     return batch_weigh
 
 
