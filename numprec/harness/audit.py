@@ -10,15 +10,12 @@ arrays hold.
 """
 import ast
 import re
-import struct
-from collections import Counter
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 
 from numprec.device import Emulator
-from numprec.harness import machine_code
 from numprec.kernels.registry import KINDS
 
 CARDS = ((7, 5), (9, 0))
@@ -69,21 +66,21 @@ def _options(kernel):
 
 @lru_cache(maxsize=None)
 def front_end(kernel, argtypes):
-    """Numba's half of the compilation, which is the same for all CARDS, and takes longer than NVIDIA's."""
+    """Numba's half of the compilation, which is the same for all CARDS, and takes longer than NVIDIA's: (its library,
+    the text of its modules before the kernel got its entry, the mangled name of the kernel)."""
     from numba import types
     from numba.cuda.compiler import compile_cuda, kernel_fixup
 
     from numprec.emulator.compile import without_driver
     with without_driver(CARDS[0]):
         result = compile_cuda(kernel.py_func, types.void, argtypes, cc=CARDS[0], **_options(kernel))
+    texts = [str(module) for module in result.library.modules]
     kernel_fixup(result.library.get_function(result.fndesc.llvm_func_name), False)
-    return result.library
+    return result.library, texts, result.fndesc.mangled_name
 
 
-@lru_cache(maxsize=None)
-def compile_ptx(kernel, argtypes, compute_capability):
-    """PTX of a `@cuda.jit` kernel; float16 routines are linked in, as they are when it runs."""
-    library = front_end(kernel, argtypes)
+def ptx_of(library, compute_capability):
+    """PTX of a library; float16 routines are linked in, as they are when it runs."""
     ptx = library.get_asm_str(compute_capability)
     if ".extern .func" in ptx:
         library._lto = True
@@ -91,13 +88,24 @@ def compile_ptx(kernel, argtypes, compute_capability):
     return ptx
 
 
-@lru_cache(maxsize=None)
-def cubin(kernel, argtypes, compute_capability):
-    """The machine code, an ELF file, that ptxas makes of a `@cuda.jit` kernel."""
+def assembled(ptx, compute_capability):
+    """The machine code, an ELF file, that ptxas makes of PTX."""
     from numba.cuda.cudadrv import driver
     linker = driver._Linker(cc=compute_capability)
-    linker.add_ptx(compile_ptx(kernel, argtypes, compute_capability).encode())
+    linker.add_ptx(ptx.encode())
     return bytes(linker.complete().code)
+
+
+@lru_cache(maxsize=None)
+def compile_ptx(kernel, argtypes, compute_capability):
+    """PTX of a `@cuda.jit` kernel."""
+    return ptx_of(front_end(kernel, argtypes)[0], compute_capability)
+
+
+@lru_cache(maxsize=None)
+def cubin(kernel, argtypes, compute_capability):
+    """The machine code of a `@cuda.jit` kernel."""
+    return assembled(compile_ptx(kernel, argtypes, compute_capability), compute_capability)
 
 
 class Findings(NamedTuple):
@@ -124,50 +132,6 @@ def inspect(ptx):
     """Findings about one compilation."""
     return Findings([op for op in opcodes(ptx) if "f64" in op.split(".")],
                     sum(int(size) for size in _LOCAL.findall(ptx)))
-
-
-# ---- what is rounded: the emulator's code beside the machine's
-
-_KINDS = {0x20: "mul.f32", 0x21: "add.f32", 0x23: "fma.f32", 0x28: "mul.f64", 0x29: "add.f64", 0x2b: "fma.f64",
-          0x30: "add.f16", 0x31: "fma.f16", 0x32: "mul.f16"}    # by the last nine bits: FMUL, FADD, FFMA, ...
-_INSTRUCTION = 16                                               # bytes, from sm_70 on
-
-
-def machine_arithmetic(kernel, argtypes, compute_capability):
-    """Counter of the products, sums and fma's in the machine code that ptxas makes: {"fma.f32": 12, ...}. A float16
-    one may be for two numbers. Divisions and roots are made of such operations too."""
-    code = cubin(kernel, argtypes, compute_capability)
-    found = Counter()
-    for name, start, length in machine_code.sections(code):
-        if name.startswith(".text."):
-            found.update(struct.unpack_from("<H", code, at)[0] & 0x1ff
-                         for at in range(start, start + length, _INSTRUCTION))
-    return Counter({kind: found[base] for base, kind in _KINDS.items() if found[base]})
-
-
-_EMULATED = re.compile(
-    r"= (?:f(?P<op>add|sub|mul) (?P<type>float|double)|call \w+ @(?:llvm\.(?P<fma>fma)\.(?P<wide>f\d\d)"
-    r"|emu\.half\.(?P<half>add|sub|mul|fma)\b|\"?emu\.asm\.(?P<rn>add|sub|mul)\.rn\.(?P<fmt>f\d\d)))")
-_OPAQUE = re.compile(r"\bfdiv\b|emu\.half\.div|sqrt|emu\.nvvm|emu\.bf16|half2|__nv_")
-
-
-def emulated_arithmetic(kernel, argtypes, compute_capability):
-    """The same of the code that the emulator runs, or None where that has operations of which a card makes several."""
-    from numprec.emulator import compile as compiler, host, rounding, translate
-    modules, entry, _ = compiler.numba_ir(kernel, argtypes, compute_capability)
-    lines = translate.lowered(modules, entry, kernel.py_func.__name__, host.llvm, host.target().machine)[0]
-    lines = rounding.fuse(rounding.define(lines))
-    used = {name for line in lines for name in re.findall(r"%[\w.]+", line.partition(" = ")[2] or line)}
-    found = Counter()
-    for line in lines:
-        m = _EMULATED.search(line)
-        if m and line.partition(" = ")[0].strip() in used:      # a product that was fused everywhere is not
-            kind = m["op"] or m["fma"] or m["half"] or m["rn"]
-            of = {"float": "f32", "double": "f64"}.get(m["type"]) or m["wide"] or m["fmt"] or "f16"
-            found[f"{kind.replace('sub', 'add')}.{of}"] += 1
-        elif _OPAQUE.search(line):
-            return None
-    return found
 
 
 # ---- source
