@@ -3,10 +3,12 @@ import math
 
 import numpy as np
 import pytest
-from numba import cuda, float32
+from numba import cuda, float32, types
+from numba.cuda.descriptor import cuda_target
 
 from numprec import device as devices
 from numprec.emulator import emulate, listening, profile
+from numprec.emulator.compile import numba_ir
 from numprec.kernels import matmul
 from numprec.precision import PRECISIONS
 
@@ -179,3 +181,29 @@ def test_counts_depend_on_nothing_but_the_kernel():
             matmul.launch(device, matmul.tiled, PRECISIONS["fp32"], device.array(A), device.array(B))
         seen.add(str(counts))
     assert len(seen) == 1
+
+
+def test_lines_of_the_source_stay_with_the_profiler(monkeypatch):
+    """Numba shares float16's operators among kernels: made for a profile they would name lines, and NVIDIA's linker
+    refuse the next kernel that uses them."""
+    monkeypatch.setattr(cuda_target.target_context, "cached_internal_func", {})
+
+    @cuda.jit
+    def product(x):
+        x[0] = x[0] * x[0]
+
+    def modules(lines):
+        return numba_ir(product, (types.float16[::1],), (7, 5), lines)[0]
+    assert any("Debug Info Version" in text for text in modules(True))
+    assert not any("Debug Info Version" in text for text in modules(False))
+
+
+def test_the_larger_of_two_is_no_arithmetic():
+    """Nor is a magnitude; a root is."""
+    @cuda.jit
+    def magnitudes(x, y):
+        i = cuda.grid(1)
+        y[i] = max(abs(x[i]), min(x[i], y[i])) + math.sqrt(y[i])
+
+    c = counted(magnitudes, 1, 32, np.ones(32, np.float32), np.ones(32, np.float32))
+    assert {what: n for what, n in c.operations.items() if " " in what} == {"fp32 add": 32, "fp32 special": 32}

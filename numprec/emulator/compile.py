@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numba.cuda.dispatcher
 from numba import types
 from numba.cuda.compiler import compile_cuda
+from numba.cuda.descriptor import cuda_target
 
 from numprec.emulator import cache, host, libdevice
 from numprec.emulator.translate import Translation, Unsupported, recursion, translate
@@ -48,13 +49,26 @@ def without_driver(compute_capability):
         module.get_current_device = original
 
 
+@contextlib.contextmanager
+def _forgetting_helpers():
+    """Numba keeps what it compiles on the way, such as operators of float16, for the next kernel. NVIDIA's linker
+    refuses a kernel without lines that is made of parts with lines."""
+    helpers = cuda_target.target_context.cached_internal_func
+    before = set(helpers)
+    try:
+        yield
+    finally:
+        for key in set(helpers) - before:
+            helpers.pop(key, None)
+
+
 def numba_ir(kernel, argtypes, compute_capability, lines=False):
     """(list of LLVM modules as text, mangled name of the kernel, function that tells what an error code of a thread
     stands for) for a dispatcher and Numba argument types. `lines` keeps the lines of the source in the text."""
     options = kernel.targetoptions
     name = kernel.py_func.__name__
     try:
-        with without_driver(compute_capability):
+        with without_driver(compute_capability), _forgetting_helpers() if lines else contextlib.nullcontext():
             result = compile_cuda(kernel.py_func, types.void, tuple(argtypes), cc=tuple(compute_capability),
                                   fastmath=bool(options.get("fastmath")), lineinfo=lines,
                                   debug=bool(options.get("debug")))

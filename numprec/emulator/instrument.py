@@ -308,14 +308,16 @@ _OPERATIONS = (
     (re.compile(r"@\"?emu\.(half|bf16)\.(?:add|sub)\b"), "add"),
     (re.compile(r"@\"?emu\.(half|bf16)\.mul\b"), "mul"),
     (re.compile(r"@\"?emu\.(half|bf16)\.div\b"), "special"),
-    (re.compile(r"@\"?emu\.(?:asm|nvvm)\.fma\.rn\.(f16|f32|f64|f|d)\b"), "fma"),
+    (re.compile(r"@\"?emu\.(?:asm|nvvm)\.fma\.r[nmpz]\.(f16|f32|f64|f|d)\b"), "fma"),
     (re.compile(r"@\"?emu\.(?:asm|nvvm)\.(?:add|sub)\.rn\.(f16|f32|f64|f|d)\b"), "add"),
     (re.compile(r"@\"?emu\.(?:asm|nvvm)\.mul\.rn\.(f16|f32|f64|f|d)\b"), "mul"),
     (re.compile(r" call (float|double) @\"?emu\.nvvm\.(?:ex2|lg2|rcp|rsqrt|sqrt|sin|cos)"), "special"),
     (re.compile(r" = f(?:add|sub) (float|double) "), "add"),
     (re.compile(r" = fmul (float|double) "), "mul"),
     (re.compile(r" = f(?:div|rem) (float|double) "), "special"),
-    (re.compile(r" = (?:tail )?call (float|double) @\"?(?:__nv_|llvm\.(?:sqrt|exp|log|sin|cos|tanh|pow))"), "special"),
+    (re.compile(r" = (?:tail )?call (float|double) @\"?"
+                r"(?:__nv_(?!fabs|fmax|fmin)|llvm\.(?:sqrt|exp|log|sin|cos|tanh|pow))"),
+     "special"),      # a magnitude and the larger of two are no arithmetic, no more than a comparison is
 )
 _CONVERSION = re.compile(r" = (?:fpext|fptrunc|[su]itofp|fpto[su]i) |@\"?emu\.(?:asm\.cvt|(?:half|bf16)\.(?:to|from)_)")
 _INTEGER = re.compile(r" = (?:add|sub|mul|shl|lshr|ashr|and|or|xor|[us]div|[us]rem|icmp|select|getelementptr) ")

@@ -14,8 +14,9 @@ Counted are, over all warps of a launch:
                   and 16 bytes a lane are served by half and by quarter warps
     lanes         that were active in a request, of 32: fewer show divergence, or threads that have nothing to do
     barriers, syncwarps, shuffles    made by a warp; shuffles, votes and matches alike
-    operations    of threads, by format: fma, add, mul, special (division, roots, exp, ...); conversions; integers. They
-                  are those that LLVM's optimiser leaves, see instrument.py: NVIDIA's may leave some more or less
+    operations    of threads, by format: fma, add, mul, special (division, roots, exp, ...); conversions; integers.
+                  Comparisons of floats, the larger of two and magnitudes are none. They are those that LLVM's
+                  optimiser leaves, see instrument.py: NVIDIA's may leave some more or less
     read, written distinct bytes: those read before the launch wrote them, and those written; the least traffic there is
 
 The lanes of a warp run one after another here. What is the same request is told by counting: the k-th time that a lane
