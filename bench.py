@@ -176,8 +176,9 @@ def _sanitize(arguments):
 def _profile(arguments):
     p = Parser(prog="bench.py profile", formatter_class=argparse.RawDescriptionHelpFormatter,
                description="Counts, on the emulator, what the rungs of an operation make a GPU do: sectors of memory, "
-                           "bank\nconflicts, idle lanes, operations; and shows a model of their time on a T4, an A100 "
-                           "and an H100.")
+                           "bank\nconflicts, idle lanes, operations. Beside them stands what the operation needs, and "
+                           "a model of the\ntime on a T4, an A100 and an H100; where there is a GPU, the time measured "
+                           "on it, too.")
     p.add_argument("--operation", metavar="LIST", required=True, help="operations, chapters or rungs (matmul/tiled)")
     p.add_argument("--precision", default="fp32", metavar="LIST", help="names or groups; default fp32")
     p.add_argument("--scale", choices=("smoke", "quick", "full"), default="smoke", help="size; default smoke")

@@ -6,7 +6,7 @@ Shapes     X, Y (B, H, W, C): storage; state: see `batch`
 Mapping    an element to a thread, (w, c) along x
 Precision  nothing is rounded, and every precision sees the same images
 Ladder     one step
-Cost       B H W C elements read and written
+Cost       no flops; B H W C elements read and written
 Sources    A. Krizhevsky, I. Sutskever and G. E. Hinton, ImageNet classification with deep convolutional neural
                networks, NIPS 2012, section 4.1
 """
@@ -70,5 +70,6 @@ def inputs(rng, shape, kind, precision):
 
 operation("augment", inputs=inputs, oracle=oracle, error_bound=lambda precision, *arrays: 0.0, launch=launch,
           cost=lambda precision, B, H, W, C: {"flops": 0, "bytes": 2 * B * H * W * C * precision.storage.bytes},
+          cost_differs="Pixels that are shifted out of the image are not read.",
           shapes=((1, 1, 1, 1), (9, 7, 11, 3), (5, 2, 33, 1)),
           bench_shapes={"smoke": (8, 16, 16, 3), "quick": (64, 32, 32, 3), "full": (512, 32, 32, 3)})

@@ -12,7 +12,7 @@ Mapping    a thread per row; a thread per element, columns along x; weigh is one
            and then their sums as in `reduce`
 Precision  nothing but factor, total and share is rounded; batches are the same in every precision
 Ladder     one step each
-Cost       B D elements read and written
+Cost       one division; B D elements and B labels read and written; weigh 3 B flops
 Sources    L. Bottou, Stochastic gradient descent tricks, in Neural Networks: Tricks of the Trade, Springer 2012,
                section 4.1 (a random permutation an epoch)
 
@@ -164,7 +164,7 @@ BATCH = 64         # of the operation below; in training, as chosen
 operation("batch", inputs=inputs, oracle=batch_oracle, launch=launch,
           error_bound=lambda precision, X, labels, state, scale: (
               0, 0, 2 * precision.accum.u * batch_oracle(X, labels, state, scale)[2]),
-          cost=lambda precision, N, D: {"flops": 0, "bytes": 2 * BATCH * D * precision.storage.bytes},
+          cost=lambda precision, N, D: {"flops": 1, "bytes": 2 * BATCH * (D * precision.storage.bytes + 4)},
           shapes=((1, 1), (64, 3), (100, 129)),
           bench_shapes={"smoke": (1000, 64), "quick": (5000, 784), "full": (60000, 784)})
 
@@ -179,6 +179,7 @@ def weigh_inputs(rng, shape, kind, precision):
 operation("weigh", inputs=weigh_inputs, launch=weighed,
           oracle=lambda *arrays: tuple(part.exact for part in weighed_computed(PRECISIONS["fp64"], *arrays)),
           error_bound=lambda precision, *arrays: tuple(part.error for part in weighed_computed(precision, *arrays)),
-          cost=lambda precision, N, B: {"flops": 3 * B, "bytes": 4 * B * precision.accum.bytes},
+          cost=lambda precision, N, B: {"flops": 3 * B, "bytes": B * (4 + 3 * precision.accum.bytes)},
+          cost_differs="The 128 threads exchange their sums by shuffles, those without a row too.",
           shapes=((1, 1), (5, 3), (70, 300)),
           bench_shapes={"smoke": (1000, 64), "quick": (5000, 128), "full": (60000, 1024)})

@@ -14,7 +14,8 @@ Precision  sums in accum, of R S C, B P Q and R S O products; bias, f and g on t
 Ladder     direct     a thread per result reads its window and its filter from global memory (forward only)
            unfolded   im2col and a matrix product: tiles are shared, for R S times the image in memory
            implicit   the matrix product computes where its elements lie; nothing is unfolded
-Cost       2 B P Q R S C O flops; at least X, F and Z moved
+Cost       2 C O flops for each element of a window that lies in the image; X, F, bias and Z moved, or X, dZ and dF, or
+           dZ, F, X and dX
 Sources    I. Goodfellow, Y. Bengio and A. Courville, Deep Learning, MIT Press 2016, sections 9.1 and 9.5
            K. Chellapilla, S. Puri and P. Simard, High performance convolutional neural networks for document
                processing, IWFHR 2006
@@ -27,7 +28,7 @@ from numprec.kernels import dense, matmul, unfold
 from numprec.kernels.implicit import SIDE, THREADS, convolve, patch_width, weights
 from numprec.kernels.matmul import BLOCK, PATCH
 from numprec.kernels.registry import draw, operation, rung
-from numprec.kernels.unfold import im2col_oracle, near
+from numprec.kernels.unfold import im2col_oracle, near, taps
 from numprec.precision import PRECISIONS
 
 AREA = 16, 16            # direct: threads per block, along o and (b, p, q)
@@ -186,26 +187,37 @@ def layers(rng, shape, kind, precision):
 
 
 def cost(precision, B, H, W, C, O):    # noqa: E741
-    elements = B * H * W * (C + O) + 9 * C * O
-    return {"flops": 18 * B * H * W * C * O, "bytes": elements * precision.storage.bytes}
+    return {"flops": 2 * B * taps(H, W) * C * O + B * H * W * O,
+            "bytes": (B * H * W * (C + O) + 9 * C * O + O) * precision.storage.bytes}
 
 
-about = dict(cost=cost,
-             shapes=((1, 1, 1, 1, 1), (2, 5, 7, 3, 33), (1, 2, 6, 17, 5), (3, 1, 9, 2, 70), (9, 1, 1, 3, 70)),
+def weight_cost(precision, B, H, W, C, O):    # noqa: E741
+    return {"flops": 2 * B * taps(H, W) * C * O, "bytes": (B * H * W * (C + O) + 9 * C * O) * precision.storage.bytes}
+
+
+def input_cost(precision, B, H, W, C, O):    # noqa: E741
+    return {"flops": 2 * B * taps(H, W) * C * O,
+            "bytes": (B * H * W * (2 * C + O) + 9 * C * O) * precision.storage.bytes}
+
+
+backward = dict(cost_differs="The columns of all windows are written and read again, zeros outside of the image are "
+                             "multiplied as well, and so are those that fill up a tile.")
+about = dict(shapes=((1, 1, 1, 1, 1), (2, 5, 7, 3, 33), (1, 2, 6, 17, 5), (3, 1, 9, 2, 70), (9, 1, 1, 3, 70)),
              bench_shapes={"smoke": (2, 8, 8, 4, 8), "quick": (4, 32, 32, 32, 32), "full": (128, 32, 32, 64, 64)})
 
 operation(
-    "conv", inputs=lambda *problem: layers(*problem)[:3], **about,
+    "conv", inputs=lambda *problem: layers(*problem)[:3], cost=cost, **about,
     oracle=lambda X, F, bias: oracle(X, F, bias, near(X)),
     error_bound=lambda p, X, F, bias: error_bound(p, X, F, bias, near(X)),
     launch=lambda device, rung, p, X, F, bias: forward(device, rung, p, X, F, bias, near(X)))
 operation(
-    "conv_weight_gradient", inputs=lambda *problem: layers(*problem)[::3], **about,
+    "conv_weight_gradient", inputs=lambda *problem: layers(*problem)[::3], cost=weight_cost, **backward, **about,
     oracle=lambda X, dZ: columns_of(X, near(X)).T @ matrix(dZ),
     error_bound=lambda p, X, dZ: weight_error_bound(p, X, dZ, near(X)),
     launch=lambda device, rung, p, X, dZ: weight_gradient(device, rung, p, X, dZ, near(X)).reshape(-1, dZ.shape[-1]))
 operation(
-    "conv_input_gradient", inputs=lambda *problem: layers(*problem)[3:0:-2] + layers(*problem)[:1], **about,
+    "conv_input_gradient", inputs=lambda *problem: layers(*problem)[3:0:-2] + layers(*problem)[:1], cost=input_cost,
+    **backward, **about,
     oracle=lambda dZ, F, X: input_computed(PRECISIONS["fp64"], dZ, F, X, near(X)).exact,
     error_bound=lambda p, dZ, F, X: input_computed(p, dZ, F, X, near(X)).error,
     launch=lambda device, rung, p, dZ, F, X: input_gradient(device, rung, p, dZ, F, X, near(X)))

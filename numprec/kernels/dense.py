@@ -10,7 +10,8 @@ Precision  a sum takes its bias and its function in accum, and is rounded to sto
 Ladder     bias_gradient   column   a thread adds up a column
                            strips   the rows are shared out: threads, then blocks, and a second launch adds their sums
            the products climb the ladder of matmul
-Cost       products as in matmul; column sums M N additions
+Cost       products as in matmul, and M N additions of the bias (relu and its derivative are comparisons); column sums
+           M N additions; the derivative of tanh 3 M N
 Sources    D. E. Rumelhart, G. E. Hinton and R. J. Williams, Learning representations by back-propagating errors,
                Nature 323, 1986
            X. Glorot and Y. Bengio, Understanding the difficulty of training deep feedforward neural networks,
@@ -318,12 +319,12 @@ operation(
     "dense", ladder="matmul", inputs=forward_inputs, launch=forward, **products,
     oracle=oracle,
     error_bound=lambda precision, X, W, b: activated(precision, X, W, b, "relu").error,
-    cost=lambda p, M, N, K: {"flops": 2 * M * N * (K + 1), "bytes": (M * K + K * N + N + M * N) * p.storage.bytes})
+    cost=lambda p, M, N, K: {"flops": M * N * (2 * K + 1), "bytes": (M * K + K * N + N + M * N) * p.storage.bytes})
 operation(
     "dense_input_gradient", ladder="matmul", inputs=backward_inputs, launch=input_gradient, **products,
     oracle=input_gradient_oracle,
     error_bound=lambda precision, dZ, W, X: differentiated(precision, dZ, W, X, "relu").error,
-    cost=lambda p, M, N, K: {"flops": M * N * (2 * K + 1), "bytes": (M * K + K * N + 2 * M * N) * p.storage.bytes})
+    cost=lambda p, M, N, K: {"flops": 2 * M * N * K, "bytes": (M * K + K * N + 2 * M * N) * p.storage.bytes})
 operation(
     "bias_gradient", inputs=lambda rng, shape, kind, p: (draw(rng, shape, kind, p, shape[0]),),
     oracle=bias_gradient_oracle, error_bound=bias_gradient_error_bound, launch=bias_gradient,

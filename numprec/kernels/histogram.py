@@ -14,7 +14,8 @@ Precision  an edge is cut(a, b) of two neighbours a < b: a/2 + b/2, which cannot
            beyond 2048. Weights are integers too, scaled
 Ladder     direct   every thread adds to the histogram in global memory
            private  a block adds to a histogram of its own in shared memory and hands on what it counted at the end
-Cost       N D additions; N D codes and N labels read
+Cost       edges 3 flops each, X read, edges and codes written; counts N D additions of integers, N D codes and N labels
+           read, counts written
 Sources    [1] G. Ke et al., LightGBM: A highly efficient gradient boosting decision tree, NeurIPS 2017
            [2] NVIDIA, CUDA C++ Best Practices Guide, section "Shared Memory"
 """
@@ -305,11 +306,11 @@ def launch(device, rung, precision, codes, y, C=None, w=None):
 
 
 def bins_cost(precision, D, N):
-    return {"flops": 8 * N * D, "bytes": N * D * (precision.storage.bytes + 1)}
+    return {"flops": 3 * D * min(N, BINS), "bytes": (N + BINS) * D * precision.storage.bytes + N * D}
 
 
 def cost(precision, N, D, C):
-    return {"flops": N * D, "bytes": N * D + 4 * N}
+    return {"flops": 0, "bytes": N * D + 4 * N + 4 * D * BINS * C}
 
 
 def bins_inputs(rng, shape, kind, precision):
@@ -332,7 +333,9 @@ operation("bins", oracle=edges_oracle, readout=edges_readout, error_bound=edges_
           launch=lambda device, rung, precision, X: quantise(device, precision, X, bins_of(device.to_host(X))),
           inputs=bins_inputs,
           shapes=((1, 1), (1, 2), (3, 31), (2, 300), (5, 257), (2, CAPACITY)),
-          bench_shapes={"smoke": (4, 1000), "quick": (8, 2048), "full": (32, 1_000_000)})
+          bench_shapes={"smoke": (4, 1000), "quick": (8, 2048), "full": (32, 1_000_000)},
+          cost_differs="X is read by two launches, and a column of few values has fewer edges.")
 operation("histogram", oracle=oracle, error_bound=error_bound, launch=launch, cost=cost, inputs=inputs,
           shapes=((1, 1, 1), (33, 3, 2), (257, 5, 3), (CHUNK + 1, 2, 17), (100, 33, 40)),
-          bench_shapes={"smoke": (1000, 4, 3), "quick": (10_000, 8, 3), "full": (1_000_000, 32, 2)})
+          bench_shapes={"smoke": (1000, 4, 3), "quick": (10_000, 8, 3), "full": (1_000_000, 32, 2)},
+          cost_differs="Counters are read before they are written, those of zero are neither, and the rows are a list.")

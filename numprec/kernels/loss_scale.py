@@ -14,7 +14,7 @@ Mapping    threads take strided elements; a block halves its findings in shared 
 Precision  comparisons and counts are exact; scales are powers of two, and so multiply exactly short of under- and
            overflow; the mean loss is a sum in accum
 Ladder     one step
-Cost       n elements read; 4 comparisons each
+Cost       n elements read, 4 comparisons each; 2 B flops for the mean loss
 Sources    P. Micikevicius et al., Mixed precision training, ICLR 2018, section 3.2 (loss scaling)
            O. Kuchaiev et al., Mixed-precision training for NLP and speech recognition with OpenSeq2Seq, 2018,
                section 3 (a scale that backs off and grows)
@@ -248,6 +248,8 @@ def inputs(rng, shape, kind, precision):
 
 
 operation("loss_scale", inputs=inputs, oracle=oracle, error_bound=error_bound, launch=launch,
-          cost=lambda precision, n, B: {"flops": 4 * n, "bytes": n * precision.storage.bytes},
+          cost=lambda precision, n, B: {"flops": 2 * B,
+                                        "bytes": n * precision.storage.bytes + B * (precision.accum.bytes + 4)},
+          cost_differs="The blocks of the survey combine their findings as judge does, and so add up losses of zero.",
           shapes=((1, 1), (5, 70), (2049, 33), (40009, 300)),
           bench_shapes={"smoke": (10_000, 64), "quick": (200_000, 128), "full": (2 ** 24, 1024)})

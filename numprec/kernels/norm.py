@@ -8,7 +8,7 @@ Precision  In float16 the square of 256 is infinite and that of 2^-13 is 0. Divi
            largest. The sum's relative error is at most n u_accum, the root at most passes it on:
            |error| <= (n + 2) u_accum norm, plus what underflow costs
 Ladder     that of the sum
-Cost       2 n operations; n elements read, twice
+Cost       3 n flops; n elements
 Sources    N. J. Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., 2002, section 27.8
 """
 import math
@@ -86,7 +86,7 @@ def launch(device, rung, precision, x):
 
 
 def cost(precision, n):
-    return {"flops": 2 * n, "bytes": 2 * n * precision.storage.bytes}
+    return {"flops": 3 * n, "bytes": n * precision.storage.bytes}
 
 
 def inputs(rng, shape, kind, precision):
@@ -94,4 +94,5 @@ def inputs(rng, shape, kind, precision):
 
 
 operation("norm", ladder="sum", inputs=inputs, oracle=oracle, error_bound=error_bound, launch=launch, cost=cost,
+          cost_differs="x is read twice: the largest element has to be known before the first square is added.",
           **reduce.shapes)

@@ -10,7 +10,7 @@ Shapes     X, Y, dZ, dX (M, C): storage, a row for each pixel of each sample; ga
 Mapping    c along x; an element to a thread. Sums as in `moments`: strips of rows, and a second launch
 Precision  in accum; epsilon is 1e-5, or u of accum where that is larger. One rounding to storage. Bounds by `bounds`
 Ladder     one step each
-Cost       X read once for Y; X and dZ once for the sums and once for dX
+Cost       4 M C flops, X read and Y written; backward 9 M C (u 2, sums 3, dX 4), X and dZ read and dX written
 Sources    S. Ioffe and C. Szegedy, Batch normalization: accelerating deep network training by reducing internal
                covariate shift, ICML 2015, section 3
 """
@@ -191,7 +191,11 @@ def gradient_inputs(rng, shape, kind, precision):
 
 
 operation("normalize", inputs=forward_inputs, launch=lambda *arrays: forward(*arrays, 1),
-          cost=lambda p, M, C: {"flops": 4 * M * C, "bytes": 2 * M * C * p.storage.bytes}, **described(computed))
+          cost=lambda p, M, C: {"flops": 4 * M * C,
+                                "bytes": 2 * (M + 1) * C * p.storage.bytes + 2 * C * p.accum.bytes},
+          cost_differs="1 / sqrt(var + epsilon) is computed anew for each element.", **described(computed))
 operation("normalize_gradient", inputs=gradient_inputs, launch=lambda *arrays: gradient(*arrays, 1),
-          cost=lambda p, M, C: {"flops": 14 * M * C, "bytes": 5 * M * C * p.storage.bytes},
+          cost=lambda p, M, C: {"flops": 9 * M * C,
+                                "bytes": 3 * (M + 1) * C * p.storage.bytes + 2 * C * p.accum.bytes},
+          cost_differs="Two launches read X and dZ, and compute u, and what a channel shares, anew for each element.",
           **described(gradient_computed))

@@ -11,7 +11,8 @@ Mapping    a thread per parameter: one launch updates a whole network
 Precision  computed in accum, rounded to `kept`, and from there to storage for the layers. Where there are no masters,
            an update below half the weight's last bit is lost; history counts the weights that this happens to
 Ladder     one step each
-Cost       SGD 5 operations and 6 elements a parameter, Adam 14 and 8; masters one element more
+Cost       SGD 6 flops and 5 elements a parameter, Adam 14 and 7, of which one flop for the half that decays; masters
+           one element more
 Sources    I. Sutskever, J. Martens, G. Dahl and G. Hinton, On the importance of initialization and momentum in deep
                learning, ICML 2013, section 2 (Nesterov's accelerated gradient)
            D. P. Kingma and J. Ba, Adam: a method for stochastic optimization, ICLR 2015, end of section 2
@@ -176,11 +177,12 @@ def optimizer(name, formula, moments, operations):
               error_bound=lambda p, *arrays: tuple(part.error for part in computed(p, formula, *arrays)),
               cost=lambda p, n: {"flops": operations * n, "bytes": n * (
                   2 * p.storage.bytes + (2 * moments + (2 if p.master else 1)) * kept_format(p).bytes)},
+              cost_differs="The update is in place, as in training, but here of copies that are made before.",
               shapes=((1,), (2,), (255,), (777,)),
               bench_shapes={"smoke": (10_000,), "quick": (200_000,), "full": (2 ** 24,)})
 
 
-optimizer("sgd", sgd_formula, 1, 5)
+optimizer("sgd", sgd_formula, 1, 6)
 optimizer("adam", adam_formula, 2, 14)
 operation("convert", launch=convert, inputs=lambda rng, shape, kind, p: (draw(rng, shape, kind, p),),
           oracle=lambda x: x.astype(np.float64), error_bound=lambda precision, x: np.zeros(x.shape),

@@ -15,7 +15,7 @@ Mapping    partition: a thread per place, in all nodes at once; descend: a threa
 Precision  exact: codes are integers, thresholds and features have one format
 Ladder     counted  every row counts those on its side that come before it in the node
            scanned  one prefix sum over all places counts for everybody: within blocks, over blocks, and then the move
-Cost       N codes and rows read, N rows written
+Cost       no flops; N codes, rows and numbers of nodes read, N rows written. descend: a value of X and a node, a level
 Sources    [1] G. E. Blelloch, Prefix sums and their applications, CMU-CS-90-190, 1990, section 1.3 (split)
            [2] M. Harris, S. Sengupta, J. D. Owens, Parallel prefix sum (scan) with CUDA, GPU Gems 3, 2007, chapter 39
 """
@@ -208,11 +208,12 @@ def descend(device, rung, precision, X, links, threshold):
 
 
 def cost(precision, N):
-    return {"flops": 4 * N, "bytes": 9 * N}
+    return {"flops": 0, "bytes": 13 * N}
 
 
 def descend_cost(precision, D, M, depth):
-    return {"flops": M * depth, "bytes": M * depth * (precision.storage.bytes * 2 + 12)}
+    storage, nodes = precision.storage.bytes, 2 ** (depth + 1) - 1
+    return {"flops": 0, "bytes": M * (min(D, depth) * storage + 4) + nodes * (16 + storage)}
 
 
 def inputs(rng, shape, kind, precision):
@@ -240,4 +241,5 @@ operation("partition", oracle=oracle, error_bound=error_bound, launch=launch, co
           bench_shapes={"smoke": (1000,), "quick": (10_000,), "full": (40_000,)})
 operation("descend", oracle=descend_oracle, error_bound=error_bound, launch=descend, cost=descend_cost,
           inputs=descend_inputs, shapes=((1, 1, 0), (3, 257, 5), (2, 1000, 9)),
-          bench_shapes={"smoke": (4, 150, 5), "quick": (8, 10_000, 10), "full": (32, 1_000_000, 12)})
+          bench_shapes={"smoke": (4, 150, 5), "quick": (8, 10_000, 10), "full": (32, 1_000_000, 12)},
+          cost_differs="Nodes that nobody comes to are not read, nor values that no node on a row's way asks for.")

@@ -9,7 +9,8 @@ Shapes     X (B, H, W, C), Y (B, P, Q, C): storage; where (B, P, Q, C): int32. R
 Mapping    an element of the result to a thread, channels along x. Gradients are gathered as in col2im
 Precision  max rounds nothing, and keeps a NaN. Sums and quotients in accum, in a fixed order; one rounding to storage
 Ladder     one step each
-Cost       R S comparisons or additions an element of Y; X and Y moved
+Cost       max no flops, its gradient an addition an element of Y; average and its gradient R S additions and a division
+           each. Pixels in a window read and Y (and where) written; or dY (and where) and X read and dX written
 Sources    I. Goodfellow, Y. Bengio and A. Courville, Deep Learning, MIT Press 2016, section 9.3
 """
 import numpy as np
@@ -202,25 +203,50 @@ def gradient_inputs(rng, shape, kind, precision):
     return draw(rng, Y.shape, kind, precision, 9), where.astype(np.int32), X
 
 
-def cost(precision, B, H, W, C):
-    return {"flops": 9 * B * H * W * C // 4, "bytes": 5 * B * H * W * C * precision.storage.bytes // 4}
+def sizes(B, H, W, C):
+    """Elements of X, of X in windows, and of Y."""
+    P, Q = (max(0, size - 1) // 2 for size in (H, W))
+    return B * H * W * C, B * (2 * P + 1) * (2 * Q + 1) * C, B * P * Q * C
 
 
-about = dict(cost=cost, shapes=((1, 3, 3, 1), (2, 7, 9, 33), (1, 1, 6, 3), (3, 8, 2, 2)),
+def max_cost(precision, *shape):
+    _, seen, pooled = sizes(*shape)
+    return {"flops": 0, "bytes": (seen + pooled) * precision.storage.bytes + 4 * pooled}
+
+
+def max_gradient_cost(precision, *shape):
+    image, _, pooled = sizes(*shape)
+    return {"flops": pooled, "bytes": (2 * image + pooled) * precision.storage.bytes + 4 * pooled}
+
+
+def average_cost(precision, *shape):
+    _, seen, pooled = sizes(*shape)
+    return {"flops": 10 * pooled, "bytes": (seen + pooled) * precision.storage.bytes}
+
+
+def average_gradient_cost(precision, *shape):
+    image, _, pooled = sizes(*shape)
+    return {"flops": 10 * pooled, "bytes": (2 * image + pooled) * precision.storage.bytes}
+
+
+about = dict(shapes=((1, 3, 3, 1), (2, 7, 9, 33), (1, 1, 6, 3), (3, 8, 2, 2)),
              bench_shapes={"smoke": (2, 16, 16, 8), "quick": (8, 32, 32, 32), "full": (128, 32, 32, 64)})
 
-operation("max_pool", inputs=lambda rng, shape, kind, p: (draw(rng, shape, kind, p),), **about,
+operation("max_pool", inputs=lambda rng, shape, kind, p: (draw(rng, shape, kind, p),), cost=max_cost, **about,
           oracle=lambda X: max_oracle(X, near(X)), error_bound=lambda p, X: (0.0, 0.0),
           launch=lambda device, rung, p, X: max_pool(device, rung, p, X, near(X)))
-operation("max_pool_gradient", inputs=gradient_inputs, **about,
+operation("max_pool_gradient", inputs=gradient_inputs, cost=max_gradient_cost, **about,
+          cost_differs="A pixel adds a zero for each of its windows that another one has won.",
           oracle=lambda dY, where, X: max_gradient_computed(PRECISIONS["fp64"], dY, where, X, near(X)).exact,
           error_bound=lambda p, dY, where, X: max_gradient_computed(p, dY, where, X, near(X)).error,
           launch=lambda device, rung, p, dY, where, X: max_gradient(device, rung, p, dY, where, X, near(X)))
 operation("average_pool", inputs=lambda rng, shape, kind, p: (draw(rng, shape, kind, p, 9),), **about,
+          cost=average_cost,
           oracle=lambda X: shaped(X, average_computed(PRECISIONS["fp64"], X, near(X)).exact),
           error_bound=lambda p, X: shaped(X, average_computed(p, X, near(X)).error),
           launch=lambda device, rung, p, X: average_pool(device, rung, p, X, near(X)))
-operation("average_pool_gradient", inputs=lambda *problem: gradient_inputs(*problem)[::2], **about,
+operation("average_pool_gradient", inputs=lambda *problem: gradient_inputs(*problem)[::2],
+          cost=average_gradient_cost, cost_differs="Each pixel divides the gradient of a window anew.", **about,
           oracle=lambda dY, X: average_gradient_computed(PRECISIONS["fp64"], dY, X, near(X)).exact,
           error_bound=lambda p, dY, X: average_gradient_computed(p, dY, X, near(X)).error,
           launch=lambda device, rung, p, dY, X: average_gradient(device, rung, p, dY, X, near(X)))

@@ -10,7 +10,8 @@ Shapes     key (2,): int32, seed and step; index (n,): int32; uniform (n,): accu
 Mapping    a thread per number, or per element of a batch, along the contiguous axis
 Precision  b is the least of 32 and the bits of accum's significand: every fraction is a number of accum, exactly
 Ladder     one step each
-Cost       20 integer products a number; a permuted index costs ROUNDS numbers for each of less than four applications
+Cost       20 integer products a number, and the one flop that makes it a fraction; a permuted index costs ROUNDS
+           numbers for each of less than four applications; n indices read, n numbers written
 Sources    J. K. Salmon, M. A. Moraes, R. O. Dror and D. E. Shaw, Parallel random numbers: as easy as 1, 2, 3, SC 2011,
                section 4.3 (Philox-4x32-10)
            J. Black and P. Rogaway, Ciphers with arbitrary finite domains, CT-RSA 2002, sections 4 (cycle walking) and 5
@@ -171,9 +172,10 @@ def inputs(rng, shape, kind, precision):
 
 
 about = dict(inputs=inputs, launch=launch, shapes=((1,), (2,), (17,), (300,)),
-             cost=lambda precision, n: {"flops": 0, "bytes": n * precision.accum.bytes},
              bench_shapes={"smoke": (10_000,), "quick": (1_000_000,), "full": (2 ** 24,)})
 
 
-operation("uniform", oracle=uniform_oracle, error_bound=cut_off, **about)
-operation("permutation", oracle=permutation_oracle, error_bound=exact, **about)
+operation("uniform", oracle=uniform_oracle, error_bound=cut_off,
+          cost=lambda precision, n: {"flops": n, "bytes": n * (4 + precision.accum.bytes)}, **about)
+operation("permutation", oracle=permutation_oracle, error_bound=exact,
+          cost=lambda precision, n: {"flops": 0, "bytes": 8 * n}, **about)

@@ -13,13 +13,19 @@ What an operation is made of (arrays on the host are NumPy, rounded to the preci
                                         result; 0 where it must be exact
     launch(device, rung, precision, *device_arrays)    runs a rung; returns device arrays shaped like the oracle's,
                                         one-element arrays where the oracle's is a scalar
-    cost(precision, *shape)             {"flops": ..., "bytes": ...}: operations needed and bytes that must move
+    cost(precision, *shape)             {"flops": ..., "bytes": ...}, a floor under what a rung does: the operations in
+                                        floating point that the maths needs (an fma is two, a division, a root, an exp
+                                        one; comparisons, integers and conversions none), and the bytes of arguments
+                                        and results, each moved once. What does not grow with the shape may be left
+                                        out; where values decide how much is needed, it may be more than these need
     shapes                              ragged test shapes: 1, primes, one off the tile
     bench_shapes                        {"smoke": shape, "quick": shape, "full": shape}
     ladder                              the operation whose rungs it climbs, where not its own: a dot product climbs
                                         the ladder of the sum, with other options for the factories
     readout(result, *arrays)            where the theorem speaks of something else than what `launch` returns: that,
                                         in float64 (for a Cholesky factor R, the product R'R)
+    cost_differs                        one sentence, where the ladder's first rung does not come within 5 % of `cost`,
+                                        in flops or in bytes: why not
 """
 import importlib
 import inspect
@@ -86,6 +92,7 @@ class Operation:
     bench_shapes: dict
     ladder: str | None = None
     readout: Callable | None = None
+    cost_differs: str | None = None
 
     @property
     def rungs(self):

@@ -6,7 +6,7 @@ Shapes     X (N, D): storage. Problem q has the rows start[q] <= e < start[q + 1
 Mapping    a block for each problem; column t of its K belongs to thread t modulo the width of the block
 Precision  K has the bits that `kernel_rows` would give it, and so has the result
 Ladder     the rung above smo's `problems`
-Cost       3 n^2 D flops for K (rbf), and those of smo; the data move once
+Cost       3 D + 2 flops for each of the n^2 entries of K (rbf), and those of smo; X read, K written
 Sources    as in `smo`
 """
 import numpy as np
@@ -75,7 +75,9 @@ def launch(device, rung, precision, X, parameters, Y, C):
 
 
 def cost(precision, n, P, D):
-    return {"flops": (12 * STEPS + 3 * n * D) * n * P, "bytes": n * D * precision.storage.bytes}
+    storage, state = precision.storage.bytes, precision.accum.bytes
+    return {"flops": (9 * STEPS + n * (3 * D + 2)) * n * P,
+            "bytes": n * (D + n * P) * storage + 2 * n * P * (storage + state)}
 
 
 def inputs(rng, shape, kind, precision):

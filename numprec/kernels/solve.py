@@ -11,7 +11,8 @@ Precision  everything in accum. Each entry of A is reached by D + 1 roundings at
 Ladder     serial  one thread
            block   a row of R at a time, then all of the trailing matrix at once: right-looking, two barriers a row.
                    Entries see their updates in the same order as in serial: the results are the same bits
-Cost       D^3 / 3 flops for the factor, 2 D^2 T for the two substitutions
+Cost       D (D + 1) (2 D + 1) / 6 flops for the factor, the sum of the squares up to D^2: with k rows left, k^2;
+           2 D^2 T for the two substitutions; half of A or R read, R (with its zeros) or X written
 Sources    [1] N. J. Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., SIAM 2002
            [2] G. H. Golub and C. F. Van Loan, Matrix Computations, 4th ed., Johns Hopkins 2013, sections 3.1, 4.2
 """
@@ -247,11 +248,12 @@ def launch_pair(device, rung, precision, R, B):
 
 
 def cost(precision, D):
-    return {"flops": D ** 3 // 3, "bytes": D * D * (precision.storage.bytes + precision.accum.bytes)}
+    half = D * (D + 1) // 2
+    return {"flops": half * (2 * D + 1) // 3, "bytes": half * precision.storage.bytes + D * D * precision.accum.bytes}
 
 
 def cost_pair(precision, D, T):
-    read = D * D // 2 + D * T
+    read = D * (D + 1) // 2 + D * T
     return {"flops": 2 * D * D * T, "bytes": read * precision.storage.bytes + D * T * precision.accum.bytes}
 
 

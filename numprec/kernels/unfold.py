@@ -12,7 +12,8 @@ Precision  im2col rounds nothing. col2im adds up to R S elements in accum, in a 
            element; to scatter instead would take atomic additions, whose order, and so whose bits, change from run to
            run
 Ladder     one step each
-Cost       B P Q R S C elements written (im2col) or read (col2im): R S / t^2 times the image
+Cost       no flops (im2col), or an addition for each element of columns that lies in the image (col2im); B P Q R S C
+           elements written or, those in the image, read: R S / t^2 times the image
 Sources    K. Chellapilla, S. Puri and P. Simard, High performance convolutional neural networks for document
                processing, IWFHR 2006, section 2.1
 """
@@ -178,17 +179,27 @@ def col2im_inputs(rng, shape, kind, precision):
     return draw(rng, (B * H * W, view.R * view.S * C), kind, precision, 9), draw(rng, shape, "random", precision)
 
 
-def cost(precision, B, H, W, C):
-    return {"flops": 0, "bytes": B * H * W * 10 * C * precision.storage.bytes}
+def taps(H, W):
+    """Elements of all windows that lie in the image: the first row of windows has one row outside of it, so has the
+    last."""
+    return (3 * H - 2) * (3 * W - 2)
 
 
-about = dict(cost=cost, shapes=((1, 1, 1, 1), (2, 5, 7, 3), (1, 2, 4, 33), (3, 4, 1, 2)),
+def im2col_cost(precision, B, H, W, C):
+    return {"flops": 0, "bytes": 10 * B * H * W * C * precision.storage.bytes}
+
+
+def col2im_cost(precision, B, H, W, C):
+    return {"flops": B * taps(H, W) * C, "bytes": B * (taps(H, W) + H * W) * C * precision.storage.bytes}
+
+
+about = dict(shapes=((1, 1, 1, 1), (2, 5, 7, 3), (1, 2, 4, 33), (3, 4, 1, 2)),
              bench_shapes={"smoke": (2, 16, 16, 8), "quick": (8, 32, 32, 32), "full": (128, 32, 32, 64)})
 
-operation("im2col", inputs=lambda rng, shape, kind, p: (draw(rng, shape, kind, p),),
+operation("im2col", cost=im2col_cost, inputs=lambda rng, shape, kind, p: (draw(rng, shape, kind, p),),
           oracle=lambda X: im2col_oracle(X.astype(np.float64), near(X)), error_bound=lambda p, X: 0.0,
           launch=lambda device, rung, p, X: im2col(device, rung, p, X, near(X)), **about)
-operation("col2im", inputs=col2im_inputs,
+operation("col2im", cost=col2im_cost, inputs=col2im_inputs,
           oracle=lambda columns, X: col2im_oracle(columns, X.shape, near(X)),
           error_bound=lambda p, columns, X: folded(p, Computed(columns, p.accum), X, near(X), "identity").error,
           launch=lambda device, rung, p, columns, X: col2im(device, rung, p, columns, X, near(X)), **about)
