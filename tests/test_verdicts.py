@@ -3,7 +3,9 @@ import math
 
 import numpy as np
 import pytest
-from rows import environment, kernel_row, network_row, runs
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rows import environment, kernel_row, network_row, runs, training_row
 
 from numprec.harness import outcomes, verdicts, wording
 
@@ -415,3 +417,32 @@ def test_bytes_by_role():
 ])
 def test_lists(names, text):
     assert wording.listed(names) == text
+
+
+# ---- whatever the rows hold
+
+FITS = st.lists(st.tuples(
+    st.one_of(st.floats(-1, 1), st.sampled_from((math.nan, -1e300, 1e300, 0.5, 0.5 + 3e-18))),
+    st.sampled_from(("ok", "ok", "ok", "FAIL", "SKIP")), st.booleans(), st.integers(0, 30)), min_size=1, max_size=5)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True, database=None)
+@given(st.dictionaries(st.sampled_from(("fp64", "fp32", "fp16", "mixed_bf16")), FITS, min_size=1), st.booleans(),
+       st.booleans())
+def test_any_rows_are_judged(precisions, classes, emulated):
+    """Each precision that was run gets one verdict, in words; a recommendation is for a precision that is safe."""
+    extra = IRIS if classes else {}
+    rows = [training_row(name, seed, score=score, status=status, reason="it broke", finished=finished,
+                         labels_differ=differ, stop_reason="converged" if finished else "stalled", **extra)
+            for name, fits in precisions.items() for seed, (score, status, finished, differ) in enumerate(fits)]
+    facts, found = EMULATOR if emulated else GPU, verdicts.judge(rows)
+    tried = {row["precision"] for row in rows if row["status"] != "SKIP"}
+    assert tried - {"fp64"} <= {v.precision for v in found} <= tried
+    for v in found:
+        assert v.verdict in verdicts.VERDICTS and v.sentence and v.brief and not (v.safe and v.verdict == "fails")
+    assert len(verdicts.sentences(found)) <= len(found)
+    safe = {v.precision for v in found if v.safe} | {"fp64"}
+    for line in verdicts.recommend(rows, facts):
+        assert any(name in line for name in safe)
+    assert isinstance(verdicts.answer(rows, facts), str)
+    assert all(found.keys() <= set(precisions) for found in verdicts.speed(rows, facts).values())
