@@ -232,6 +232,22 @@ def endless(x):
         pass
 
 
+@cuda.jit
+def nested(x, n):
+    for i in range(20):
+        for j in range(20):
+            x[i, j] += n
+    for i in range(n):
+        x[0, 0] += i
+
+
+def test_loops_that_are_known_to_be_short_are_not_counted():
+    x = np.zeros((20, 20), np.float32)
+    assert found(nested, 1, 1, x, 9, rounds=10) == []
+    sentence, = found(nested, 1, 1, x, 20, rounds=10)
+    assert f"line {line_of(nested, 'for i in range(n)')}: " in sentence and "seems to run for ever" in sentence
+
+
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timer that sends signals")
 def test_the_exception_of_a_signal_is_not_hidden():
     """A Ctrl-C ends a checked launch as a Ctrl-C, whatever was found before it."""

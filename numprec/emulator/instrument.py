@@ -6,7 +6,7 @@ that it comes from and, where the pointer can be traced back to one, the array t
 here do stands in listen.ll; who listens, in listening.py.
 
 An access outside its array is told of and then done to a scratch place instead, so that the kernel can go on and the
-host's memory stays whole. A loop counts its rounds and ends the thread beyond a limit.
+host's memory stays whole. A loop that may last counts its rounds and ends the thread beyond a limit.
 """
 import functools
 import linecache
@@ -15,6 +15,7 @@ from collections import Counter
 from typing import NamedTuple
 
 from numprec.emulator.reading import types_of
+from numprec.emulator.stops import lasting_loops
 
 LOAD, STORE, ATOMIC, BARRIER, WARP, VOTE, GRID, LOOP = range(8)     # kinds of sites
 GLOBAL, SHARED, LOCAL, ANYWHERE = range(4)                           # spaces; ANYWHERE: the pointer tells no array
@@ -55,7 +56,6 @@ _ASM_CALL = re.compile(r'^  (?:%\S+ = )?(?:tail )?call (?P<type>\w+) @"emu\.asm\
 _WAIT = re.compile(r'^  (?:%\S+ = )?(?:tail )?call [^@]+@"?emu\.sync\.(?P<kind>[\w.]+)"?\(')
 _DEBUG = re.compile(r", !dbg !(\d+)")
 _LABEL = re.compile(r'^(?P<name>[\w.$-]+):')
-_TARGETS = re.compile(r"label %([\w.$-]+)")
 _PHI = re.compile(r"^  %\S+ = phi ")
 
 
@@ -165,7 +165,8 @@ def instrument(lines, rest, unpacked, arguments, shared, size):
         m = _DEBUG.search(line)
         where.append(places.get(m[1], (0, "")) if m else (0, ""))
         plain.append(_DEBUG.sub("", line))
-    origins = _Origins(plain, unpacked(plain))
+    same = unpacked(plain)
+    origins = _Origins(plain, same)
     sites, arrays, known = [], {SHARED: [], LOCAL: []}, {}
     out, count = [], 0
 
@@ -258,23 +259,22 @@ def instrument(lines, rest, unpacked, arguments, shared, size):
         out.append(line)
     arrays = {space: [a._replace(itemsize=_itemsize(sites, space, i)) for i, a in enumerate(found)]
               for space, found in arrays.items()}
-    return _counted(out, plain, where, sites), sites, arrays[SHARED], arrays[LOCAL]
+    return _counted(out, plain, where, sites, same), sites, arrays[SHARED], arrays[LOCAL]
 
 
 def _itemsize(sites, space, index):
     return min((s.bytes for s in sites if (s.space, s.array) == (space, index)), default=1)
 
 
-def _counted(lines, plain, where, sites):
-    """Counts how often each block of instructions runs, and the rounds of each loop: beyond the limit the thread
-    returns. The head of a loop is split behind its phis, so that what comes from it comes from the second half."""
+def _counted(lines, plain, where, sites, same):
+    """Counts how often each block of instructions runs, and the rounds of each loop that may last: beyond the limit the
+    thread returns. A loop that counts is not unrolled. Its head is split behind its phis, so that what comes from it
+    comes from the second half."""
     places = {}
     for line, at in zip(plain, where):
         if at[0]:
             places.setdefault(line, at)
-    order = {m["name"]: i for i, line in enumerate(lines) if (m := _LABEL.match(line))}
-    heads = {target for i, line in enumerate(lines) if line.startswith(("  br ", "  switch ", "    i"))
-             for target in _TARGETS.findall(line) if order.get(target, len(lines)) <= i}
+    heads = lasting_loops(lines, same)
     out, label, blocks = [], "", 0
     for line in lines[1:]:
         if label is not None and line.strip() and not _PHI.match(line) and not _LABEL.match(line):

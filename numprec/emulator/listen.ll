@@ -187,7 +187,7 @@ out:
 define internal void @emu.note.block(ptr %t, i32 %block) alwaysinline {
   %listener = call ptr @emu.listener(ptr %t)
   %counts.p = getelementptr %Listener, ptr %listener, i32 0, i32 8
-  %counts = load ptr, ptr %counts.p
+  %counts = load ptr, ptr %counts.p, !invariant.load !900
   %p = getelementptr i64, ptr %counts, i32 %block
   %n = load i64, ptr %p
   %more = add i64 %n, 1

@@ -25,7 +25,7 @@ EVENT = np.dtype([("address", "u8"), ("site", "i4"), ("thread", "i4")])
 IN_SHARED, OUTSIDE = 1 << 30, -1 << 31                             # flags in the site of an access, see events.ll
 STARTS, GOES_ON, OPENS, FOR_GRID, COMPLETES = -1, -2, -3, -4, -5   # what the scheduler tells, see scheduler.ll
 CAPACITY = 1 << 16
-ROUNDS = 10 ** 9          # of all loops of a launch, before it is taken to run for ever
+ROUNDS = 10 ** 9          # of all loops of a launch that may last, before it is taken to run for ever
 
 _local = threading.local()
 _always = None            # makes the listener of a thread that has none of its own
@@ -59,7 +59,7 @@ class Launched(NamedTuple):
 class _Record(ctypes.Structure):
     """%Listener of events.ll."""
 
-    _fields_ = [("events", ctypes.c_void_p), ("count", ctypes.c_int64), ("capacity", ctypes.c_int64), ("full", _FULL),
+    _fields_ = [("events", ctypes.c_void_p), ("next", ctypes.c_void_p), ("end", ctypes.c_void_p), ("full", _FULL),
                 ("scratch", ctypes.c_void_p), ("rounds", ctypes.c_int64), ("arrays", ctypes.c_void_p),
                 ("how_many", ctypes.c_int64), ("counts", ctypes.c_void_p)]
 
@@ -132,7 +132,8 @@ def attached(listener, record, launch):
             before(what)
 
     full = _FULL(lambda: hear(CAPACITY))
-    told = _Record(events=events.ctypes.data, count=0, capacity=CAPACITY, full=full, scratch=scratch.ctypes.data,
+    first = events.ctypes.data
+    told = _Record(events=first, next=first, end=first + events.nbytes, full=full, scratch=scratch.ctypes.data,
                    rounds=getattr(listener, "rounds", ROUNDS), arrays=bounds.ctypes.data,
                    how_many=len(launch.arguments), counts=launch.counts.ctypes.data)
     record.listener = ctypes.addressof(told)
@@ -146,8 +147,8 @@ def attached(listener, record, launch):
         raise
     finally:
         sys.unraisablehook = before
-    if told.count and not problems:
-        hear(told.count)
+    if told.next != first and not problems:
+        hear((told.next - first) // EVENT.itemsize)
     listener.end(not problems)
     if problems:
         raise problems[0]

@@ -41,7 +41,8 @@ class SanitizerError(EmulatorError):
         super().__init__("\n".join(self.findings))
 
 
-# ---- the analysis; it takes plain arrays of int64, as Numba passes records and tuples of arrays slowly
+# ---- the analysis; it takes plain arrays of int64, as Numba passes records and tuples of arrays slowly. In the loop
+# over events no variable stands for now this array, now that one, as Numba would count references to them there
 #
 # An access is two numbers: who (block and thread) and at which site, 0 for nobody; and when: the interval, above it the
 # barriers of the grid that were passed, above those the clock of the lane. A granule, the smallest unit that the kernel
@@ -72,25 +73,37 @@ def _find(found, here, kind, site, other, thread, who, value):
         here[_FOUND] = i + 1
 
 
-@njit(cache=True)
+@njit(cache=True, forceinline=True)
+def _may_race(cells, at, mine, when, began):
+    """Whether an access may race with the one noted at `cells[at]`: another thread's, in this interval or of another
+    block. What was accessed before the interval `began` is another block's, in memory of its own."""
+    past, interval = cells[at], cells[at + 1] & (1 << _WHEN) - 1
+    differs = past ^ mine
+    return (past != 0) & (differs >> _SITE != 0) & (interval >= began) & (
+        (differs >> _SITE + _THREAD != 0) | (interval == when & (1 << _WHEN) - 1))
+
+
+@njit(cache=True, forceinline=True)
+def _read(cells, at, mine, when):
+    """Notes a read of the granule at `cells[at]`."""
+    last = cells[at + _READER]
+    if (last ^ mine) >> _SITE:
+        where = at + (_ELSEWHERE if (last ^ mine) >> _SITE + _THREAD else _BESIDE)
+        cells[where], cells[where + 1] = last, cells[at + _READER + 1]
+    cells[at + _READER], cells[at + _READER + 1] = mine, when
+
+
+@njit(cache=True, forceinline=True)
 def _touch(cells, at, kind, mine, when, began):
-    """An access of the granule at `cells[at]`. Returns whether it may race with one there: with that of another thread,
-    in this interval or of another block. What was accessed before the interval `began` is another block's, in memory of
-    its own."""
-    suspect = False
-    for i in range(at, at + (_READER if kind == LOAD else _CELL), 2):
-        past = cells[i]
-        if past != 0 and (past ^ mine) >> _SITE:
-            interval = cells[i + 1] & (1 << _WHEN) - 1
-            suspect |= interval >= began and ((past ^ mine) >> _SITE + _THREAD != 0 or
-                                              interval == when & (1 << _WHEN) - 1)
+    """An access of the granule at `cells[at]`. Returns whether it may race with one that is noted there; a write is
+    then not yet noted itself."""
+    suspect = _may_race(cells, at + _WRITER, mine, when, began) | _may_race(cells, at + _UPDATER, mine, when, began)
     if kind == LOAD:
-        last = cells[at + _READER]
-        if last != 0 and (last ^ mine) >> _SITE:
-            where = at + (_ELSEWHERE if (last ^ mine) >> _SITE + _THREAD else _BESIDE)
-            cells[where], cells[where + 1] = last, cells[at + _READER + 1]
-        at += _READER
-    elif kind == ATOMIC and cells[at] != 0 and (cells[at] ^ mine) >> _SITE:
+        _read(cells, at, mine, when)
+        return suspect
+    for i in range(_READER, _CELL, 2):
+        suspect |= _may_race(cells, at + i, mine, when, began)
+    if kind == ATOMIC and cells[at] != 0 and (cells[at] ^ mine) >> _SITE:
         cells[at + _UPDATER], cells[at + _UPDATER + 1] = cells[at], cells[at + 1]
     if not suspect:
         cells[at], cells[at + 1] = mine, when
@@ -99,7 +112,7 @@ def _touch(cells, at, kind, mine, when, began):
 
 @njit(cache=True)
 def _judge(cells, at, kind, mine, when, began, value, sites, here, clocks, found):
-    """The races of the access that `_touch` suspects, which is then noted."""
+    """The races of the access that `_touch` suspects; a write is then noted."""
     me, slot = mine >> _SITE, here[_SLOT]
     block, thread = me >> _THREAD, me & (1 << _THREAD) - 1
     for i in range(at, at + (_READER if kind == LOAD else _CELL), 2):
@@ -120,9 +133,8 @@ def _judge(cells, at, kind, mine, when, began, value, sites, here, clocks, found
                 clocks[slot, thread, lane % 32] >= clock or clock == (1 << _CLOCK) - 1)
         if not ordered:
             _find(found, here, RACE, (mine & (1 << _SITE) - 1) - 1, other, thread, who, value)
-    if kind == LOAD:
-        at += _READER
-    cells[at], cells[at + 1] = mine, when
+    if kind != LOAD:
+        cells[at], cells[at + 1] = mine, when
 
 
 @njit(cache=True)
@@ -182,64 +194,77 @@ def _starts(here, slots, waits, clocks):
 
 
 @njit(cache=True)
+def _happens(address, site, thread, sites, here, slots, waits, clocks, found):
+    """What is no access within its array."""
+    if site == STARTS or site == GOES_ON:
+        here[_BLOCK] = address
+        here[_SLOT] = address if len(slots) > 1 else 0
+        if site == STARTS:
+            _starts(here, slots, waits, clocks)
+    elif site == OPENS or site == FOR_GRID:
+        _opens(here, slots, waits, found, address)
+        slots[here[_SLOT], _ROUNDS] += site == FOR_GRID
+    elif site == COMPLETES:
+        _completes(here, sites, waits, clocks, found, thread, address & 0xFFFFFFFF, address >> 32 & 0xFFFFFFFF)
+    elif site < 0:
+        _find(found, here, BEYOND, site & 0x3FFFFFFF, -1, thread, 0, address)
+    elif sites[site, 0] == LOOP:
+        _find(found, here, ENDLESS, site, -1, thread, 0, 0)
+    else:
+        waits[here[_SLOT], thread] = site
+
+
+@njit(cache=True)
 def _hear(events, sites, here, slots, waits, clocks, shared, memory, arguments, written, found):
+    who, slot, me, now, when, began = -1, 0, 0, 0, 0, 0
     for e in range(len(events)):
         address, word = events[e, 0], events[e, 1]
-        site, thread = (word & 0x7FFFFFFF) - (word & 0x80000000), word >> 32
-        if site == STARTS or site == GOES_ON:
-            here[_BLOCK] = address
-            here[_SLOT] = address if len(slots) > 1 else 0
-            if site == STARTS:
-                _starts(here, slots, waits, clocks)
+        site, thread = word & 0x3FFFFFFF, word >> 32
+        if word & 0x80000000 or sites[site, 0] > ATOMIC:
+            _happens(address, (word & 0x7FFFFFFF) - (word & 0x80000000), thread, sites, here, slots, waits, clocks,
+                     found)
+            who = -1
             continue
-        if site == OPENS or site == FOR_GRID:
-            _opens(here, slots, waits, found, address)
-            slots[here[_SLOT], _ROUNDS] += site == FOR_GRID
-            continue
-        if site == COMPLETES:
-            _completes(here, sites, waits, clocks, found, thread, address & 0xFFFFFFFF, address >> 32 & 0xFFFFFFFF)
-            continue
-        in_shared, outside, site = site & IN_SHARED != 0, site < 0, site & 0x3FFFFFFF
-        kind, length = sites[site, 0], sites[site, 3]
-        if outside:
-            _find(found, here, BEYOND, site, -1, thread, 0, address)
-            continue
-        if kind > ATOMIC:
-            if kind == LOOP:
-                _find(found, here, ENDLESS, site, -1, thread, 0, 0)
-            else:
-                waits[here[_SLOT], thread] = site
-            continue
+        if thread != who:
+            who, slot = thread, here[_SLOT]
+            me, began = (here[_BLOCK] << _THREAD | thread) << _SITE, slots[slot, _BEGAN]
+            now = slots[slot, _NOW]
+            when = now | min(slots[slot, _ROUNDS], (1 << _ROUND) - 1) << _WHEN
+            if clocks.shape[1] > 0:
+                when |= min(clocks[slot, thread, thread & 31], (1 << _CLOCK) - 1) << _WHEN + _ROUND
+        kind, length, mine = sites[site, 0], sites[site, 3], me | site + 1
         if address & sites[site, 4]:
             _find(found, here, MISALIGNED, site, -1, thread, 0, address)
-        slot = here[_SLOT]
-        mine = (here[_BLOCK] << _THREAD | thread) << _SITE | site + 1
-        when = slots[slot, _NOW] | min(slots[slot, _ROUNDS], (1 << _ROUND) - 1) << _WHEN
-        if clocks.shape[1] > 0:
-            when |= min(clocks[slot, thread, thread & 31], (1 << _CLOCK) - 1) << _WHEN + _ROUND
-        if in_shared:
-            cells, began, shift, first = shared, slots[slot, _BEGAN], here[_SHIFT], address
-            place = slot * here[_ROOM]
-        else:
-            a = sites[site, 2]
-            if a < 0:
-                a = 0
-                while not arguments[a, _LOW] <= address < arguments[a, _HIGH]:
-                    a += 1
-            cells, began, shift, first = memory, np.int64(0), arguments[a, _GRANULE], address - arguments[a, _LOW]
-            place = arguments[a, _PLACE]
-            if arguments[a, _EMPTY]:
-                start = arguments[a, _START] + first
-                if kind != STORE and not written[start:start + length].all():
+        if word & IN_SHARED:
+            shift, place = here[_SHIFT], slot * here[_ROOM]
+            for g in range(place + (address >> shift), place + (address + length - 1 >> shift) + 1):
+                at = g * _CELL
+                past = shared[at + 1] & (1 << _WHEN) - 1
+                if kind != STORE and past < began:
                     _find(found, here, UNWRITTEN, site, -1, thread, 0, address)
-                if kind != LOAD:
-                    written[start:start + length] = 1
-        for g in range(first >> shift, (first + length - 1 >> shift) + 1):
-            at = (place + g) * _CELL
-            if in_shared and kind != STORE and (cells[at] == 0 or cells[at + 1] & (1 << _WHEN) - 1 < began):
+                if kind == LOAD and past < now:            # then who updated it came earlier still
+                    _read(shared, at, mine, when)
+                elif _touch(shared, at, kind, mine, when, began):
+                    _judge(shared, at, kind, mine, when, began, address, sites, here, clocks, found)
+            continue
+        a = sites[site, 2]
+        if a < 0:
+            a = 0
+            while not arguments[a, _LOW] <= address < arguments[a, _HIGH]:
+                a += 1
+        first, shift, place = address - arguments[a, _LOW], arguments[a, _GRANULE], arguments[a, _PLACE]
+        if arguments[a, _EMPTY]:
+            start = arguments[a, _START] + first
+            if kind != STORE and not written[start:start + length].all():
                 _find(found, here, UNWRITTEN, site, -1, thread, 0, address)
-            if _touch(cells, at, kind, mine, when, began):
-                _judge(cells, at, kind, mine, when, began, address, sites, here, clocks, found)
+            if kind != LOAD:
+                written[start:start + length] = 1
+        for g in range(place + (first >> shift), place + (first + length - 1 >> shift) + 1):
+            at = g * _CELL
+            if kind == LOAD and memory[at] == 0:
+                _read(memory, at, mine, when)
+            elif _touch(memory, at, kind, mine, when, 0):
+                _judge(memory, at, kind, mine, when, 0, address, sites, here, clocks, found)
 
 
 # ---- the listener
@@ -313,7 +338,8 @@ def sanitize(raises=True, rounds=listening.ROUNDS):
     Parameters
     ----------
     raises : a launch with a bug raises SanitizerError at its end; else `findings` of what is yielded collects sentences
-    rounds : of all loops of a launch together, before it is taken to run for ever
+    rounds : of all loops of a launch together, but for those that are known to be short, before it is taken to run for
+        ever
 
     Arrays that the device layer makes as `empty` inside are known to hold nothing.
     """

@@ -20,7 +20,8 @@ _LABEL = re.compile(r"^([\w.$-]+):")
 _SUCCESSOR = re.compile(r"label (%[\w.$-]+)")
 _TESTED = re.compile(r"^  %\S+ = icmp sgt i64 (%[\w.$-]+), 0$")
 _LOADED = re.compile(r"^  (%[\w.$-]+) = load i64, ptr (%[\w.$-]+)")
-_COUNTED = re.compile(r"^  %\S+ = add nsw i64 (%[\w.$-]+), -1$")      # Numba's, of what is left of a range
+# Numba's, of what is left of a range, as it writes it and as LLVM's passes leave it
+_COUNTED = re.compile(r"^  %\S+ = (?:sub nuw nsw i64 (?=\S+ 1$)|add nsw i64 (?=\S+ -1$))(%[\w.$-]+), ")
 _STORED = re.compile(r"^  store i64 (\S+), ptr (%[\w.$-]+)")
 
 
@@ -56,6 +57,20 @@ def ask_in_loops(lines, same):
                 out += [f"  %{plain}.stop = call i1 @emu.stopped(ptr %ctx)",
                         f"  br i1 %{plain}.stop, label %emu.abandoned, label %{plain}.asked", f"{plain}.asked:"]
     return [*out, "emu.abandoned:", "  ret void"]
+
+
+def lasting_loops(lines, same):
+    """Names of the headers of all loops but those whose passes are constants, and few. The arguments are those of
+    `ask_in_loops`."""
+    blocks = _blocks(lines[1:])
+    _dominate(blocks)
+    loops = _loops(blocks)
+
+    def lasts(header):
+        sizes = {other: _range(other, loops[other], blocks, same) for other in loops.keys() & loops[header]}
+        return None in sizes.values() or False in sizes.values() or _passes(header, loops, sizes) > SHORT
+
+    return {header[1:] for header in loops if lasts(header)}
 
 
 def _blocks(lines):
