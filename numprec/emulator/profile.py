@@ -14,9 +14,8 @@ Counted are, over all warps of a launch:
                   and 16 bytes a lane are served by half and by quarter warps
     lanes         that were active in a request, of 32: fewer show divergence, or threads that have nothing to do
     barriers, syncwarps, shuffles    made by a warp; shuffles, votes and matches alike
-    operations    of threads, by format: fma, add, mul, special (division, roots, exp, ...); conversions; integers.
-                  Comparisons of floats, the larger of two and magnitudes are none. They are those that LLVM's
-                  optimiser leaves, see instrument.py: NVIDIA's may leave some more or less
+    operations    of threads, by format: fma, add, mul, special (division, roots, exp, ...); conversions; integers. They
+                  are those that LLVM's optimiser leaves, see instrument.py: NVIDIA's may leave some more or less
     read, written distinct bytes: those read before the launch wrote them, and those written; the least traffic there is
 
 The lanes of a warp run one after another here. What is the same request is told by counting: the k-th time that a lane
@@ -47,6 +46,22 @@ REQUESTS, LANES, UNITS, NEEDED = range(4)
 @njit(cache=True)
 def _sectors(addresses, count, length, seen):
     """(distinct sectors, distinct bytes) of a request of `count` lanes."""
+    sectors, needed, last, before = 0, 0, -1, -1
+    for i in range(count):
+        address = addresses[i]
+        if address < before:
+            return _scattered_sectors(addresses, count, length, seen)
+        if address != before:
+            needed += length
+            final = (address + length - 1) // SECTOR
+            sectors += final - max(last, address // SECTOR - 1)
+            last, before = final, address
+    return sectors, needed
+
+
+@njit(cache=True)
+def _scattered_sectors(addresses, count, length, seen):
+    """The same of lanes in any order."""
     sectors, needed = 0, 0
     for i in range(count):
         new = True
@@ -70,34 +85,102 @@ def _sectors(addresses, count, length, seen):
 
 
 @njit(cache=True)
-def _wavefronts(addresses, lanes, count, length, seen, busy):
-    """Passes of a request to shared memory."""
+def _wavefronts(addresses, lanes, count, length, words, busy):
+    """Passes of a request to shared memory. `words` has room for those of each bank."""
+    low, high = addresses[0], addresses[0]
+    for i in range(count):
+        low, high = min(low, addresses[i]), max(high, addresses[i])
+    if length <= WORD and (high + length - 1) // WORD - low // WORD < BANKS:
+        return 1
     phases = 1 if length <= WORD else 2 if length <= 2 * WORD else 4
     total = 0
     for phase in range(phases):
+        longest = 0
         busy[:] = 0
-        words, longest = 0, 0
         for i in range(count):
             if lanes[i] * phases // WARP_SIZE != phase:
                 continue
             for w in range(addresses[i] // WORD, (addresses[i] + length - 1) // WORD + 1):
-                known = False
-                for j in range(words - 1, -1, -1):
-                    if seen[j] == w:
-                        known = True
-                        break
-                if not known:
-                    seen[words] = w
-                    words += 1
-                    busy[w % BANKS] += 1
-                    longest = max(longest, busy[w % BANKS])
+                bank = w & BANKS - 1
+                j = 0
+                while j < busy[bank] and words[bank, j] != w:
+                    j += 1
+                if j == busy[bank]:
+                    words[bank, j] = w
+                    busy[bank] = j + 1
+                    longest = max(longest, j + 1)
         total += longest
     return total
 
 
 @njit(cache=True)
+def _request(site, shared, addresses, lanes, count, sites, totals, seen, words, busy):
+    """Counts a request, or a wait, of `count` lanes."""
+    space, length = 1 if shared else 0, sites[site, 3]
+    totals[site, space, REQUESTS] += 1
+    totals[site, space, LANES] += count
+    if sites[site, 0] > ATOMIC:
+        return
+    if shared:
+        totals[site, 1, UNITS] += _wavefronts(addresses, lanes, count, length, words, busy)
+    else:
+        sectors, needed = _sectors(addresses, count, length, seen)
+        totals[site, 0, UNITS] += sectors
+        totals[site, 0, NEEDED] += needed
+
+
+@njit(cache=True)
+def _alike(events):
+    """How many events each lane has, if all have the same sites in the same order; else 0."""
+    each = 1
+    while each < len(events) and events[each, 1] >> 32 == events[0, 1] >> 32:
+        each += 1
+    if len(events) % each:
+        return 0
+    differ, lanes = 0, 0
+    for begin in range(0, len(events), each):
+        thread = events[begin, 1] >> 32
+        differ |= lanes >> (thread & 31) & 1           # one that has been there before
+        lanes |= 1 << (thread & 31)
+        for e in range(each):
+            differ |= events[begin + e, 1] ^ (thread << 32 | events[e, 1] & 0xFFFFFFFF)
+    return 0 if differ else each
+
+
+@njit(cache=True)
 def _count_warp(events, sites, totals, times, arguments, read, written):
-    """Counts what one warp did between two waits."""
+    """Counts what one warp did between two waits. Addresses become those of a GPU, whose allocations begin at a
+    sector."""
+    for e in range(len(events)):
+        address, word = events[e, 0], events[e, 1]
+        site = word & 0x3FFFFFFF
+        kind, length = sites[site, 0], sites[site, 3]
+        if kind <= ATOMIC and not word & IN_SHARED:
+            a = sites[site, 2]
+            if a < 0:
+                a = 0
+                while not arguments[a, 0] <= address < arguments[a, 1]:
+                    a += 1
+            place = arguments[a, 2] + address - arguments[a, 0]
+            if kind != STORE:
+                for b in range(place, place + length):
+                    read[b] |= not written[b]
+            if kind != LOAD:
+                for b in range(place, place + length):
+                    written[b] = True
+            events[e, 0] -= arguments[a, 3]
+    seen, busy = np.empty(WARP_SIZE * 16, np.int64), np.empty(BANKS, np.int64)
+    words = np.empty((BANKS, WARP_SIZE * 16), np.int64)
+    each = _alike(events)
+    if each:
+        addresses, lanes = np.empty(WARP_SIZE, np.int64), np.empty(WARP_SIZE, np.int64)
+        count = len(events) // each
+        for e in range(each):
+            for i in range(count):
+                addresses[i], lanes[i] = events[e + i * each, 0], events[e + i * each, 1] >> 32 & 31
+            word = events[e, 1]
+            _request(word & 0x3FFFFFFF, word & IN_SHARED, addresses, lanes, count, sites, totals, seen, words, busy)
+        return
     most = np.zeros(len(sites) + 1, np.int64)
     for e in range(len(events)):
         word = events[e, 1]
@@ -112,44 +195,16 @@ def _count_warp(events, sites, totals, times, arguments, read, written):
     addresses, lanes = np.empty((rows, WARP_SIZE), np.int64), np.empty((rows, WARP_SIZE), np.int64)
     filled, shared = np.zeros(rows, np.int64), np.zeros(rows, np.bool_)
     for e in range(len(events)):
-        address, word = events[e, 0], events[e, 1]
+        word = events[e, 1]
         site, lane = word & 0x3FFFFFFF, word >> 32 & 31
         row = first[site] + times[lane, site]
         times[lane, site] += 1
-        in_shared = word & IN_SHARED != 0
-        kind, length = sites[site, 0], sites[site, 3]
-        if kind <= ATOMIC and not in_shared:
-            a = sites[site, 2]
-            if a < 0:
-                a = 0
-                while not arguments[a, 0] <= address < arguments[a, 1]:
-                    a += 1
-            place = arguments[a, 2] + address - arguments[a, 0]
-            for b in range(place, place + length):
-                if kind != STORE and not written[b]:
-                    read[b] = 1
-                if kind != LOAD:
-                    written[b] = 1
-            address -= arguments[a, 3]
-        addresses[row, filled[row]], lanes[row, filled[row]] = address, lane
+        addresses[row, filled[row]], lanes[row, filled[row]] = events[e, 0], lane
         filled[row] += 1
-        shared[row] = in_shared
-    seen, busy = np.empty(WARP_SIZE * 16, np.int64), np.empty(BANKS, np.int64)
+        shared[row] = word & IN_SHARED != 0
     for site in range(len(sites)):
-        length = sites[site, 3]
         for row in range(first[site], first[site + 1]):
-            count = filled[row]
-            space = 1 if shared[row] else 0
-            totals[site, space, REQUESTS] += 1
-            totals[site, space, LANES] += count
-            if sites[site, 0] > ATOMIC:
-                continue
-            if shared[row]:
-                totals[site, 1, UNITS] += _wavefronts(addresses[row], lanes[row], count, length, seen, busy)
-            else:
-                sectors, needed = _sectors(addresses[row], count, length, seen)
-                totals[site, 0, UNITS] += sectors
-                totals[site, 0, NEEDED] += needed
+            _request(site, shared[row], addresses[row], lanes[row], filled[row], sites, totals, seen, words, busy)
     for e in range(len(events)):
         word = events[e, 1]
         times[word >> 32 & 31, word & 0x3FFFFFFF] = 0
@@ -171,6 +226,16 @@ def _count(events, sites, totals, times, arguments, read, written, ended):
         _count_warp(events[begin:], sites, totals, times, arguments, read, written)
         begin = len(events)
     return begin
+
+
+@njit(cache=True)
+def _going_on(events, thread):
+    """How many events belong to a stretch that has begun before, with one of a thread."""
+    count = 0
+    while count < len(events) and not events[count, 1] & 0x80000000 and (
+            events[count, 1] >> 32) // WARP_SIZE == thread // WARP_SIZE:
+        count += 1
+    return count
 
 
 @dataclass(frozen=True)
@@ -281,7 +346,14 @@ class Profile:
         self._left = np.empty((0, 2), np.int64)
 
     def hear(self, events):
-        events = np.concatenate([self._left, events.view(np.int64).reshape(-1, 2)])
+        events = events.view(np.int64).reshape(-1, 2)
+        if len(self._left):                            # a stretch goes on that has begun before
+            cut = _going_on(events, self._left[0, 1] >> 32)
+            self._left = np.concatenate([self._left, events[:cut]])
+            if cut == len(events):
+                return
+            _count(self._left, *self._rest, True)
+            events = events[cut:]
         self._left = events[_count(events, *self._rest, False):].copy()
 
     def end(self, whole):
