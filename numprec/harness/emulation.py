@@ -1,13 +1,14 @@
 """How fast the emulator is, by itself: `python bench.py --emulator`.
 
-Five questions, each with the figure that the emulator must reach to be of use: how many multiply-adds a second a
+Six questions, each with the figure that the emulator must reach to be of use: how many multiply-adds a second a
 core gets through in the matmul chapter, how that compares with Numba's own simulator running the same kernel, how many
-times as long as in fp32 an operation takes in the other precisions, how long a kernel takes to compile, and what a
-launch costs that does next to nothing.
+times as long as in fp32 an operation takes in the other precisions, how many times as long as a plain launch one takes
+that is checked or counted, how long a kernel takes to compile, and what a launch costs that does next to nothing.
 
-The first three are judged by seconds of CPU time, which is what "a core" means on a machine that other processes
+The first four are judged by seconds of CPU time, which is what "a core" means on a machine that other processes
 share; for the first the same by the clock on the wall stands beside it. The last two are by the clock on the wall.
 """
+import contextlib
 import functools
 import inspect
 import json
@@ -34,17 +35,18 @@ FLOORS = {"tiled": 0.3, "register_blocked": 1.0}       # G multiply-adds a secon
 SHARE = {"fp32": 1.0, "fp16": 0.25}                    # of that floor; half of it for every other precision
 CEILINGS = {"fp64": 3.0, "fp16": 10.0}                 # times the CPU time of fp32; 2 for every other precision
 SIMULATOR_SIZE, SIMULATOR_FLOOR = 32, 10_000
+LISTENED_SIZE, LISTENED_CEILING = 256, 50              # of register_blocked
 COMPILE_FLOOR, LAUNCH_FLOOR = 1.0, 100e-6              # seconds
 SHARED = 0.01                                          # seconds that no compilation is done in
 EFFORT = timing.Effort(budget=0.5, warm_up=0.0, least=5)
 
 
 def benchmark():
-    """Prints the five answers; returns 0 if every figure is reached, else 1."""
+    """Prints the six answers; returns 0 if every figure is reached, else 1."""
     facts = environment.collect(devices.get("emulator"), PRECISIONS.values(), f"{SIZE}^3", "python bench.py --emulator")
     print(environment.header(facts), end="\n\n", flush=True)
     reached = []
-    for part in throughput, simulator, ratios, launch, compiling:
+    for part in throughput, simulator, ratios, instruments, launch, compiling:
         reached.append(part())
         print(flush=True)
     return 0 if all(reached) else 1
@@ -164,6 +166,30 @@ def times(operation, shape):
         contenders[p.name] = timing.host_clock(graph.replay, device.synchronize, process_time)
     found = timing.measure(contenders, timing.Effort(budget=0.1, warm_up=0.0, least=5))
     return {name: statistics.median(samples.seconds) for name, samples in found.items()}
+
+
+def instruments():
+    """Launches of matmul inside sanitize() and profile(), in turns with plain ones. The register-blocked rung is
+    judged: it computes most between two accesses of memory, so that what listens costs it most."""
+    device, p, lines = devices.get("emulator", workers=1), PRECISIONS["fp32"], []
+    rng = np.random.default_rng(0)
+    A, B = (device.array(rng.standard_normal((LISTENED_SIZE, LISTENED_SIZE)), p.storage) for _ in "AB")
+    for rung in matmul.naive, matmul.tiled, matmul.register_blocked:
+        def run(listening):
+            with listening():
+                matmul.launch(device, rung, p, A, B)
+        kinds = {"plain": contextlib.nullcontext, "sanitize": emulator.sanitize, "profile": emulator.profile}
+        contenders = {}
+        for name, kind in kinds.items():
+            run(kind)                                  # compiles
+            contenders[name] = timing.host_clock(functools.partial(run, kind), device.synchronize, process_time)
+        found = timing.measure(contenders, EFFORT)
+        plain, *others = (statistics.median(found[name].seconds) for name in kinds)
+        factors = [seconds / plain for seconds in others]
+        lines.append((rung.name, f"{1e3 * plain:.2f}", *(f"{factor:.1f}" for factor in factors)))
+    _table(f"CPU time of matmul {LISTENED_SIZE}^3 in fp32, as a multiple of a plain launch's", lines,
+           ("rung", "plain, ms", *(f"{name} (<= {LISTENED_CEILING})" for name in list(kinds)[1:])))
+    return max(factors) <= LISTENED_CEILING
 
 
 @cuda.jit
