@@ -1,7 +1,10 @@
 """Fixtures of all tests: the device, and one precision after another."""
+from functools import lru_cache
+
 import pytest
 
 from numprec import device as devices
+from numprec.emulator import compile as compiler
 from numprec.precision import PRECISIONS
 
 SEED = 2024    # of the emulator's thread order, so that no test passes because threads happen to run in order
@@ -21,3 +24,16 @@ def precision(request):
 
 def pytest_report_header(config):
     return f"device: {devices.get(seed=SEED).name} (thread order seeded with {SEED})"
+
+
+# A kernel's tests and its audit start from the same half of a compilation, which is most of the audit's time: they run
+# in one process, one after another.
+compiler.front_end = lru_cache(maxsize=64)(compiler.front_end)
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        given = getattr(item, "callspec", None)
+        if given and {"operation", "rung", "precision"} <= given.params.keys():
+            item.add_marker(pytest.mark.xdist_group(
+                "-".join(str(given.params[name]) for name in ("operation", "rung", "precision"))))

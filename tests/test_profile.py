@@ -8,7 +8,7 @@ from numba.cuda.descriptor import cuda_target
 
 from numprec import device as devices
 from numprec.emulator import emulate, listening, profile
-from numprec.emulator.compile import numba_ir
+from numprec.emulator.compile import front_end
 from numprec.kernels import matmul
 from numprec.precision import PRECISIONS
 
@@ -193,7 +193,7 @@ def test_lines_of_the_source_stay_with_the_profiler(monkeypatch):
         x[0] = x[0] * x[0]
 
     def modules(lines):
-        return numba_ir(product, (types.float16[::1],), (7, 5), lines)[0]
+        return front_end(product, (types.float16[::1],), (7, 5), lines).texts
     assert any("Debug Info Version" in text for text in modules(True))
     assert not any("Debug Info Version" in text for text in modules(False))
 

@@ -5,6 +5,7 @@ import linecache
 import sys
 import time
 from types import SimpleNamespace
+from typing import Callable, NamedTuple
 
 import numba.cuda.dispatcher
 from numba import types
@@ -62,23 +63,32 @@ def _forgetting_helpers():
             helpers.pop(key, None)
 
 
-def numba_ir(kernel, argtypes, compute_capability, lines=False):
-    """(list of LLVM modules as text, mangled name of the kernel, function that tells what an error code of a thread
-    stands for) for a dispatcher and Numba argument types. `lines` keeps the lines of the source in the text."""
-    options = kernel.targetoptions
-    name = kernel.py_func.__name__
+class FrontEnd(NamedTuple):
+    """Numba's half of a compilation: its library of modules, their text, the mangled name of the kernel in it, and a
+    function that tells what an error code of a thread stands for."""
+
+    library: object
+    texts: list
+    entry: str
+    exception_of: Callable
+
+
+def front_end(kernel, argtypes, compute_capability, lines=False):
+    """FrontEnd of a dispatcher and Numba argument types. `lines` keeps the lines of the source in the text."""
+    name, fastmath = kernel.py_func.__name__, bool(kernel.targetoptions.get("fastmath"))
     try:
         with without_driver(compute_capability), _forgetting_helpers() if lines else contextlib.nullcontext():
-            result = compile_cuda(kernel.py_func, types.void, tuple(argtypes), cc=tuple(compute_capability),
-                                  fastmath=bool(options.get("fastmath")), lineinfo=lines,
-                                  debug=bool(options.get("debug")))
+            result = compile_cuda(kernel.py_func, types.void, argtypes, cc=tuple(compute_capability),
+                                  fastmath=fastmath, lineinfo=lines, debug=bool(kernel.targetoptions.get("debug")),
+                                  nvvm_options={"fastmath": fastmath, "opt": 3})     # for who goes on from here
     except (AssertionError, AttributeError, LookupError) as error:      # none that Numba would raise on purpose
         if "insert_unresolved_ref" in str(error):                       # what it lacks for a function that calls itself
             raise Unsupported(recursion(name, "a function")) from None
         kinds = ", ".join(map(str, argtypes))
         raise Unsupported(f"kernel {name}: Numba-CUDA cannot compile it for arguments of the types {kinds}, and fails "
                           f"with {type(error).__name__}: {error}") from error
-    return result.library.llvm_strs, result.fndesc.mangled_name, result.call_helper.get_exception
+    return FrontEnd(result.library, [str(module) for module in result.library.modules], result.fndesc.mangled_name,
+                    result.call_helper.get_exception)
 
 
 def _pointers(argtypes):
@@ -124,7 +134,7 @@ def compile_kernel(kernel, argtypes, compute_capability=(7, 5), cpu=None, listen
             _announced = True
             print("numprec: compiling kernels for this CPU; the next run finds them on disk", file=sys.stderr)
         start = time.perf_counter()
-        modules, entry, exception_of = numba_ir(kernel, argtypes, compute_capability, lines=listening)
+        _, modules, entry, exception_of = front_end(kernel, tuple(argtypes), compute_capability, listening)
         symbol = "numprec_" + hashlib.sha256((key or f"{listening}" + "".join(modules)).encode()).hexdigest()[:24]
         translation = translate(modules, entry, name, symbol, host.llvm, place.machine, place.half_in_hardware,
                                 _pointers(argtypes) if listening else None, debug)

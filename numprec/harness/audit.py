@@ -59,24 +59,16 @@ def launches(operation, rung, precision):
 
 # ---- compiled code
 
-def _options(kernel):
-    fastmath = bool(kernel.targetoptions.get("fastmath"))
-    return {"fastmath": fastmath, "nvvm_options": {"fastmath": fastmath, "opt": 3}}
-
-
 @lru_cache(maxsize=None)
 def front_end(kernel, argtypes):
     """Numba's half of the compilation, which is the same for all CARDS, and takes longer than NVIDIA's: (its library,
     the text of its modules before the kernel got its entry, the mangled name of the kernel)."""
-    from numba import types
-    from numba.cuda.compiler import compile_cuda, kernel_fixup
+    from numba.cuda.compiler import kernel_fixup
 
-    from numprec.emulator.compile import without_driver
-    with without_driver(CARDS[0]):
-        result = compile_cuda(kernel.py_func, types.void, argtypes, cc=CARDS[0], **_options(kernel))
-    texts = [str(module) for module in result.library.modules]
-    kernel_fixup(result.library.get_function(result.fndesc.llvm_func_name), False)
-    return result.library, texts, result.fndesc.mangled_name
+    from numprec.emulator import compile as compiler
+    found = compiler.front_end(kernel, argtypes, CARDS[0])
+    kernel_fixup(found.library.get_function(found.entry), False)
+    return found.library, found.texts, found.entry
 
 
 def ptx_of(library, compute_capability):
