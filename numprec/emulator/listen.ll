@@ -39,7 +39,7 @@ define internal i1 @emu.within(i64 %a, i64 %bytes, i64 %first, i64 %last) always
   ret i1 %r
 }
 
-define internal ptr @emu.note.global(ptr %t, ptr %address, i32 %site, i64 %bytes, i32 %array) noinline {
+define internal ptr @emu.note.global(ptr %t, ptr %address, i32 %site, i64 %bytes, i32 %array) alwaysinline {
   %listener = call ptr @emu.listener(ptr %t)
   %arrays.p = getelementptr %Listener, ptr %listener, i32 0, i32 6
   %arrays = load ptr, ptr %arrays.p
@@ -54,7 +54,7 @@ define internal ptr @emu.note.global(ptr %t, ptr %address, i32 %site, i64 %bytes
 }
 
 ; %size 0 is dynamic shared memory
-define internal ptr @emu.note.shared(ptr %t, ptr %address, i32 %site, i64 %bytes, i64 %offset, i64 %size) noinline {
+define internal ptr @emu.note.shared(ptr %t, ptr %address, i32 %site, i64 %bytes, i64 %offset, i64 %size) alwaysinline {
   %base = call i64 @emu.shared.base(ptr %t)
   %a = ptrtoint ptr %address to i64
   %from = sub i64 %a, %base

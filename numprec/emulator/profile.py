@@ -170,7 +170,7 @@ def _count_warp(events, sites, totals, times, arguments, read, written):
                     written[b] = True
             events[e, 0] -= arguments[a, 3]
     seen, busy = np.empty(WARP_SIZE * 16, np.int64), np.empty(BANKS, np.int64)
-    words = np.empty((BANKS, WARP_SIZE * 16), np.int64)
+    words = np.empty((BANKS, WARP_SIZE), np.int64)      # a lane wants at most one word of each bank
     each = _alike(events)
     if each:
         addresses, lanes = np.empty(WARP_SIZE, np.int64), np.empty(WARP_SIZE, np.int64)

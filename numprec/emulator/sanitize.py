@@ -239,11 +239,14 @@ def _hear(events, sites, here, slots, waits, clocks, shared, memory, arguments, 
             shift, place = here[_SHIFT], slot * here[_ROOM]
             for g in range(place + (address >> shift), place + (address + length - 1 >> shift) + 1):
                 at = g * _CELL
-                past = shared[at + 1] & (1 << _WHEN) - 1
+                # when it was last written and read; who updated it, and read it besides, came earlier still
+                past, read = shared[at + 1] & (1 << _WHEN) - 1, shared[at + _READER + 1] & (1 << _WHEN) - 1
                 if kind != STORE and past < began:
                     _find(found, here, UNWRITTEN, site, -1, thread, 0, address)
-                if kind == LOAD and past < now:            # then who updated it came earlier still
+                if kind == LOAD and past < now:
                     _read(shared, at, mine, when)
+                elif kind == STORE and max(past, read) < now:
+                    shared[at], shared[at + 1] = mine, when
                 elif _touch(shared, at, kind, mine, when, began):
                     _judge(shared, at, kind, mine, when, began, address, sites, here, clocks, found)
             continue
@@ -254,11 +257,15 @@ def _hear(events, sites, here, slots, waits, clocks, shared, memory, arguments, 
                 a += 1
         first, shift, place = address - arguments[a, _LOW], arguments[a, _GRANULE], arguments[a, _PLACE]
         if arguments[a, _EMPTY]:
-            start = arguments[a, _START] + first
-            if kind != STORE and not written[start:start + length].all():
+            known = True
+            for b in range(arguments[a, _START] + first, arguments[a, _START] + first + length):
+                known &= written[b] != 0
+                if kind != LOAD:
+                    written[b] = 1
+            if kind != STORE and not known:
                 _find(found, here, UNWRITTEN, site, -1, thread, 0, address)
-            if kind != LOAD:
-                written[start:start + length] = 1
+        if place < 0:                                  # an array that the kernel only reads
+            continue
         for g in range(place + (first >> shift), place + (first + length - 1 >> shift) + 1):
             at = g * _CELL
             if kind == LOAD and memory[at] == 0:
@@ -294,8 +301,10 @@ class Sanitizer:
         for i, (_, array) in enumerate(launch.arguments):
             low, high = np.lib.array_utils.byte_bounds(array)
             size, of = granule(GLOBAL, i), fresh.written(array)
-            rows.append((low, high, size, total, of is not None, start))
-            total += -(-(high - low) >> size)
+            changes = any(kind in (STORE, ATOMIC) and (s == ANYWHERE or s == GLOBAL and a == i)
+                          for kind, s, a, _, _ in sites)
+            rows.append((low, high, size, total if changes else -1, of is not None, start))
+            total += -(-(high - low) >> size) if changes else 0
             if of is not None:
                 self._parts.append(of[0][of[1]:of[1] + high - low])
                 start += high - low
