@@ -175,9 +175,11 @@ def _count_warp(events, sites, totals, times, arguments, read, written):
     if each:
         addresses, lanes = np.empty(WARP_SIZE, np.int64), np.empty(WARP_SIZE, np.int64)
         count = len(events) // each
+        for i in range(count):
+            lanes[i] = events[i * each, 1] >> 32 & 31
         for e in range(each):
             for i in range(count):
-                addresses[i], lanes[i] = events[e + i * each, 0], events[e + i * each, 1] >> 32 & 31
+                addresses[i] = events[e + i * each, 0]
             word = events[e, 1]
             _request(word & 0x3FFFFFFF, word & IN_SHARED, addresses, lanes, count, sites, totals, seen, words, busy)
         return
