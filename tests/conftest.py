@@ -1,4 +1,5 @@
 """Fixtures of all tests: the device, and one precision after another."""
+import signal
 from functools import lru_cache
 
 import pytest
@@ -20,6 +21,14 @@ def device():
 def precision(request):
     """Each registered precision in turn."""
     return request.param
+
+
+def pytest_configure(config):
+    """A suite that runs in the background (nohup, &) ignores signals that tests send, to themselves and to programs
+    that they start."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_report_header(config):
