@@ -1,9 +1,12 @@
 """The sanitizer finds planted bugs of each kind, names line, thread and element, and finds nothing where nothing is."""
 import inspect
 import os
+import re
+import runpy
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -185,6 +188,33 @@ def test_arrays_made_empty_are_known_to_hold_nothing():
         device.launch(running_sum, 1, 64, nothing, out, True, 64)      # the host has written one, a kernel the other
         device.launch(running_sum, 1, 64, out, nothing, True, 64)
     assert len(sanitizer.findings) == 1
+
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+
+
+@pytest.mark.parametrize("old, new, grid, block, line, says", [
+    ("range(1, x.size)", "range(1, x.size + 1)", 1, 1, "+= x[i]", "reads x[64], but x has the shape (64,)"),
+    ("total[0] += x[i]", "total[i] += x[i]", 1, 1, "+= x[i]", "writes total[1], but total has the shape (1,)"),
+    ("for i in range(1, x.size):", "i = 1\n    while i < x.size:", 1, 1, "+= x[i]", "run for ever"),
+    ("    total[0] = x[0]\n", "", 1, 1, "+= x[i]", "reads total[0], which nobody has written"),
+    ("", "", 1, 2, "+= x[i]", "without a barrier in between"),
+    ("", "", 2, 1, "+= x[i]", "of block (1, 0, 0)"),
+], ids=["reads beyond", "writes beyond", "has no end", "begins with nothing", "threads race", "blocks race"])
+def test_the_readmes_kernel_broken(tmp_path, old, new, grid, block, line, says):
+    """Each way is told in a sentence that names the line."""
+    source, = re.findall(r"@cuda\.jit\ndef running_sum.*?(?=\n\n)", README.read_text(encoding="utf-8"), re.S)
+    assert old in source
+    source = f"from numba import cuda\n\n\n{source.replace(old, new)}\n"
+    (tmp_path / "broken.py").write_text(source, encoding="utf-8")
+    broken = runpy.run_path(str(tmp_path / "broken.py"))["running_sum"]
+    device, p = devices.get("emulator"), PRECISIONS["fp32"]
+    with sanitize(raises=False, rounds=1000) as sanitizer:
+        total = device.empty(1, p.storage)
+        device.launch(broken, grid, block, device.array(arrays()[0] + 1, p.storage), total)
+    number, = [n for n, text in enumerate(source.splitlines(), 1) if line in text]
+    assert any(f"line {number} of {tmp_path / 'broken.py'}: " in s and says in s for s in sanitizer.findings), \
+        sanitizer.findings
 
 
 def test_writes_that_are_not_checked_count_as_writes():
