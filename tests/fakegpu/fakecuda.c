@@ -674,7 +674,9 @@ R cuMemFreeAsync(CUdeviceptr p, CUstream s) { ENTER(cuMemFreeAsync); NEED_CONTEX
 
 /* ------------------------------------------------------------------ code */
 
-struct Kernel { Head h; Library *library; char *name; int regs, local, shared, max_threads, max_dynamic, carveout, nparams, params; int offset[128], size[128]; };
+#define MOST_PARAMETERS 1024    /* of four bytes each: what a card of 7.5 has room for */
+
+struct Kernel { Head h; Library *library; char *name; int regs, local, shared, max_threads, max_dynamic, carveout, nparams, params; int offset[MOST_PARAMETERS], size[MOST_PARAMETERS]; };
 struct Library { Head h; int count; Kernel *kernels[64]; int refs; };
 
 typedef struct { uint32_t index; uint16_t ordinal, offset; uint32_t flags; } ParamInfo;
@@ -719,8 +721,8 @@ static R parse(const char *api_name, const unsigned char *image, Library *l) {
                 if (k && what == 0x17 && n == 12) {
                     ParamInfo info; memcpy(&info, data, 12);
                     int size = info.flags >> 18;
-                    if (info.ordinal < 128) { k->offset[info.ordinal] = info.offset; k->size[info.ordinal] = size; if (info.ordinal + 1 > k->nparams) k->nparams = info.ordinal + 1; if (info.offset + size > k->params) k->params = info.offset + size; }
-                    else violation("kernel %s has more than 128 parameters", k->name);
+                    if (info.ordinal < MOST_PARAMETERS) { k->offset[info.ordinal] = info.offset; k->size[info.ordinal] = size; if (info.ordinal + 1 > k->nparams) k->nparams = info.ordinal + 1; if (info.offset + size > k->params) k->params = info.offset + size; }
+                    else violation("kernel %s has more than %d parameters", k->name, MOST_PARAMETERS);
                 }
                 if (k && what == 0x05 && n == 12) { uint32_t v[3]; memcpy(v, data, 12); int m = (int)(v[0] * v[1] * v[2]); if (m < k->max_threads) k->max_threads = m; }
                 p = data + n;
