@@ -105,8 +105,9 @@ def look_for(bug):
     from numprec.kernels.registry import operations
     from numprec.precision import PRECISIONS
     known = operations()
-    names = SERVES.get(bug.chapter, ()) or [n for n, o in known.items() if any(
-        r.chapter == bug.chapter for r in o.rungs) and o.ladder is None]
+    names = SERVES.get(bug.chapter) or [n for n, o in known.items() if o.ladder in (None, n) and any(
+        r.chapter == bug.chapter for r in o.rungs)]
+    assert names, f"no operation runs the kernels of {bug.chapter}"
     for operation in (known[name] for name in names):
         for rung in operation.rungs:
             if rung.supports(PRECISIONS[PRECISION]) and (rung.chapter == bug.chapter or bug.chapter in SERVES):

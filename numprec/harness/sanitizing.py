@@ -4,9 +4,11 @@ Every rung in every precision is launched on its operation's small test shapes, 
 order and in random orders. A line of JSON for each combination says what was found; one that has its line, made from
 the same sources, is not done again.
 """
+import os
 import re
 import time
 from concurrent.futures import as_completed
+from pathlib import Path
 
 import numpy as np
 
@@ -15,8 +17,9 @@ from numprec.kernels.registry import KINDS, operations
 from numprec.precision import PRECISIONS
 
 SEEDS = 20          # random orders, besides that by index
-LARGEST = 6000      # elements, by the numbers in a shape, of the largest shape that is looked at
+LARGEST = 8000      # elements, by the numbers in a shape, of the largest shape that is looked at
 LEAST = 3           # shapes that are looked at however large they are
+_ROOT = f"{Path(__file__).resolve().parents[2]}{os.sep}"
 _WHO = re.compile(r"thread \(.*?\)|of block \(.*?\)|\[[^]]*\]|\d+ more like it")     # what differs in the same bug
 
 
@@ -42,6 +45,7 @@ def findings(operation, rung, precision, seeds=SEEDS, rounds=None, first=False):
                 operation.launch(device, rung, precision, *(
                     device.array(a, precision.storage if a.dtype.kind == "f" else None) for a in arrays))
             for sentence in sanitizer.findings:
+                sentence = sentence.replace(_ROOT, "")
                 found.setdefault(_WHO.sub("", sentence), f"{shape}, order {seed}: {sentence}")
             if found and first:
                 return list(found.values())
