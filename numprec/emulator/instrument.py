@@ -276,10 +276,11 @@ def _counted(lines, plain, where, sites, same):
             places.setdefault(line, at)
     heads = lasting_loops(lines, same)
     out, label, blocks = [], "", 0
-    for line in lines[1:]:
+    for number, line in enumerate(lines[1:], 1):
         if label is not None and line.strip() and not _PHI.match(line) and not _LABEL.match(line):
             if label in heads:
-                sites.append(Site(LOOP, ANYWHERE, -1, 0, 1, *places.get(line, (0, ""))))
+                place = next((places[other] for other in lines[number:] if other in places), (0, ""))
+                sites.append(Site(LOOP, ANYWHERE, -1, 0, 1, *place))       # the head of a loop may come from no line
                 out += [f"  %{label}.over = call i1 @emu.note.round(ptr %ctx, i32 {len(sites) - 1})",
                         f"  br i1 %{label}.over, label %emu.given.up, label %{label}.rest", "", f"{label}.rest:"]
             out.append(f"  call void @emu.note.block(ptr %ctx, i32 {blocks})")
