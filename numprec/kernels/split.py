@@ -353,6 +353,7 @@ def sorted_(p, criterion=gini, weighted=False):
             whole += totals[c]
         best, at = number(lowest, accum(0)), int32(NONE)
         for side in range(2 if known < N else 1):
+            cuda.syncwarp()    # everyone has read before, also in a warp whose part is empty
             for c in range(lane, C, WARP):
                 before[c] = before_s[warp * C + c] + (before_s[2 * WARPS * C + c] if side == 1 else count(0))
             cuda.syncwarp()    # everyone may read before
