@@ -1,4 +1,5 @@
-"""Every kernel, compiled for sm_75 and sm_90 without a GPU: no float64 outside fp64, no registers spilled."""
+"""Every kernel, compiled for a card without a GPU: no float64 outside fp64, no registers spilled, and the emulator's
+code rounds what the machine's does."""
 import inspect
 import re
 import textwrap

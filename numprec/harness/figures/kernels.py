@@ -11,6 +11,7 @@ from numprec.harness.figures import canvas, style
 REFERENCE = "fp32"
 PAGE = 12        # panels, or 2 * PAGE operations, of one figure
 LENGTHS = 4      # that make a curve
+COPIES = 1e-3    # flops a byte: what has fewer only copies, and would stretch the roofline's axes over empty decades
 
 
 def grouped(rows, *columns):
@@ -132,7 +133,8 @@ def _two_columns(lines, bars):
 # ---- roofline
 
 def roofline(rows, environment):
-    """A panel per precision: the highest rung of each operation under the ceilings that this run measured.
+    """A panel per precision: the highest rung of each operation under the ceilings that this run measured. What
+    only copies has no place in it.
 
     S. Williams, A. Waterman and D. Patterson, Roofline, Communications of the ACM 52(4), 2009.
     """
@@ -140,7 +142,8 @@ def roofline(rows, environment):
     peaks = environment.get("peaks") or {}
     bandwidth, rates = peaks.get("copy_bytes_per_s"), peaks.get("flops_per_s") or {}
     points = [row for found in top_rungs(rows).values() for row in found.values()
-              if row["flops"] and row["bytes"] and row["device"] == environment["device"]]    # whose peaks these are
+              if row["bytes"] and (row["flops"] or 0) > COPIES * row["bytes"]
+              and row["device"] == environment["device"]]    # whose peaks these are
     groups = {name: found for name in style.in_order(row["precision"] for row in points)
               if rates.get((found := [row for row in points if row["precision"] == name])[0].get("format"))}
     if not bandwidth or not groups:
