@@ -1,4 +1,5 @@
-"""What the audit would refuse, and why it may stay. An entry that no longer applies fails the audit too.
+"""What the audit would refuse, and why it may stay. An entry of the first two tables that no longer applies fails the
+audit too.
 
     (operation/rung, precision): reason
 """

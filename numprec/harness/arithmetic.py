@@ -1,7 +1,7 @@
 """Whether the emulator rounds what a GPU rounds: the products, sums, multiply-adds and conversions of a kernel, counted
 in the code that the emulator runs and in the machine code that NVIDIA's compilers make.
 
-Both start from the same text of Numba's, changed in two ways that leave sums and products as they are:
+Both start from the same text of Numba's, changed for counting, never to be run:
 
 - Loops are not unrolled, so that a line of the source is counted once. Without that, counts would say how often NVVM
   repeats a loop's body.

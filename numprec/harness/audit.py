@@ -66,7 +66,7 @@ def front_end(kernel, argtypes):
     from numba.cuda.compiler import kernel_fixup
 
     from numprec.emulator import compile as compiler
-    found = compiler.front_end(kernel, argtypes, CARDS[0])
+    found = compiler.front_end(kernel, argtypes, CARDS[0], False)
     kernel_fixup(found.library.get_function(found.entry), False)
     return found.library, found.texts, found.entry
 
