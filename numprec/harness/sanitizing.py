@@ -17,7 +17,7 @@ from numprec.kernels.registry import KINDS, operations
 from numprec.precision import PRECISIONS
 
 SEEDS = 20          # random orders, besides that by index
-LARGEST = 8000      # elements, by the numbers in a shape, of the largest shape that is looked at
+LARGEST = 8000  # elements, by the numbers in a shape, of the largest shape that is looked at: two tiles of a product
 LEAST = 3           # shapes that are looked at however large they are
 _ROOT = f"{Path(__file__).resolve().parents[2]}{os.sep}"
 _WHO = re.compile(r"thread \(.*?\)|of block \(.*?\)|\[[^]]*\]|\d+ more like it")     # what differs in the same bug
