@@ -1,5 +1,6 @@
 """Verdicts, recommendations and the answer: each can be reached, and none says more than the rows do."""
 import math
+import re
 
 import numpy as np
 import pytest
@@ -421,28 +422,63 @@ def test_lists(names, text):
 
 # ---- whatever the rows hold
 
-FITS = st.lists(st.tuples(
+BYTES = {"fp64": (8, 0, 8), "fp32": (4, 0, 4), "fp16": (2, 0, 2), "mixed_bf16": (2, 4, 4)}    # stored, master, sums
+WILD = st.lists(st.tuples(
     st.one_of(st.floats(-1, 1), st.sampled_from((math.nan, -1e300, 1e300, 0.5, 0.5 + 3e-18))),
     st.sampled_from(("ok", "ok", "ok", "FAIL", "SKIP")), st.booleans(), st.integers(0, 30)), min_size=1, max_size=5)
+SOUND = st.builds(lambda shift, differ: [(x + shift * (1 + 0.1 * (i % 2)), "ok", True, differ)
+                                         for i, x in enumerate(BASE)],
+                  st.sampled_from((0.0, 1e-3, -1e-3, 0.05, -0.05)), st.sampled_from((0, 0, 5)))
 
 
-@settings(max_examples=100, deadline=None, derandomize=True, database=None)
-@given(st.dictionaries(st.sampled_from(("fp64", "fp32", "fp16", "mixed_bf16")), FITS, min_size=1), st.booleans(),
-       st.booleans())
-def test_any_rows_are_judged(precisions, classes, emulated):
-    """Each precision that was run gets one verdict, in words; a recommendation is for a precision that is safe."""
-    extra = IRIS if classes else {}
-    rows = [training_row(name, seed, score=score, status=status, reason="it broke", finished=finished,
-                         labels_differ=differ, stop_reason="converged" if finished else "stalled", **extra)
-            for name, fits in precisions.items() for seed, (score, status, finished, differ) in enumerate(fits)]
-    facts, found = EMULATOR if emulated else GPU, verdicts.judge(rows)
-    tried = {row["precision"] for row in rows if row["status"] != "SKIP"}
-    assert tried - {"fp64"} <= {v.precision for v in found} <= tried
-    for v in found:
-        assert v.verdict in verdicts.VERDICTS and v.sentence and v.brief and not (v.safe and v.verdict == "fails")
-    assert len(verdicts.sentences(found)) <= len(found)
-    safe = {v.precision for v in found if v.safe} | {"fp64"}
-    for line in verdicts.recommend(rows, facts):
-        assert any(name in line for name in safe)
-    assert isinstance(verdicts.answer(rows, facts), str)
-    assert all(found.keys() <= set(precisions) for found in verdicts.speed(rows, facts).values())
+def test_any_rows_are_judged():
+    """Each precision that was run gets one verdict, in words. What is recommended is judged safe, finished every fit,
+    and nothing that is safe is cheaper."""
+    said = set()
+
+    @settings(max_examples=150, deadline=None, derandomize=True, database=None)
+    @given(st.dictionaries(st.sampled_from(list(BYTES)), st.tuples(SOUND | WILD, st.sampled_from((1, 2, 3))),
+                           min_size=1), st.booleans(), st.booleans())
+    def check(precisions, classes, emulated):
+        extra = IRIS if classes else {}
+        rows = [training_row(name, seed, score=score, status=status, reason="it broke", finished=finished,
+                             labels_differ=differ, stop_reason="converged" if finished else "stalled",
+                             samples_s=[time] * 3, **extra)
+                for name, (fits, time) in precisions.items()
+                for seed, (score, status, finished, differ) in enumerate(fits)]
+        facts, found = EMULATOR if emulated else GPU, verdicts.judge(rows)
+        run = [row for row in rows if row["status"] != "SKIP"]
+        tried = {row["precision"] for row in run}
+        assert tried - {"fp64"} <= {v.precision for v in found} <= tried
+        for v in found:
+            assert v.verdict in verdicts.VERDICTS and v.sentence and v.brief and not (v.safe and v.verdict == "fails")
+        assert len(verdicts.sentences(found)) <= len(found)
+        assert isinstance(verdicts.answer(rows, facts), str)
+        assert all(found.keys() <= set(precisions) for found in verdicts.speed(rows, facts).values())
+
+        broken = {row["precision"] for row in run if row["status"] != "ok" or not row["finished"]
+                  or not math.isfinite(row["score"])}
+        cost = {name: BYTES[name] if emulated else time for name, (_, time) in precisions.items()}
+        safe = {v.precision for v in found if v.safe}
+        assert not safe & broken
+        line, = verdicts.recommend(rows, facts)
+        recommended = re.match(
+            r"[^:]+: ([\w, ]+?), (?:the smallest precision as good|\d\S+ (?:\[.*?\] )?times as fast)", line)
+        unchanged = re.match(r"[^:]+: (.*); too few data to show equality", line)
+        if recommended:
+            names = set(re.findall(r"\w+", recommended[1])) - {"or"}
+            assert names and names <= safe
+            assert all(cost[name] == min(cost[other] for other in safe) < cost["fp64"] for name in names)
+        elif unchanged:
+            names = set(re.findall(r"\w+", unchanged[1])) & set(BYTES)
+            assert names == {v.precision for v in found if v.unchanged and not v.flagged
+                             and cost[v.precision] < cost["fp64"]} and not names & broken
+            assert all(cost[name] >= cost["fp64"] for name in safe)
+        elif "stay with fp64" in line:
+            assert all(cost[name] >= cost["fp64"] for name in safe)
+        else:
+            assert "no recommendation, because fp64" in line and ("fp64" in broken or "fp64" not in tried)
+        said.add("recommended" if recommended else "unchanged" if unchanged else re.search("stay|no", line)[0])
+
+    check()
+    assert said == {"recommended", "unchanged", "stay", "no"}
