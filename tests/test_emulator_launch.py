@@ -1,6 +1,8 @@
 """Launches on the emulator: geometry, arguments, what a card refuses, what the emulator does not have."""
 import enum
+import math
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -14,13 +16,13 @@ import numba
 import numpy as np
 import pytest
 from llvmlite import ir
-from numba import cuda, float32, float64, int32
+from numba import cuda, float32, float64, int32, int64
 from numba.core.errors import TypingError
 from numba.cuda import random
 from numba.cuda.core.errors import NumbaTypeError
 from numba.cuda.extending import intrinsic
 
-from numprec.emulator import EmulatorError, create_xoroshiro128p_states, emulate, host, launch, translate
+from numprec.emulator import EmulatorError, create_xoroshiro128p_states, emulate, host, interrupts, launch, translate
 from numprec.emulator.launch import prepare
 
 
@@ -649,6 +651,135 @@ def test_a_handler_that_raises_nothing_ends_nothing(alarm):
     alarm()
     launch(wait, 1, 1, (x,))
     assert x[1] == 7 and (seen[:32] == 3).all()
+
+
+@cuda.jit
+def counts(x, n):
+    s = x[cuda.threadIdx.x]
+    for i in range(n):                              # asks nothing
+        s = s * 6364136223846793005 + 1442695040888963407
+    x[cuda.threadIdx.x] = s
+
+
+@cuda.jit
+def calls(x, n):
+    s = float64(0)
+    for i in range(n):                              # most of its time is that of a library's function
+        s = math.exp(-s)
+    x[0] = int64(s) + 1
+
+
+KNOCKS = pytest.mark.skipif(sys.platform != "linux" or platform.machine() != "x86_64",
+                            reason="a loop that asks nothing can be interrupted on Linux for x86-64 alone")
+
+
+@KNOCKS
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("kernel, n", [(counts, 10 ** 11), (calls, 2 * 10 ** 9)])
+def test_a_signal_ends_a_loop_that_asks_nothing(alarm, kernel, n, workers):
+    """In its midst, in each of the launch's threads; then the next launch works."""
+    x = np.zeros(64, np.int64)
+    prepare(kernel, (x, 1))
+    alarm()
+    with pytest.raises(Rang):
+        launch(kernel, workers, 1, (x, n), workers=workers)
+    assert not x.any()
+    launch(endless, 1, 32, (x, np.zeros(1, np.int32), 2, 3), workers=workers)
+
+
+@KNOCKS
+def test_knocking_changes_no_bit():
+    """A thread goes on where it was; one that is in no kernel notices nothing."""
+    n = 2 * 10 ** 7
+    expected = np.arange(64)
+    launch(counts, 1, 64, (expected, n))
+    got, over = np.arange(64), threading.Event()
+
+    def knock():
+        while not over.is_set():
+            interrupts.knock([os.getpid()], lambda: False)
+
+    knocker = threading.Thread(target=knock)
+    knocker.start()
+    try:
+        for _ in range(5):
+            got[:] = range(64)
+            launch(counts, 1, 64, (got, n))
+            np.testing.assert_array_equal(got, expected)
+    finally:
+        over.set()
+        knocker.join()
+
+
+@KNOCKS
+def test_who_handles_the_signal_of_the_knocks_keeps_it():
+    seen = []
+    before = signal.signal(signal.SIGURG, lambda *args: seen.append(args))
+    try:
+        interrupts.knock([os.getpid()], lambda: False)
+        os.kill(os.getpid(), signal.SIGURG)
+        assert len(seen) == 1
+    finally:
+        signal.signal(signal.SIGURG, before)
+
+
+THREADS = """
+import os, signal, threading, time
+import numpy as np
+from concurrent.futures import ThreadPoolExecutor
+from numba import cuda
+from numprec.emulator import emulate
+
+@cuda.jit
+def counts(x, n):
+    s = x[cuda.threadIdx.x]
+    for i in range(n):
+        s = s * 6364136223846793005 + 1442695040888963407
+    x[cuda.threadIdx.x] = s
+
+def fit(n=10 ** 13):
+    x = np.zeros(32, np.int64)
+    emulate(counts)[4, 32](x, n)
+    return x
+
+fit(1)
+threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+"""
+POOL = """
+try:
+    with ThreadPoolExecutor(2) as pool:
+        futures = [pool.submit(fit) for _ in range(4)]
+        futures[0].result()
+except KeyboardInterrupt:
+    print(*(type(future.exception()).__name__ for future in futures))
+"""
+JOIN = """
+thread = threading.Thread(target=fit)
+thread.start()
+thread.join()
+"""
+GOES_ON = """
+ended = []
+thread = threading.Thread(target=lambda: ended.append(fit()))
+thread.start()
+try:
+    time.sleep(60)
+except KeyboardInterrupt:
+    time.sleep(0.01)
+time.sleep(1)
+print(thread.is_alive(), flush=True)
+os._exit(0)
+"""
+
+
+@KNOCKS
+@pytest.mark.parametrize("program, code, printed", [
+    (POOL, 0, " ".join(["KeyboardInterrupt"] * 4)), (JOIN, -signal.SIGINT, ""), (GOES_ON, 0, "True")])
+def test_a_ctrl_c_and_launches_of_other_threads(program, code, printed):
+    """They end when the main thread waits for them, in a handler or at its end, and go on when it has something else to
+    do."""
+    done = subprocess.run([sys.executable, "-c", THREADS + program], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout.strip()) == (code, printed), done.stderr
 
 
 def test_where_a_kernel_asks():

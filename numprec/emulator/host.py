@@ -150,7 +150,7 @@ def scheduler(listening=False):
 
 @functools.lru_cache(maxsize=None)
 def _scheduler(listening):
-    from numprec.emulator import cache
+    from numprec.emulator import cache, interrupts
     place, guards = target(), sys.platform == "linux" and not listening
     read = resources.files("numprec.emulator").joinpath
     text = read("scheduler.ll").read_text()
@@ -170,6 +170,8 @@ def _scheduler(listening):
     if guards:
         _catch_faults(engine.get_function_address("emu_fault"), engine.get_global_value_address("emu_key"),
                       engine.get_global_value_address("emu_before"))
+        interrupts.arm(_Sigaction, engine.get_function_address("emu_knock"),
+                       engine.get_global_value_address("emu_code"))
     pointer, number = ctypes.c_void_p, ctypes.c_int64
     # PYFUNCTYPE looks for an exception afterwards, and leaves Python's lock to the function
     functions = (ctypes.PYFUNCTYPE(ctypes.c_int, pointer, pointer)(run),

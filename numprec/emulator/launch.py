@@ -18,7 +18,7 @@ from numba.cuda.dispatcher import CUDADispatcher
 from numba.cuda.errors import normalize_kernel_dimensions
 from numba.cuda.typing.typeof import Purpose, typeof
 
-from numprec.emulator import fresh, host, listening
+from numprec.emulator import fresh, host, interrupts, listening
 from numprec.emulator.compile import compile_kernel
 from numprec.emulator.errors import EmulatorError
 
@@ -37,11 +37,9 @@ FORALL_THREADS = 256                # of a block, where the driver of a GPU woul
 
 _HEADER = 8448           # Block record and warp snapshots, see scheduler.ll
 _ORDERS = 4              # thread orders that a seeded launch cycles through
-_STOPPED = 2             # what a launch's record notes as its error: it was told to stop,
-_FAULT = 4               # or reached for memory that is not there; this is a status, too
-_RAISED = 5              # or a thread of it raised an exception
+_FAULT = 4               # a launch's error, and its status: it reached for memory that is not there;
+_RAISED = 5              # its error: a thread of it raised an exception
 _LEFT_BEHIND = 3         # status of @emu_cooperate: some blocks wait for the grid, others have exited
-_ASK_EVERY = 0.1         # seconds
 _SMALL_GRID = 4096       # threads up to which a cooperative launch is not worth distributing
 
 
@@ -53,7 +51,7 @@ class _Launch(ctypes.Structure):
                 ("dynamic_bytes", ctypes.c_int32), ("stride", ctypes.c_int32), ("error", ctypes.c_int32),
                 ("error_block", ctypes.c_int64), ("at_barrier", ctypes.c_int32), ("at_grid", ctypes.c_int32),
                 ("in_warp", ctypes.c_int32), ("exited", ctypes.c_int32), ("ask", ctypes.c_int32),
-                ("unused", ctypes.c_int32), ("coroutine", ctypes.c_void_p), ("uses_warps", ctypes.c_int32),
+                ("asked", ctypes.c_int32), ("coroutine", ctypes.c_void_p), ("uses_warps", ctypes.c_int32),
                 ("listener", ctypes.c_void_p)]
 
 
@@ -263,48 +261,18 @@ class _Memory:
 
 @functools.lru_cache(maxsize=None)
 def _pool(count):
-    return ThreadPoolExecutor(count, thread_name_prefix="numprec-emulator")
+    return ThreadPoolExecutor(count, thread_name_prefix=interrupts.WORKERS)
 
 
 if hasattr(os, "register_at_fork"):
     def _forget_threads():
         """A forked process has none of the threads."""
-        global _asking, _watched, _lock
+        global _lock
         _pool.cache_clear()
-        _asking = _watched = None
+        interrupts.forget()
         _lock = threading.Lock()                   # one of them may have held it
 
     os.register_at_fork(after_in_child=_forget_threads)
-
-
-# ---- signals
-
-# A launch is one call, in which Python cannot see a Ctrl-C. While one of the main thread lasts, where alone Python
-# handles signals, another thread makes it ask for them now and then; scheduler.ll and stops.py say where it does.
-_watched = None          # record of the launch of the main thread
-_asking = None           # the other thread, which ends when there is nothing to do for long
-
-
-def _watch(record):
-    global _watched, _asking
-    _watched = record
-    if _asking is None:
-        _asking = threading.Thread(target=_ask, name="numprec-signals", daemon=True)
-        _asking.start()
-
-
-def _ask():
-    global _asking
-    idle = 0
-    while idle * _ASK_EVERY < 2:
-        time.sleep(_ASK_EVERY)
-        record = _watched
-        idle = idle + 1 if record is None else 0
-        if record is not None:
-            record.ask = 1
-    _asking = None
-    if _watched is not None:                   # one that began before it could see that nobody asks
-        _watch(_watched)
 
 
 def _together(record, tasks):
@@ -316,11 +284,14 @@ def _together(record, tasks):
             others.append(_pool(len(tasks) - 1).submit(task))
         return [tasks[0](), *(other.result() for other in others)]
     except BaseException:
-        record.error, record.ask = record.error or _STOPPED, 1
+        passes = 0
         while not all(other.done() or other.cancel() for other in others):
             with contextlib.suppress(BaseException):         # a second Ctrl-C changes nothing
+                interrupts.stop(record)
                 time.sleep(0.001)
-                record.ask = 1
+                passes += 1
+                if passes % 100 == 0:
+                    interrupts.knock(interrupts.workers(), lambda: all(other.done() for other in others))
         raise
 
 
@@ -352,9 +323,9 @@ def launch(kernel, grid, block, args, shared=0, seed=None, workers=None, compute
         for what is no kernel, no whole number, no processor of this kind, or not the kernel's number of arguments
 
     Numba's own errors reach the caller as they are, and so does what the handler of a signal raises: a Ctrl-C ends a
-    launch of the main thread with KeyboardInterrupt. Its arrays are then half written.
+    launch of the main thread with KeyboardInterrupt, and so it ends those of other threads if the main thread then
+    waits for them. Their arrays are then half written.
     """
-    global _watched
     grid, block = _three(grid, block)
     prepared = prepare(kernel, args, _capability(compute_capability), cpu)
     code = prepared.code
@@ -380,11 +351,8 @@ def launch(kernel, grid, block, args, shared=0, seed=None, workers=None, compute
     workers = host.cores() if workers is None else _whole(workers, "workers", 1)
     if code.serial or listener is not None:
         workers = 1
-    watched = threading.get_ident() == threading.main_thread().ident
-    outer = _watched
+    watched = interrupts.begin(record)
     try:
-        if watched:
-            _watch(record)
         with contextlib.nullcontext() if listener is None else listening.attached(
                 listener, record, listening.launched(kernel, code, args, prepared.types, grid, block, shared_bytes)):
             if code.uses_grid:
@@ -392,8 +360,9 @@ def launch(kernel, grid, block, args, shared=0, seed=None, workers=None, compute
             else:
                 status = _independent(record, size, min(workers, blocks), listener is not None)
     finally:
-        if watched:
-            _watched = outer
+        interrupts.end(*watched)
+    if record.error == interrupts.STOPPED:
+        raise KeyboardInterrupt(f"kernel {code.name} was ended, as a Ctrl-C ended what the main thread did")
     if record.error == _RAISED:
         _raise_exception(record, code, grid, block)
     if status == _FAULT:

@@ -14,7 +14,7 @@
 %Launch = type { ptr, ptr, ptr, i64, i64, i64, ptr, i32, i32, i32, i32, i32, i32, i32, i32, i32, i32, i32, i32, i64, i32, i32, i32, i32, i32, i32, ptr, i32, ptr }
 ; 0 args, 1 warp_order, 2 thread_order, 3 orders, 4 blocks, 5 next, 6 block_order,
 ; 7 8 9 nctaid, 10 11 12 ntid, 13 threads, 14 warps, 15 shared_bytes, 16 dynamic_bytes, 17 stride,
-; 18 error, 19 error_block, 20 at_barrier, 21 at_grid, 22 in_warp, 23 exited, 24 ask, 25 unused, 26 coroutine,
+; 18 error, 19 error_block, 20 at_barrier, 21 at_grid, 22 in_warp, 23 exited, 24 ask, 25 asked, 26 coroutine,
 ; 27 uses_warps, 28 listener
 %Block = type { ptr, ptr, ptr, ptr, i64, i32, i32, i32, i32, i32, i32, i32 }
 ; 0 launch, 1 shared, 2 threads, 3 snapshots, 4 index, 5 6 7 ctaid, 8 popc, 9 arrived, 10 phase, 11 state

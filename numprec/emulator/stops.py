@@ -9,7 +9,7 @@ vectorised nor unrolled. None ask but loops
   - over a range, with another loop or an operation that waits inside, unless their numbers of passes are constants, and
     few;
 and those not if each pass waits for other threads, as then the scheduler asks. So a launch that is told to stop goes on
-at most for the innermost loop over a range that it is in.
+at most for the innermost loop over a range that it is in, unless it is knocked at, see interrupts.py.
 """
 import re
 from dataclasses import dataclass, field
