@@ -774,7 +774,8 @@ os._exit(0)
 
 @KNOCKS
 @pytest.mark.parametrize("program, code, printed", [
-    (POOL, 0, " ".join(["KeyboardInterrupt"] * 4)), (JOIN, -signal.SIGINT, ""), (GOES_ON, 0, "True")])
+    (POOL, 0, " ".join(["KeyboardInterrupt"] * 4)), (JOIN, -signal.SIGINT, ""), (GOES_ON, 0, "True")],
+    ids=["pool", "join", "goes on"])
 def test_a_ctrl_c_and_launches_of_other_threads(program, code, printed):
     """They end when the main thread waits for them, in a handler or at its end, and go on when it has something else to
     do."""
