@@ -1,8 +1,8 @@
-"""What the audit would refuse, and why it may stay. An entry of the first two tables that no longer applies fails the
-audit too.
+"""What the audit would refuse, and why it may stay. An entry that no longer applies fails the audit too.
 
     (operation/rung, precision): reason
 """
+from numprec.precision import PRECISIONS
 
 FLOAT64 = {
     ("least_squares/refine", "fp32"): "iterative refinement forms its residual one format higher than the factor",
@@ -12,31 +12,54 @@ FLOAT64 = {
 LOCAL_MEMORY = {}
 """Local memory on a top rung."""
 
+# ---- kernels of which the emulator and the machine count different numbers of operations, of the same kinds:
+#          {operation/kernel: (precisions, reason)}
+
+_EVERY = tuple(PRECISIONS)
+_COPIES_FOR_NONE = "NVVM copies the loop that divides by a number of columns, for none of them"
+_TIMES_ONE = "ptxas leaves out the product with noise(), which is 1"
+_GAP = "the gap is computed once for two uses"
+_GRAM = "gram's loops and differences, see gram_block"
+
 COPIED = {
-    "average_pool_each": "the loop over a window is unrolled after all, in float16",
-    "cholesky_block": "a load and its conversion stand in two branches",
-    "qr_block": "a load and its conversion stand in two branches",
-    "gram_naive": "a loop for samples with weights, and one for those without",
-    "gram_sums": "a loop for samples with weights, and one for those without",
-    "set_candidates": "a loop for each of the two halves of the set",
-    "split_candidates": "one loop for features with a missing value, and one for the others",
-    "triangular_block": "the loop is entered in two ways, for R and for its transpose",
+    "average_pool/average_pool_each": (("fp16",), "NVVM unrolls the loop over a window by four after all"),
+    "cholesky/cholesky_block": (("mixed_fp16",), _COPIES_FOR_NONE),
+    "gram/gram_naive": (_EVERY, "a loop for samples with weights, and one for those without"),
+    "gram/gram_sums": (_EVERY, "a loop for samples with weights, and one for those without"),
+    "least_squares/least_squares_qr": (_EVERY, _GRAM),
+    "least_squares/least_squares_refine": (("fp64", "mixed_fp16", "mixed_bf16"), _GRAM),
+    "qr/qr_block": (("mixed_fp16",), _COPIES_FOR_NONE),
+    "split/split_candidates": (_EVERY, "NVVM copies the loop over the classes, for no samples"),
+    "split_weighted/split_candidates": (("fp16",), "NVVM copies the loop over the classes, for no samples"),
+    "triangular/triangular_block": (_EVERY, _COPIES_FOR_NONE),
+    "working_set/set_candidates": (("mixed_fp16",), "NVVM copies the loop: for the first candidates, and for each half "
+                                                    "of the later ones"),
 }
-"""Kernels, by name, of whose operations the machine has more than the emulator: they stand there several times."""
+"""The machine has more of some: they stand there several times."""
 
 SHARED = {
-    "cross_entropy_serial": "a logit is converted once for two uses",
-    "cross_entropy_warp": "a logit is converted once for two uses",
-    "gram_scales": "the same differences in two comparisons",
-    "normalize_gradient": "the same difference in two terms",
-    "normalize_sums": "the same difference in two terms",
-    "phases_second": "an entry of K is converted once for two uses",
-    "set_minimize": "an entry of K is converted once for two uses",
+    "cross_entropy/cross_entropy_serial": (("mixed_fp16",), "a logit is converted once for two uses"),
+    "cross_entropy/cross_entropy_warp": (("mixed_fp16",), "a logit is converted once for two uses"),
+    "gram/gram_combine": (("fp16",), "1 / 2 is computed once for two scales"),
+    "gram/gram_scales": (_EVERY, "the same differences in two comparisons"),
+    "normalize_gradient/normalize_gradient": (_EVERY, "the same difference in two terms"),
+    "normalize_gradient/normalize_sums": (("mixed_fp16",), "an entry of X is converted once for two uses"),
+    "smo/phases_first": (("fp16",), _TIMES_ONE),
+    "smo/phases_second": (("mixed_fp16",), "an entry of K is converted once for two uses"),
+    "smo/smo_block": (("fp16",), _TIMES_ONE),
+    "smo_fit/smo_fit": (("fp16",), _TIMES_ONE),
+    "working_set/set_choose": (("fp64", "fp32", "fp16", "mixed_bf16"), f"{_GAP}; in fp16, {_TIMES_ONE}"),
+    "working_set/set_minimize": (("fp16", "mixed_fp16"), f"in fp16, {_TIMES_ONE}; in mixed_fp16, an entry of K is "
+                                                         "converted once for two uses"),
 }
-"""Kernels of whose operations the machine has fewer: it computes once what the text has twice."""
+"""The machine has fewer of some: it computes once what the text has twice, or leaves out what changes nothing."""
 
 BOTH = {
-    "set_choose": "f is loaded and converted in two branches; the gap is computed once for two uses",
-} | dict.fromkeys(("gram_block", "gram_columns", "least_squares_cholesky", "least_squares_qr", "least_squares_refine"),
-                  "has gram's loops with weights and without, and its differences")
-"""Kernels of which both is true: they are compared by the kinds of operations alone."""
+    "gram/gram_block": (_EVERY, "a loop for samples with weights, and one for those without; the same differences in "
+                                "two comparisons"),
+    "gram/gram_columns": (_EVERY, _GRAM),
+    "least_squares/least_squares_cholesky": (_EVERY, _GRAM),
+    "least_squares/least_squares_refine": (("fp32", "fp16"), _GRAM),
+    "working_set/set_choose": (("mixed_fp16",), f"f is loaded and converted in two branches; {_GAP}"),
+}
+"""The machine has more of some and fewer of others."""

@@ -1,7 +1,6 @@
 """Every kernel, compiled for sm_75 and sm_90 without a GPU: no float64 outside fp64, no registers spilled;
 and the emulator's code rounds what the machine's does."""
 import inspect
-import re
 import textwrap
 from pathlib import Path
 
@@ -21,6 +20,10 @@ CASES = [(op, rung, p) for op in OPERATIONS.values() for rung in op.rungs for p 
 SOURCES = sorted(Path(inspect.getfile(matmul)).parent.glob("*.py"))
 
 
+EXPECTED = {(kernel, p): table for table in ("COPIED", "SHARED", "BOTH")
+            for kernel, (precisions, _) in getattr(exceptions, table).items() for p in precisions}
+
+
 def name(operation, rung):
     return f"{operation.name}/{rung.name}"
 
@@ -36,8 +39,9 @@ def test_compiled_code(operation, rung, precision):
         kernel_name, cc = kernel.py_func.__name__, max(audit.CARDS[0], rung.compute_capability)
         assert not audit.python_floats(kernel)
         machine, emulated = arithmetic.of_machine(kernel, argtypes, cc), arithmetic.of_emulator(kernel, argtypes)
-        if not agree(kernel_name, machine, emulated):
-            apart[kernel_name] = {"machine": machine, "emulated": emulated}
+        expected = EXPECTED.get((f"{operation.name}/{kernel_name}", str(precision)), "equal")
+        if relation(machine, emulated) != expected:
+            apart[kernel_name] = {"expected": expected, "machine": machine, "emulated": emulated}
         for cc in audit.CARDS:
             if cc < rung.compute_capability:
                 continue
@@ -52,18 +56,12 @@ def test_compiled_code(operation, rung, precision):
     assert not apart
 
 
-def agree(kernel, machine, emulated):
-    """Whether two counts are those of the same operations; one instruction of the machine does two float16 ones."""
-    def apart(kind):
-        low, high = machine[kind], machine[kind] * (2 if kind.endswith("f16") else 1)
-        if kernel in exceptions.COPIED:
-            low = 1
-        if kernel in exceptions.SHARED:
-            high = emulated[kind]
-        return not low <= emulated[kind] <= high
+def relation(machine, emulated):
+    """How two counts differ, as the tables of exceptions are named."""
     if set(machine) != set(emulated):
-        return False
-    return kernel in exceptions.BOTH or not any(map(apart, machine))
+        return "of other kinds"
+    more, fewer = (any(sign * machine[kind] > sign * emulated[kind] for kind in machine) for sign in (1, -1))
+    return "BOTH" if more and fewer else "COPIED" if more else "SHARED" if fewer else "equal"
 
 
 # ---- the emulator's code rounds what the machine's does
@@ -92,14 +90,49 @@ def test_the_emulator_fuses_what_ptxas_fuses(number, cc):
     assert arithmetic.of_emulator(straight, argtypes) == machine
 
 
+PAIRS = """.version 7.8
+.target sm_75
+.address_size 64
+.visible .entry pairs(.param .u64 x, .param .u64 out) {
+    .reg .b16 %h<9>; .reg .b32 %r<9>; .reg .b64 %d<3>;
+    ld.param.u64 %d1, [x]; ld.param.u64 %d2, [out];
+    ld.global.b32 %r1, [%d1]; ld.global.b32 %r2, [%d1+4]; ld.global.b32 %r3, [%d1+8];
+    mov.b32 {%h1, %h2}, %r1; mov.b32 {%h3, %h4}, %r2;
+    BODY
+    ret;
+}"""
+
+
+@pytest.mark.parametrize("body, count", [
+    ("add.f16 %h5, %h1, %h3; st.global.b16 [%d2], %h5;", {"add.f16": 1}),
+    ("add.f16 %h5, %h2, %h4; st.global.b16 [%d2], %h5;", {"add.f16": 1}),
+    ("add.f16 %h5, %h1, %h3; add.f16 %h6, %h2, %h4; mov.b32 %r4, {%h5, %h6}; st.global.b32 [%d2], %r4;",
+     {"add.f16": 2}),
+    ("mov.b16 %h5, 0x3555; mul.f16 %h6, %h1, %h5; st.global.b16 [%d2], %h6;", {"mul.f16": 1}),
+    ("mov.b32 %r4, 0x35553666; mul.f16x2 %r5, %r1, %r4; st.global.b32 [%d2], %r5;", {"mul.f16": 2}),
+    ("mul.f16x2 %r5, %r1, %r2; st.global.b32 [%d2], %r5;", {"mul.f16": 2}),
+    ("fma.rn.f16x2 %r5, %r1, %r2, %r3; st.global.b32 [%d2], %r5;", {"fma.f16": 2}),
+    ("fma.rn.f16 %h5, %h1, %h3, %h4; st.global.b16 [%d2], %h5;", {"fma.f16": 1}),
+    ("mov.b32 {%h5, %h6}, %r3; fma.rn.f16 %h7, %h1, %h3, %h5; fma.rn.f16 %h8, %h1, %h3, %h6; "
+     "mov.b32 %r4, {%h7, %h8}; st.global.b32 [%d2], %r4;", {"fma.f16": 2}),
+])
+def test_float16_operations_in_one_instruction_are_two(body, count):
+    assert arithmetic.of_cubin(audit.assembled(PAIRS.replace("BODY", body), (7, 5))) == count
+
+
 def test_exceptions_name_what_exists():
     known = {(name(operation, rung), str(precision)) for operation, rung, precision in CASES}
     assert {*exceptions.FLOAT64, *exceptions.LOCAL_MEMORY} <= known
-    kernels = {word for path in SOURCES for word in re.findall(r"def (\w+)\(", path.read_text(encoding="utf-8"))}
     tables = exceptions.COPIED, exceptions.SHARED, exceptions.BOTH
-    assert set().union(*tables) <= kernels and sum(map(len, tables)) == len(set().union(*tables))
-    assert all(len(reason.split()) > 3 for table in (exceptions.FLOAT64, exceptions.LOCAL_MEMORY, *tables)
-               for reason in table.values())
+    concerned = {kernel.split("/")[0] for kernel, _ in EXPECTED}
+    launched = {(f"{operation.name}/{launch.kernel.py_func.__name__}", str(precision))
+                for operation, rung, precision in CASES if operation.name in concerned
+                for launch in audit.launches(operation, rung, precision)}
+    assert EXPECTED.keys() <= launched
+    assert len(EXPECTED) == sum(len(precisions) for table in tables for precisions, _ in table.values())
+    reasons = [*exceptions.FLOAT64.values(), *exceptions.LOCAL_MEMORY.values(),
+               *(reason for table in tables for _, reason in table.values())]
+    assert all(len(reason.split()) > 3 for reason in reasons)
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)

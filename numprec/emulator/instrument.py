@@ -321,6 +321,7 @@ _OPERATIONS = (
      "special"),      # a magnitude and the larger of two are no arithmetic, no more than a comparison is
 )
 _CONVERSION = re.compile(r" = (?:fpext|fptrunc|[su]itofp|fpto[su]i) |@\"?emu\.(?:asm\.cvt|(?:half|bf16)\.(?:to|from)_)")
+_OF_FLOATS = re.compile(r" = (?:fpext|fptrunc) |@\"?emu\.asm\.cvt\.(?:r[nmpz]\.)?(?:b?f\d\d\.b?f\d\d)\b")
 _INTEGER = re.compile(r" = (?:add|sub|mul|shl|lshr|ashr|and|or|xor|[us]div|[us]rem|icmp|select|getelementptr) ")
 
 
@@ -349,10 +350,9 @@ def operations(lines, rest, llvm, machine):
         if m := _BLOCK.match(line):
             current = found.setdefault(int(m[1]), Counter())
             current["copies"] += 1
-        elif current is not None and (m := _PACKED.search(line)):
-            current["fp16 " + m[1].replace("sub", "add")] += 2
-        elif current is not None and (what := _operation(line)):
-            current[what] += 1
+        elif current is not None and (computed := operation(line)):
+            what, times = computed
+            current[what] += times
     count = 1 + max((int(m[1]) for m in map(_BLOCK.match, lines) if m), default=-1)
     return [{what: n / copies["copies"] for what, n in copies.items() if what != "copies"}
             for copies in (found.get(i, {}) for i in range(count))]
@@ -370,9 +370,16 @@ def _declared(text, rest):
     return text + "\n".join(lines)
 
 
-def _operation(line):
-    """What a line of LLVM's text computes, or None."""
+def operation(line):
+    """What a line of LLVM's text computes, and how many of them: ("fp32 fma", 1); None where it computes nothing."""
+    if m := _PACKED.search(line):
+        return "fp16 " + m[1].replace("sub", "add"), 2
     for pattern, name in _OPERATIONS:
         if m := pattern.search(line):
-            return f"{_FLOATS[m[1]]} {name}"
-    return "conversion" if _CONVERSION.search(line) else "integer" if _INTEGER.search(line) else None
+            return f"{_FLOATS[m[1]]} {name}", 1
+    return ("conversion", 1) if _CONVERSION.search(line) else ("integer", 1) if _INTEGER.search(line) else None
+
+
+def converts_floats(line):
+    """Whether a line of LLVM's text turns a float into one of another format."""
+    return bool(_OF_FLOATS.search(line))
