@@ -7,7 +7,9 @@ from pathlib import Path
 import audit_exceptions as exceptions
 import pytest
 from numba import cuda, types
+from numba.cuda.typing.typeof import Purpose, typeof
 
+from numprec.emulator import compile as compiler
 from numprec.harness import arithmetic, audit
 from numprec.kernels import matmul
 from numprec.kernels.ptx import mul_rn
@@ -138,6 +140,20 @@ def test_exceptions_name_what_exists():
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
 def test_no_float_in_a_kernel_body(path):
     assert not audit.lint(path.read_text(encoding="utf-8"), path.name)
+
+
+def test_a_kernel_that_ran_is_not_compiled_anew(device, monkeypatch):
+    """What conftest.py is there for: the audit finds Numba's half of the compilation that the emulator has made."""
+    if device.kind != "emulator":
+        pytest.skip("on a GPU, kernels are compiled without the emulator's front end")
+    monkeypatch.setenv("NUMPREC_CACHE", "")      # or the emulator would not compile at all
+    kernel = matmul.naive.factory(PRECISIONS["fp32"])
+    arrays = [device.zeros((2, 2), FORMATS["float32"]) for _ in range(4)]
+    before = compiler.front_end.cache_info()
+    device.launch(kernel, 1, (2, 2), *arrays)
+    audit.front_end(kernel, tuple(typeof(a, Purpose.argument) for a in arrays))
+    after = compiler.front_end.cache_info()
+    assert (after.misses - before.misses, after.hits - before.hits) == (1, 1)
 
 
 # ---- the audit sees what it is there to see
