@@ -182,6 +182,13 @@ PRECISIONS = _table(
     ("mixed_bf16", ("bfloat16", "bfloat16", "float32"), FORMATS["float32"], None),
 )
 
+
+def cheapest(suits):
+    """The first of PRECISIONS for which suits(precision) holds, or None: the one of fewest bytes a stored number; of
+    several, the most accurate."""
+    return min(filter(suits, PRECISIONS.values()), key=lambda p: (p.storage.bytes, p.u), default=None)
+
+
 ALIASES = {
     "double": "fp64", "float64": "fp64", "f64": "fp64", "64": "fp64", "64-true": "fp64",
     "single": "fp32", "float32": "fp32", "f32": "fp32", "32": "fp32", "32-true": "fp32", "full": "fp32",

@@ -215,7 +215,7 @@ def test_temporary_files_do_not_stay(cache, monkeypatch):
     disk.store(OTHER, {}, b"code")
     assert [path.name for path in cache.iterdir()] == [KEY]
     monkeypatch.undo()
-    for name, age in ((f"{KEY}.abc.part", 2 * 3600), (f"{OTHER}.abc.part", 0), ("compiled.json.17", 2 * 3600)):
+    for name, age in ((f"{KEY}.abc.part", 2 * 3600), (f"{OTHER}.abc.part", 0), ("compiled.json.17.part", 2 * 3600)):
         (cache / name).write_bytes(b"half")
         os.utime(cache / name, times=(time.time() - age,) * 2)
     disk.sweep(cache)
@@ -320,7 +320,8 @@ def test_clearing(cache):
 def test_clearing_leaves_what_is_not_the_caches(cache, tmp_path, monkeypatch):
     """Other files and folders stay, and a link to the cache is no obstacle."""
     disk.store(KEY, {}, b"code")
-    for name in (f"{OTHER}.x_1.part", "compiled.json", "compiled.json.33", "thesis.txt", f"{OTHER}.txt", OTHER.upper()):
+    for name in (f"{OTHER}.x_1.part", "compiled.json", "compiled.json.3.part", "thesis.txt", f"{OTHER}.txt",
+                 OTHER.upper()):
         (cache / name).write_text("text")
     (cache / OTHER / "photo").mkdir(parents=True)
     monkeypatch.setenv("NUMPREC_CACHE", str(tmp_path / "link"))

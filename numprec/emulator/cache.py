@@ -39,7 +39,7 @@ _SWEEP_EVERY = 256             # entries stored by this process
 _USED = 86400                  # seconds by which the time of an entry's last use may be wrong
 
 _ENTRY = re.compile(r"[0-9a-f]{64}")
-_TEMPORARY = re.compile(r"[0-9a-f]{64}\.\w+\.part|compiled\.json\.\d+")
+_TEMPORARY = re.compile(r"(?:[0-9a-f]{64}|compiled\.json)\.\w+\.part")
 _NOTE = "compiled.json"        # numprec.harness.precompile writes it
 
 _stored = 0
@@ -131,19 +131,24 @@ def store(key, description, code):
         return
     head = json.dumps(description).encode()
     try:
-        handle, temporary = tempfile.mkstemp(dir=place, prefix=f"{key}.", suffix=".part")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(_seal(key, head, code) + head + b"\n" + code)
-            os.replace(temporary, place / key)
-        except BaseException:
-            _unlink(temporary)
-            raise
+        write(place / key, _seal(key, head, code) + head + b"\n" + code)
     except OSError:
         return
     if _stored % _SWEEP_EVERY == 0:
         sweep(place)
     _stored += 1
+
+
+def write(path, content):
+    """Writes `content`, bytes, to a file of the cache, whole or not at all. Raises OSError where that fails."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.", suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        os.replace(temporary, path)
+    except BaseException:
+        _unlink(temporary)
+        raise
 
 
 def _seal(key, head, code):

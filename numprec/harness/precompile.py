@@ -4,6 +4,7 @@ Compiling takes most of a first run, and keeps one core busy, because a worker r
 disturbs its times. Here several workers run each model and rung once in each precision, and what they find is thrown
 away. A note in the cache says what has been compiled with which sources, so that it is not done again.
 """
+import contextlib
 import hashlib
 import json
 import os
@@ -101,13 +102,8 @@ def _write(units):
     if folder is None:
         return
     names = _read(folder) | {_name(unit, unit.precisions[0]) for unit in units}
-    text = json.dumps({"sources": _sources(), "compiled": sorted(names)})
-    try:
-        half = folder / f"{NOTE}.{os.getpid()}"
-        half.write_text(text, encoding="utf-8")
-        os.replace(half, folder / NOTE)
-    except OSError:    # then it is done again next time
-        pass
+    with contextlib.suppress(OSError):    # then it is done again next time
+        cache.write(folder / NOTE, json.dumps({"sources": _sources(), "compiled": sorted(names)}).encode())
 
 
 def _sources():

@@ -10,7 +10,7 @@ from numprec.kernels.least_squares import BROKEN, CONVERGED, ENDED, ITERATIONS, 
 from numprec.kernels.registry import operations
 from numprec.models.base import (BOOLEAN, Estimator, Scored, check_memory, check_parameters, check_range, is_real,
                                  is_whole, warn)
-from numprec.precision import FORMATS, PRECISIONS
+from numprec.precision import FORMATS, cheapest
 
 SOLVERS = ("auto", "cholesky", "qr", "refine")
 UNSAFE = 0.1     # relative error of coef_ from which on "auto" leaves Cholesky, and a fit warns
@@ -281,13 +281,11 @@ def _expected_error(solver, condition, precision):
 
 def _enough(solver, condition):
     """The cheapest precision of which no warning would come, in words."""
-    for p in sorted(PRECISIONS.values(), key=lambda p: (p.storage.bytes, p.u)):
-        if _expected_error(solver, condition, p) <= UNSAFE:
-            return f"precision={str(p)!r}"
-    return "columns that are less alike"
+    safe = cheapest(lambda p: _expected_error(solver, condition, p) <= UNSAFE)
+    return f"precision={str(safe)!r}" if safe else "columns that are less alike"
 
 
 def _wider_range(precision):
     """The cheapest precision whose sums reach further, in words."""
-    able = [p for p in PRECISIONS.values() if p.accum.max > precision.accum.max]
-    return f" or precision={str(min(able, key=lambda p: (p.storage.bytes, p.u)))!r}" if able else ""
+    wider = cheapest(lambda p: p.accum.max > precision.accum.max)
+    return f" or precision={str(wider)!r}" if wider else ""

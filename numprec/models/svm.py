@@ -15,7 +15,7 @@ from numprec.kernels.registry import operations
 from numprec.kernels.smo_step import CONVERGED, ENDED, GAP, INTERCEPT, ITERATIONS, MAX_ITER, OVERFLOW, SIZE, STALLED
 from numprec.models.base import (BOOLEAN, CLASS_WEIGHT, VERBOSE, Estimator, Scored, check_memory, check_parameters,
                                  check_range, is_real, is_whole, warn)
-from numprec.precision import FORMATS, PRECISIONS
+from numprec.precision import FORMATS, PRECISIONS, cheapest
 
 REASONS = {CONVERGED: "converged", MAX_ITER: "max_iter", STALLED: "stalled", OVERFLOW: "overflow"}
 FUNCTIONS = list(kernel_rows.FUNCTIONS)
@@ -515,15 +515,14 @@ def _enough(tol, gap, size, precision, state):
     stalled, need = getattr(precision, state).u, 4 * size
     if stalled > precision.accum.u and need * precision.accum.u <= tol:
         return f"state='accum' would do in this precision, in {precision.accum}"
-    for p in sorted(PRECISIONS.values(), key=lambda p: (p.storage.bytes, p.u)):
-        if p.accum.u < precision.accum.u and need * p.accum.u <= tol:
-            return f"precision={str(p)!r} would do"
+    better = cheapest(lambda p: p.accum.u < precision.accum.u and need * p.accum.u <= tol)
+    if better:
+        return f"precision={str(better)!r} would do"
     finest = min(p.accum.u for p in PRECISIONS.values())
     return f"no precision resolves that: use tol={max(need * finest, 2 * gap):.1g} or more"
 
 
 def _wider_range(precision):
     """The cheapest precision whose numbers reach further, in words."""
-    able = [p for p in PRECISIONS.values() if p.storage.max > precision.storage.max and
-            p.accum.max >= precision.accum.max]
-    return f" or precision={str(min(able, key=lambda p: (p.storage.bytes, p.u)))!r}" if able else ""
+    wider = cheapest(lambda p: p.storage.max > precision.storage.max and p.accum.max >= precision.accum.max)
+    return f" or precision={str(wider)!r}" if wider else ""
