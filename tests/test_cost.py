@@ -32,6 +32,14 @@ def test_a_cost_is_what_is_counted_or_says_why_not(operation):
     assert operation.cost_differs is None or operation.cost_differs.endswith(".")
 
 
+@pytest.mark.parametrize("name", ("im2col", "col2im", "conv", "max_pool", "average_pool"))
+def test_windows_larger_than_the_image_are_cut_down_in_the_cost_too(name):
+    operation = operations()[name]
+    for shape in operation.shapes:
+        found = profiling.counted(profiling.launched(operation, operation.rungs[0], FP32, shape))
+        assert found == operation.cost(FP32, *shape), shape
+
+
 def test_the_profile_shows_the_cost(capsys):
     """Counts and cost stand in one row, and below why they differ."""
     profiling.show(["running_moments"], [FP32], "smoke", lines=False)

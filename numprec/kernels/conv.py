@@ -14,8 +14,8 @@ Precision  sums in accum, of R S C, B P Q and R S O products; bias, f and g on t
 Ladder     direct     a thread per result reads its window and its filter from global memory (forward only)
            unfolded   im2col and a matrix product: tiles are shared, for R S times the image in memory
            implicit   the matrix product computes where its elements lie; nothing is unfolded
-Cost       2 C O flops for each element of a window that lies in the image; X, F, bias and Z moved, or X, dZ and dF, or
-           dZ, F, X and dX
+Cost       2 C O flops for each element of a window that lies in the image, and B P Q O for the bias; X, F, bias and Z
+           moved, or X, dZ and dF, or dZ, F, X and dX
 Sources    I. Goodfellow, Y. Bengio and A. Courville, Deep Learning, MIT Press 2016, sections 9.1 and 9.5
            K. Chellapilla, S. Puri and P. Simard, High performance convolutional neural networks for document
                processing, IWFHR 2006
@@ -28,7 +28,7 @@ from numprec.kernels import dense, matmul, unfold
 from numprec.kernels.implicit import SIDE, THREADS, convolve, patch_width, weights
 from numprec.kernels.matmul import BLOCK, PATCH
 from numprec.kernels.registry import draw, operation, rung
-from numprec.kernels.unfold import im2col_oracle, near, taps
+from numprec.kernels.unfold import im2col_oracle, near, taps, window
 from numprec.precision import PRECISIONS
 
 AREA = 16, 16            # direct: threads per block, along o and (b, p, q)
@@ -186,18 +186,24 @@ def layers(rng, shape, kind, precision):
     return X, F / (F.size if kind == "subnormal" else 1), draw(rng, (O,), kind, precision, 4), dZ
 
 
+def product_cost(precision, B, H, W, C, O, images):    # noqa: E741
+    """Of one of the three products. `images` are the elements that it moves besides the filter, for each pixel."""
+    view = window((H, W), (3, 3), padding="same")
+    return {"flops": 2 * B * taps(H, W) * C * O,
+            "bytes": (B * H * W * images + view.R * view.S * C * O) * precision.storage.bytes}
+
+
 def cost(precision, B, H, W, C, O):    # noqa: E741
-    return {"flops": 2 * B * taps(H, W) * C * O + B * H * W * O,
-            "bytes": (B * H * W * (C + O) + 9 * C * O + O) * precision.storage.bytes}
+    product = product_cost(precision, B, H, W, C, O, C + O)
+    return {"flops": product["flops"] + B * H * W * O, "bytes": product["bytes"] + O * precision.storage.bytes}
 
 
 def weight_cost(precision, B, H, W, C, O):    # noqa: E741
-    return {"flops": 2 * B * taps(H, W) * C * O, "bytes": (B * H * W * (C + O) + 9 * C * O) * precision.storage.bytes}
+    return product_cost(precision, B, H, W, C, O, C + O)
 
 
 def input_cost(precision, B, H, W, C, O):    # noqa: E741
-    return {"flops": 2 * B * taps(H, W) * C * O,
-            "bytes": (B * H * W * (2 * C + O) + 9 * C * O) * precision.storage.bytes}
+    return product_cost(precision, B, H, W, C, O, 2 * C + O)
 
 
 backward = dict(cost_differs="The columns of all windows are written and read again, zeros outside of the image are "

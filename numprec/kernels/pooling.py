@@ -204,29 +204,30 @@ def gradient_inputs(rng, shape, kind, precision):
 
 
 def sizes(B, H, W, C):
-    """Elements of X, of X in windows, and of Y."""
-    P, Q = (max(0, size - 1) // 2 for size in (H, W))
-    return B * H * W * C, B * (2 * P + 1) * (2 * Q + 1) * C, B * P * Q * C
+    """Elements of X, of X in windows, of Y, and of the windows, those that overlap counted in each."""
+    R, S, t, _, _, P, Q = window((H, W), (3, 3), stride=2)
+    seen = ((P - 1) * t + R) * ((Q - 1) * t + S)
+    return B * H * W * C, B * seen * C, B * P * Q * C, B * P * Q * R * S * C
 
 
 def max_cost(precision, *shape):
-    _, seen, pooled = sizes(*shape)
+    _, seen, pooled, _ = sizes(*shape)
     return {"flops": 0, "bytes": (seen + pooled) * precision.storage.bytes + 4 * pooled}
 
 
 def max_gradient_cost(precision, *shape):
-    image, _, pooled = sizes(*shape)
+    image, _, pooled, _ = sizes(*shape)
     return {"flops": pooled, "bytes": (2 * image + pooled) * precision.storage.bytes + 4 * pooled}
 
 
 def average_cost(precision, *shape):
-    _, seen, pooled = sizes(*shape)
-    return {"flops": 10 * pooled, "bytes": (seen + pooled) * precision.storage.bytes}
+    _, seen, pooled, terms = sizes(*shape)
+    return {"flops": terms + pooled, "bytes": (seen + pooled) * precision.storage.bytes}
 
 
 def average_gradient_cost(precision, *shape):
-    image, _, pooled = sizes(*shape)
-    return {"flops": 10 * pooled, "bytes": (2 * image + pooled) * precision.storage.bytes}
+    image, _, pooled, terms = sizes(*shape)
+    return {"flops": terms + pooled, "bytes": (2 * image + pooled) * precision.storage.bytes}
 
 
 about = dict(shapes=((1, 3, 3, 1), (2, 7, 9, 33), (1, 1, 6, 3), (3, 8, 2, 2)),

@@ -12,8 +12,8 @@ Precision  im2col rounds nothing. col2im adds up to R S elements in accum, in a 
            element; to scatter instead would take atomic additions, whose order, and so whose bits, change from run to
            run
 Ladder     one step each
-Cost       no flops (im2col), or an addition for each element of columns that lies in the image (col2im); B P Q R S C
-           elements written or, those in the image, read: R S / t^2 times the image
+Cost       im2col no flops; X read, B P Q R S C elements written, R S / t^2 times the image. col2im an addition for each
+           element of columns that lies in the image; those elements read, dX written
 Sources    K. Chellapilla, S. Puri and P. Simard, High performance convolutional neural networks for document
                processing, IWFHR 2006, section 2.1
 """
@@ -180,13 +180,15 @@ def col2im_inputs(rng, shape, kind, precision):
 
 
 def taps(H, W):
-    """Elements of all windows that lie in the image: the first row of windows has one row outside of it, so has the
-    last."""
-    return (3 * H - 2) * (3 * W - 2)
+    """Elements of all windows, in one channel, that lie in the image. Each pixel has a window; row r of it is
+    |r - top| rows away from the pixel, and so outside of the image in that many of H windows."""
+    view = window((H, W), (3, 3), padding="same")
+    return sum(H - abs(r - view.top) for r in range(view.R)) * sum(W - abs(s - view.left) for s in range(view.S))
 
 
 def im2col_cost(precision, B, H, W, C):
-    return {"flops": 0, "bytes": 10 * B * H * W * C * precision.storage.bytes}
+    view = window((H, W), (3, 3), padding="same")
+    return {"flops": 0, "bytes": B * H * W * (1 + view.R * view.S) * C * precision.storage.bytes}
 
 
 def col2im_cost(precision, B, H, W, C):
