@@ -40,6 +40,22 @@ def test_windows_larger_than_the_image_are_cut_down_in_the_cost_too(name):
         assert found == operation.cost(FP32, *shape), shape
 
 
+@pytest.mark.parametrize("rung", operations()["triangular"].rungs, ids=lambda rung: rung.name)
+def test_both_substitutions_are_counted(rung):
+    """The compiler copies a part of their loops: what remains of the loop is counted too."""
+    operation, shape = operations()["triangular"], (17, 2)
+    found = profiling.counted(profiling.launched(operation, rung, FP32, shape))
+    assert found["flops"] == operation.cost(FP32, *shape)["flops"] == 2 * 17 * 17 * 2
+
+
+def test_an_addition_that_one_lane_needs_is_counted_once_a_warp():
+    """The compiler moves the last one of each warp's sum to the lane that writes it."""
+    operation = operations()["sum"]
+    found = profiling.counted(profiling.launched(operation, operation.rung("shuffle"), FP32, (256,)))
+    every_thread, warps, first = 256, 8, 1                  # 256 threads in 8 warps; the first thread writes the result
+    assert found["flops"] == (1 + 4) * every_thread + warps + 4 * every_thread + first
+
+
 def test_the_profile_shows_the_cost(capsys):
     """Counts and cost stand in one row, and below why they differ."""
     profiling.show(["running_moments"], [FP32], "smoke", lines=False)

@@ -337,20 +337,25 @@ def operations(lines, rest, llvm, machine):
     text = re.sub(r"%emu\.safe\d+", lambda m: same.get(m[0], m[0]), _NOTE.sub("", text))
     text = _INDEX.sub(r"or i64 \1, 0", text)
     text = re.sub(r"^  call void @emu\.note\.wait\(.*\n", "", _ROUND.sub("or i1 false, false", text), flags=re.M)
-    text += "declare void @emu.note.block(ptr, i32) nounwind willreturn memory(inaccessiblemem: readwrite)\n"
+    # convergent, nomerge: it goes on standing at the head of its block, and is not copied into those that lead to it
+    text += ("declare void @emu.note.block(ptr, i32) convergent nomerge nounwind willreturn "
+             "memory(inaccessiblemem: readwrite)\n")
     module = llvm.parse_assembly(_declared(text, rest))
     options = llvm.create_pipeline_tuning_options(speed_level=3)
     options.loop_vectorization = options.slp_vectorization = False
     llvm.create_pass_builder(machine, options).getModulePassManager().run(
         module, llvm.create_pass_builder(machine, options))
-    found, current = {}, None
+    found, ahead = {}, Counter()
+    current = ahead
     for line in str(module.get_function("emu.body")).splitlines():
         if _LABEL.match(line):
-            current = None
+            ahead = current = Counter()               # what was moved into a block stands ahead of its report
         if m := _BLOCK.match(line):
             current = found.setdefault(int(m[1]), Counter())
             current["copies"] += 1
-        elif current is not None and (computed := operation(line)):
+            current.update(ahead)
+            ahead = Counter()
+        elif computed := operation(line):
             what, times = computed
             current[what] += times
     count = 1 + max((int(m[1]) for m in map(_BLOCK.match, lines) if m), default=-1)
