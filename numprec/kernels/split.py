@@ -137,6 +137,7 @@ def scan_rows(p, criterion, weighted, gathered=False):
         ahead = count(0)          # weight ahead of the 32 rows of this step
         for c in range(C):
             ahead += before[c]
+        cuda.syncwarp()           # everyone has read before: the caller may overwrite it, even if there are no rows
         for i0 in range(first, last, WARP):
             i = i0 + lane
             row = order[min(i, end - 1)]
@@ -353,7 +354,6 @@ def sorted_(p, criterion=gini, weighted=False):
             whole += totals[c]
         best, at = number(lowest, accum(0)), int32(NONE)
         for side in range(2 if known < N else 1):
-            cuda.syncwarp()    # everyone has read before, also in a warp whose part is empty
             for c in range(lane, C, WARP):
                 before[c] = before_s[warp * C + c] + (before_s[2 * WARPS * C + c] if side == 1 else count(0))
             cuda.syncwarp()    # everyone may read before
