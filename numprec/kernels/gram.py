@@ -18,7 +18,7 @@ Ladder     naive  a thread per column, then a thread per entry: N roundings in a
            block  strips of TILE rows in shared memory, a sum of each strip added to the total: TILE + N / TILE
                   roundings [3]. Everything in one launch of one block
            grid   the rows are dealt to many blocks; their partial sums are added in a fixed order
-Cost       N P (P + 1) flops for the half of G above its diagonal, 6 N P to centre, scale and weight the columns;
+Cost       N P (P + 1) flops for the diagonal of G and what is above it, 6 N P to centre, scale and weight the columns;
            N (P + 1) elements read, P (P + 3) written
 Sources    [1] N. J. Higham, S. Pranesh and M. Zounon, Squeezing a matrix into half precision, with an application to
                solving linear systems, SIAM J. Sci. Comput. 41(4), 2019

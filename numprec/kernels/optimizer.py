@@ -11,8 +11,8 @@ Mapping    a thread per parameter: one launch updates a whole network
 Precision  computed in accum, rounded to `kept`, and from there to storage for the layers. Where there are no masters,
            an update below half the weight's last bit is lost; history counts the weights that this happens to
 Ladder     one step each
-Cost       SGD 6 flops and 5 elements a parameter, Adam 14 and 7, of which one flop for the half that decays; masters
-           one element more
+Cost       SGD 6 flops and 5 elements a parameter, Adam 14 and 7; masters one element more. Weight decay takes two
+           flops, and half of the parameters decay here: one of the 6 or 14
 Sources    I. Sutskever, J. Martens, G. Dahl and G. Hinton, On the importance of initialization and momentum in deep
                learning, ICML 2013, section 2 (Nesterov's accelerated gradient)
            D. P. Kingma and J. Ba, Adam: a method for stochastic optimization, ICLR 2015, end of section 2

@@ -15,7 +15,8 @@ Mapping    partition: a thread per place, in all nodes at once; descend: a threa
 Precision  exact: codes are integers, thresholds and features have one format
 Ladder     counted  every row counts those on its side that come before it in the node
            scanned  one prefix sum over all places counts for everybody: within blocks, over blocks, and then the move
-Cost       no flops; N codes, rows and numbers of nodes read, N rows written. descend: a value of X and a node, a level
+Cost       no flops; N codes, rows and numbers of nodes read, N rows written. descend: of each row,
+           a value for each level, but no more than D of them, and its leaf; every node once
 Sources    [1] G. E. Blelloch, Prefix sums and their applications, CMU-CS-90-190, 1990, section 1.3 (split)
            [2] M. Harris, S. Sengupta, J. D. Owens, Parallel prefix sum (scan) with CUDA, GPU Gems 3, 2007, chapter 39
 """
