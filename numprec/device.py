@@ -7,7 +7,7 @@
 
 `get("gpu")`, `get("emulator")` and the environment variable NUMPREC_DEVICE choose by hand. Both worlds have the
 same methods; the base class holds what does not differ. uint16 arrays hold bfloat16 bits throughout (see
-`numprec.kernels.roles`), so `to_host` returns them as bfloat16.
+`numprec.language.formats`), so `to_host` returns them as bfloat16.
 
 Launches inside `with device.capture() as graph:` are recorded and not run; `graph.replay(times)` runs them in
 order: a CUDA graph on the GPU, a plain list on the emulator. Capture and count of launches are a thread's own, so that
@@ -214,6 +214,7 @@ class GPU(Device):
         self.process = os.getpid()
         from numba import cuda
         from numba.cuda.core import config
+
         from numprec import cubins
         config.CUDA_LOW_OCCUPANCY_WARNINGS = 0    # every fit of one launch would raise it
         self._cuda, self._keep = cuda, cubins.keep
@@ -300,7 +301,8 @@ class GPU(Device):
         forbids no call to anybody. Kernels are compiled and loaded before. They are launched without Numba's
         `kernel[...]`, which would keep the stream for the sake of its table of configurations.
         """
-        from cuda.core import Device as Card, Stream
+        from cuda.core import Device as Card
+        from cuda.core import Stream
         if not launches:
             return lambda: None
         compiled = [self._compiled(kernel, args) for kernel, _, _, args, _ in launches]

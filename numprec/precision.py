@@ -31,7 +31,7 @@ class Format:
 
     `significand` counts the bits of the significand with its hidden bit (24 for float32). Inside a kernel a
     Format is both an element type, `cuda.shared.array(n, storage)`, and a conversion, `storage(acc)`; see
-    `numprec.kernels.roles`. A bfloat16 element is held as its 16 bits, in a uint16.
+    `numprec.language.formats`. A bfloat16 element is held as its 16 bits, in a uint16.
     """
 
     name: str

@@ -11,9 +11,10 @@ from numba.cuda.typing.typeof import Purpose, typeof
 
 from numprec.emulator import compile as compiler
 from numprec.harness import arithmetic, audit
-from numprec.kernels import matmul
-from numprec.kernels.ptx import mul_rn
-from numprec.kernels.registry import Rung, operations
+from numprec.kernels import operations
+from numprec.kernels.products import matmul
+from numprec.language.instructions import mul_rn
+from numprec.language.ladder import Rung
 from numprec.precision import FORMATS, PRECISIONS
 
 OPERATIONS = operations()

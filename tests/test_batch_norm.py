@@ -2,10 +2,10 @@
 import numpy as np
 import pytest
 
-from numprec.kernels import loss_scale
-from numprec.kernels.batch import STOP
-from numprec.kernels.moments import MOMENTUM
-from numprec.kernels.normalize import epsilon
+from numprec.kernels.images.batch_moments import MOMENTUM
+from numprec.kernels.images.batch_norm import epsilon
+from numprec.kernels.networks import loss_scale
+from numprec.kernels.networks.batch import STOP
 from numprec.models.layers import BatchNorm, Conv
 from numprec.models.network import Dense, Network
 from numprec.models.training import Descent, Training

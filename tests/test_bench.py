@@ -12,8 +12,9 @@ from types import SimpleNamespace
 import pytest
 from numba import cuda
 
+from numprec import kernels
 from numprec.harness import cases, executors, folders, outcomes, run, store
-from numprec.kernels import registry
+from numprec.language import ladder
 from numprec.precision import PRECISIONS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -147,7 +148,7 @@ def test_help_is_quick():
 def test_list_names_everything():
     done = command_line("--list")
     assert done.returncode == 0
-    for name in (*PRECISIONS, *(model.name for model in cases.MODELS), *registry.operations()):
+    for name in (*PRECISIONS, *(model.name for model in cases.MODELS), *kernels.operations()):
         assert name in done.stdout
 
 
@@ -194,12 +195,12 @@ def crashing(p, **options):
 
 
 def step(factory):
-    return registry.Rung(factory, "matmul", (7, 5), lambda precision: True)
+    return ladder.Rung(factory, "matmul", (7, 5), lambda precision: True)
 
 
 @pytest.mark.parametrize("factory, reason", [(broken, "times the bound"), (crashing, "out of registers")])
 def test_a_wrong_result_fails_and_has_no_time(factory, reason, in_process, monkeypatch, tmp_path, capsys):
-    matmul = registry.operations()["matmul"]
+    matmul = kernels.operations()["matmul"]
     monkeypatch.setattr(cases, "rungs", lambda names=None: [(matmul, step(factory)), (matmul, matmul.rung("naive"))])
     folder = tmp_path / "out"
     assert in_process("--operation", "matmul", "--precision", "fp32,fp16", "--out", str(folder)) == 1

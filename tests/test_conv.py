@@ -3,10 +3,11 @@ import numpy as np
 import pytest
 
 from numprec import device as devices
-from numprec.kernels import augment, conv, cross_entropy, moments, normalize, pooling, unfold
-from numprec.kernels.batch import APPLY, COUNT, SEED, STATE, STEP
-from numprec.kernels.registry import operations
-from numprec.kernels.unfold import Window, window
+from numprec.kernels import operations
+from numprec.kernels.images import augment, batch_moments, batch_norm, conv, im2col, pooling
+from numprec.kernels.images.im2col import Window, window
+from numprec.kernels.networks import cross_entropy
+from numprec.kernels.networks.batch import APPLY, COUNT, SEED, STATE, STEP
 from numprec.models.layers import BatchNorm, Conv, Pool, parse
 from numprec.models.network import Dense, Network
 from numprec.precision import PRECISIONS
@@ -80,7 +81,7 @@ def test_unfolding_changes_no_bit(device, precision):
     """All rungs add up r, s, c in the same order, and a product with the padding adds exactly nothing."""
     arrays = map(precision.storage.round, conv.layers(np.random.default_rng(0), (2, 5, 7, 3, 33), "random", precision))
     X, F, bias, _ = map(device.array, arrays)
-    results = [device.to_host(conv.forward(device, rung, precision, X, F, bias, unfold.near(X)))
+    results = [device.to_host(conv.forward(device, rung, precision, X, F, bias, im2col.near(X)))
                for rung in OPERATIONS["conv"].rungs]
     assert len({r.tobytes() for r in results}) == 1
 
@@ -144,7 +145,8 @@ def test_moments_of_many_rows(device, precision):
     squares would cancel."""
     rng = np.random.default_rng(0)
     X, = rounded(precision, 1000 + 8 * rng.integers(-2, 3, (100_003, 2)))
-    mean, var = moments.launch(device, moments.strips, precision, device.array(X), state_of(device, count=100_000), 1)
+    mean, var = batch_moments.launch(device, batch_moments.strips, precision, device.array(X),
+                                     state_of(device, count=100_000), 1)
     exact = X[:100_000].astype(np.float64)
     u = precision.accum.u
     np.testing.assert_allclose(device.to_host(mean), exact.mean(axis=0), rtol=100 * u)
@@ -157,8 +159,9 @@ def test_running_moments(device, precision):
     for apply in 1, 0:
         for fresh in [2, 4, 0, -1.5], [np.nan, 4, np.inf, -np.inf]:
             moved = device.array(running, precision.accum)
-            moments.move(device, moments.each, precision, device.array(np.array(fresh), precision.accum), moved,
-                         state_of(device, apply=apply), out=moved)
+            fresh_there = device.array(np.array(fresh), precision.accum)
+            batch_moments.move(device, batch_moments.each, precision, fresh_there, moved, state_of(device, apply=apply),
+                               out=moved)
             expected = np.where(np.isfinite(fresh) & (apply == 1), 0.9 * running + 0.1 * np.array(fresh), running)
             np.testing.assert_allclose(device.to_host(moved).astype(np.float64), expected, rtol=4 * precision.accum.u)
 
@@ -172,9 +175,9 @@ def test_padding_rows_change_nothing(device, precision):
     def run(rows):
         state = state_of(device, count=2)
         x, dz, g, b = map(device.array, (X[:rows], dZ[:rows], gamma, beta))
-        mean, var = moments.launch(device, moments.strips, precision, x, state, 3)
-        y = normalize.forward(device, normalize.each, precision, x, mean, var, g, b, state, 3)
-        parts = normalize.gradient(device, normalize.strips, precision, dz, x, mean, var, g, state, 3)
+        mean, var = batch_moments.launch(device, batch_moments.strips, precision, x, state, 3)
+        y = batch_norm.forward(device, batch_norm.each, precision, x, mean, var, g, b, state, 3)
+        parts = batch_norm.gradient(device, batch_norm.strips, precision, dz, x, mean, var, g, state, 3)
         return [device.to_host(a) for a in (mean, var, y, *parts)]
     for few, many in zip(run(6), run(12)):
         np.testing.assert_array_equal(many[:len(few)], few)

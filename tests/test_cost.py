@@ -5,7 +5,7 @@ import pytest
 
 from numprec import device as devices
 from numprec.harness import profiling
-from numprec.kernels.registry import operations
+from numprec.kernels import operations
 from numprec.precision import PRECISIONS
 
 FP32 = PRECISIONS["fp32"]

@@ -13,7 +13,7 @@ from emulator_exact import FORMATS, assert_same, fma_array
 from numba import cuda, float32, int8, int16, int32, int64, uint8, uint16, uint32, uint64
 
 from numprec.emulator import launch, libdevice
-from numprec.kernels.ptx import add_rn, mul_rn
+from numprec.language.instructions import add_rn, mul_rn
 
 THREADS = 128
 SPECIAL = [0.0, -0.0, 1, -1, 1 / 3, 3, np.inf, -np.inf, np.nan, 1e-310, 1e300, 2.0 ** -149, 2.0 ** 127]

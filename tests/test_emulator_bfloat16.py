@@ -11,8 +11,8 @@ from numba import cuda
 from numba.cuda import bf16
 
 from numprec.emulator import launch
-from numprec.kernels import roles    # noqa: F401  teaches Numba what a Format is
-from numprec.kernels.ptx import narrow_bf16
+from numprec.language import formats  # noqa: F401  teaches Numba what a Format is
+from numprec.language.instructions import narrow_bf16
 from numprec.precision import PRECISIONS
 
 BRAIN = FORMATS["bfloat16"]

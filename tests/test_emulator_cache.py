@@ -359,9 +359,9 @@ def kernels_of(built):
 def test_every_kernel_of_the_textbook_is_kept():
     """A kernel without a fingerprint would be compiled again in every process; names that a module uses for something
     else, such as a dictionary or a rung, must not cost it one."""
-    from numprec.kernels import registry
+    from numprec import kernels
     from numprec.precision import precision_named
-    rungs = [rung for operation in registry.operations().values() for rung in operation.rungs]
+    rungs = [rung for operation in kernels.operations().values() for rung in operation.rungs]
     kernels = [kernel for rung in rungs for kernel in kernels_of(rung[precision_named("fp32")])]
     assert len(kernels) > len(rungs)
     assert [kernel.py_func.__name__ for kernel in kernels if not fingerprint(kernel.py_func)] == []

@@ -10,8 +10,8 @@ from emulator_exact import FORMATS, assert_same, fma_array
 from numba import cuda, int16, int32, int64, types, uint8, uint16, uint32, uint64
 
 from numprec.emulator import host, launch
-from numprec.kernels import matmul
-from numprec.kernels.ptx import add_rn, bits, mul_rn, number
+from numprec.kernels.products import matmul
+from numprec.language.instructions import add_rn, bits, mul_rn, number
 from numprec.precision import PRECISIONS
 
 float16 = types.float16

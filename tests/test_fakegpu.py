@@ -10,18 +10,18 @@ import pytest
 from numba import cuda
 
 from numprec import device as devices
+from numprec import kernels
 from numprec.harness import cases, exits, telemetry, timing
 from numprec.harness.worker import Worker
-from numprec.kernels import registry
 from numprec.precision import precision_named
 
 if "FAKEGPU_LIB" not in os.environ:
     pytest.skip("on the stand-in for a GPU only: python tests/fakegpu/run.py python -m pytest tests/test_fakegpu.py",
                 allow_module_level=True)
 
-import fcntl    # noqa: E402    which Windows lacks
+import fcntl  # noqa: E402    which Windows lacks
 
-import stand_in    # noqa: E402
+import stand_in  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 COUNT = np.arange(64, dtype=np.float32)
@@ -193,7 +193,7 @@ def test_a_card_that_one_process_has_for_itself(tmp_path):
 
 def test_a_fault_costs_one_precision():
     """The worker is replaced at once, and the other precision of the cell is measured in the next one."""
-    operation = registry.operations()["sum"]
+    operation = kernels.operations()["sum"]
     cell = cases.KernelCell(operation, operation.rung("serial"), (100,), tuple(map(precision_named, ("fp64", "fp32"))),
                             timing.Effort(0.0, 0.0, 1))
     with Worker("gpu", {"FAKEGPU_FAULT": "sum_serial:float64"}, stderr=subprocess.DEVNULL) as worker:

@@ -6,8 +6,8 @@ from numprec import device as devices
 from numprec.emulator import profile
 from numprec.harness import audit, gpu_model
 from numprec.harness.machine_code import Resources, occupancy, resources
-from numprec.kernels import matmul
-from numprec.kernels.registry import operations
+from numprec.kernels import operations
+from numprec.kernels.products import matmul
 from numprec.precision import PRECISIONS
 
 FP32 = PRECISIONS["fp32"]

@@ -17,13 +17,14 @@ ARROWS = {
     "__init__": set(),
     "precision": set(),
     "places": set(),
-    "kernels": {"precision"},
+    "language": {"precision"},
+    "kernels": {"language", "precision"},
     "emulator": {"precision", "places"},
     "cubins": {"emulator"},
     "device": {"precision", "emulator", "cubins"},
-    "models": {"precision", "kernels", "device", "__init__"},      # a saved model holds the version
+    "models": {"precision", "language", "kernels", "device", "__init__"},      # a saved model holds the version
     "datasets": {"precision", "places"},
-    "harness": {"precision", "kernels", "device", "emulator", "models", "datasets", "__init__"},
+    "harness": {"precision", "language", "kernels", "device", "emulator", "models", "datasets", "__init__"},
     "bench": {"harness", "__init__"},
 }
 FIGURES = "numprec/harness/figures/"
@@ -42,7 +43,7 @@ def imports(path, package):
 
 
 def part_of(dotted):
-    """The part of numprec that a dotted name lies in: numprec.kernels.matmul -> kernels."""
+    """The part of numprec that a dotted name lies in: numprec.kernels.products.matmul -> kernels."""
     parts = dotted.split(".")
     return parts[1] if len(parts) > 1 and parts[1] in ARROWS else "__init__"
 
@@ -82,9 +83,9 @@ def test_matplotlib_is_imported_in_the_figure_files_only():
 
 
 def test_only_precision_names_formats():
-    """float16 and bfloat16 as words of a program stand in precision.py alone; below it, roles.py implements formats
-    and ptx.py the instructions of some."""
-    may = {"numprec/precision.py", "numprec/kernels/roles.py", "numprec/kernels/ptx.py"}
+    """float16 and bfloat16 as words of a program stand in precision.py alone; below it, formats.py implements them
+    and instructions.py what some cards do with them."""
+    may = {"numprec/precision.py", "numprec/language/formats.py", "numprec/language/instructions.py"}
     word = re.compile(r"\b(?:np|numpy|types|ml_dtypes)\.(?:b?float16|bfloat16|half)\b")
     found = [f"{p.relative_to(ROOT).as_posix()}: {line.strip()}" for p in SOURCES
              if p.relative_to(ROOT).as_posix() not in may and "emulator" not in p.parts

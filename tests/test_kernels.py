@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from numprec import device as devices
-from numprec.kernels import argmax, matmul, norm, reduce
-from numprec.kernels.registry import KINDS, draw, operations
+from numprec.kernels import operations
+from numprec.kernels.products import matmul
+from numprec.kernels.reductions import argmax, norm, reduce
+from numprec.language.ladder import KINDS, draw
 from numprec.precision import FORMATS, PRECISIONS
 
 OPERATIONS = operations()

@@ -16,9 +16,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
-from numprec import LinearRegression, device as devices
-from numprec.kernels import least_squares
-from numprec.kernels.registry import operations
+from numprec import LinearRegression
+from numprec import device as devices
+from numprec.kernels import operations
+from numprec.kernels.equations import least_squares
 from numprec.models import base
 from numprec.precision import FORMATS, PRECISIONS, Precision
 

@@ -13,9 +13,10 @@ import pytest
 from numba import cuda
 
 from numprec import device as devices
+from numprec import kernels
 from numprec.harness import (cases, environment, fits, launches, outcomes, peaks, peers, problems, rows, store, sweep,
                              telemetry, timing)
-from numprec.kernels import registry
+from numprec.language import ladder
 from numprec.precision import precision_named
 
 QUICK = timing.Effort(budget=0.0, warm_up=0.0, least=1)
@@ -65,7 +66,7 @@ def operation_of(kernel, oracle=lambda x: x + 1, bound=lambda p, x: np.full(x.sh
         y = np.full_like(x, np.nan)
         device.launch(kernel, x, y)
         return y
-    return registry.Operation(
+    return ladder.Operation(
         "increment", inputs=lambda rng, shape, kind, precision: (rng.random(shape),), oracle=oracle, error_bound=bound,
         launch=launch, cost=lambda p, n: {"flops": n, "bytes": 2 * n}, shapes=(), bench_shapes={})
 
@@ -152,7 +153,7 @@ def test_a_fault_of_cuda_fails_one_precision(when, calls, monkeypatch):
 
 def test_both_clocks_of_a_kernel():
     """The device's own timer, and the host's clock around a launch and the wait for it."""
-    operation = registry.operations()["dot"]
+    operation = kernels.operations()["dot"]
     cell = cases.KernelCell(operation, operation.rung("tree"), (1000,), (precision_named("fp32"),), QUICK)
     row, = sweep.execute(cell, devices.get())
     assert row["status"] == "ok" and row["samples_s"] and row["end_to_end_s"] and row["format"] == "float32"

@@ -4,10 +4,10 @@ import pytest
 from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOptimizer
 
 from numprec import device as devices
-from numprec.kernels import loss_scale, optimizer
-from numprec.kernels.batch import (APPLY, BAD_INDEX, BAD_STEP, BATCHES, COLLAPSED, COUNT, GOOD, OVERFLOW, PATIENCE,
-                                   STATE, STEP, STOP, UPDATES)
-from numprec.kernels.random import permutation_oracle
+from numprec.kernels.networks import loss_scale, optimizer
+from numprec.kernels.networks.batch import (APPLY, BAD_INDEX, BAD_STEP, BATCHES, COLLAPSED, COUNT, GOOD, OVERFLOW,
+                                            PATIENCE, STATE, STEP, STOP, UPDATES)
+from numprec.kernels.networks.philox import permutation_oracle
 from numprec.models.network import Dense, Network
 from numprec.models.training import SCHEDULES, Descent, LossScaleCollapsed, Training
 from numprec.precision import PRECISIONS, precision_named

@@ -4,8 +4,9 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from numprec.kernels import loss_scale
-from numprec.kernels.registry import KINDS, operations
+from numprec.kernels import operations
+from numprec.kernels.networks import loss_scale
+from numprec.language.ladder import KINDS
 from numprec.precision import FORMATS, PRECISIONS
 
 OPERATIONS = operations()

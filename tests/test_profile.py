@@ -9,7 +9,7 @@ from numba.cuda.descriptor import cuda_target
 from numprec import device as devices
 from numprec.emulator import emulate, listening, profile
 from numprec.emulator.compile import front_end
-from numprec.kernels import matmul
+from numprec.kernels.products import matmul
 from numprec.precision import PRECISIONS
 
 ROWS, PADDED = 32, 33

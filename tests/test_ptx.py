@@ -1,9 +1,9 @@
-"""The instructions of ptx.py: each does what the PTX manual says, on a GPU or through the emulator's twin."""
+"""The instructions of instructions.py: each does what the PTX manual says, on a GPU or through the emulator's twin."""
 import numpy as np
 import pytest
 from numba import cuda
 
-from numprec.kernels import ptx
+from numprec.language import instructions
 from numprec.precision import FORMATS
 
 HALVES = np.arange(65536, dtype=np.uint16).view(np.float16)
@@ -34,8 +34,8 @@ def halves(words):
 
 
 def test_every_instruction_is_an_ordinary_one():
-    assert ptx.assembly("fma.rn.f16x2") == "fma.rn.f16x2 $0, $1, $2, $3;"
-    for mnemonic, (constraints, compute_capability, section) in ptx.INSTRUCTIONS.items():
+    assert instructions.assembly("fma.rn.f16x2") == "fma.rn.f16x2 $0, $1, $2, $3;"
+    for mnemonic, (constraints, compute_capability, section) in instructions.INSTRUCTIONS.items():
         assert constraints.startswith("=") and section.endswith(mnemonic.partition(".")[0])
         assert compute_capability >= (2, 0)
 
@@ -48,7 +48,7 @@ def test_bits_and_back(device, name):
     def copy(x, y):
         i = cuda.grid(1)
         if i < x.size:
-            y[i] = ptx.number(ptx.bits(x[i]), x[i])
+            y[i] = instructions.number(instructions.bits(x[i]), x[i])
     x, _ = operands(fmt, np.random.default_rng(0))
     assert launch(device, copy, x, np.zeros_like(x)).tobytes() == x.tobytes()
 
@@ -62,7 +62,7 @@ def test_product_and_sum_are_rounded_apart(device, name):
     def apart(x, y, z):
         i = cuda.grid(1)
         if i < x.size:
-            z[i] = ptx.add_rn(ptx.mul_rn(x[i], y[i]), x[i])
+            z[i] = instructions.add_rn(instructions.mul_rn(x[i], y[i]), x[i])
 
     @cuda.jit
     def fused(x, y, z):
@@ -82,7 +82,7 @@ def test_packed_halves(device, name):
     rng = np.random.default_rng(2)
     low, high = [rng.permutation(HALVES) for _ in range(3)], [rng.permutation(HALVES) for _ in range(3)]
     a, b, c = map(as_word, low, high)
-    operation = getattr(ptx, name)
+    operation = getattr(instructions, name)
 
     @cuda.jit
     def two(a, b, c, d):
@@ -108,7 +108,7 @@ def test_pack_and_unpack(device):
     def swap(x, y):
         i = cuda.grid(1)
         if i < x.size:
-            y[i] = ptx.pack2(ptx.high(x[i]), ptx.low(x[i]))
+            y[i] = instructions.pack2(instructions.high(x[i]), instructions.low(x[i]))
     x = as_word(HALVES, np.random.default_rng(3).permutation(HALVES))
     np.testing.assert_array_equal(launch(device, swap, x, np.zeros_like(x)), x << np.uint32(16) | x >> np.uint32(16))
 
@@ -117,14 +117,14 @@ def test_narrowing_to_bfloat16():
     """Ties go to even and a NaN stays one; on a device that has the instruction."""
     from numprec import device as devices
     device = devices.get(compute_capability=(8, 0))
-    if device.compute_capability < ptx.INSTRUCTIONS["cvt.rn.bf16.f32"].compute_capability:
+    if device.compute_capability < instructions.INSTRUCTIONS["cvt.rn.bf16.f32"].compute_capability:
         pytest.skip(f"{device.name} has no cvt.rn.bf16.f32")
 
     @cuda.jit
     def narrow(x, y):
         i = cuda.grid(1)
         if i < x.size:
-            y[i] = ptx.narrow_bf16(x[i])
+            y[i] = instructions.narrow_bf16(x[i])
     rng = np.random.default_rng(4)
     patterns = rng.integers(0, 2 ** 32, 20000, dtype=np.uint32)
     ties = patterns & np.uint32(0xFFFF0000) | np.uint32(0x8000)
@@ -146,9 +146,9 @@ def test_sixteen_bytes(device, dtype):
     def turn(x, y):
         tile = cuda.shared.array(shared, element)
         t = cuda.threadIdx.x
-        ptx.store16(tile, count * t, ptx.load16(x, count * t))
+        instructions.store16(tile, count * t, instructions.load16(x, count * t))
         cuda.syncthreads()
-        ptx.store16(y, count * t, ptx.load16(tile, count * (31 - t)))
+        instructions.store16(y, count * t, instructions.load16(tile, count * (31 - t)))
     x = np.arange(shared).astype(dtype)
     on_device, y = device.array(x), device.empty(shared, dtype)
     device.launch(turn, 1, 32, on_device, y)

@@ -14,7 +14,7 @@ from numba import cuda, float32, int32
 
 from numprec import device as devices
 from numprec.emulator import EmulatorError, SanitizerError, emulate, profile, sanitize
-from numprec.kernels.registry import operations
+from numprec.kernels import operations
 from numprec.precision import PRECISIONS
 
 

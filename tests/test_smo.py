@@ -3,14 +3,15 @@ import numpy as np
 import pytest
 
 from numprec import device as devices
-from numprec.kernels import kernel_rows, matmul, smo, smo_fit, working_set
-from numprec.kernels.smo import NARROW, STEPS, WIDE
-from numprec.kernels.smo_step import (CONVERGED, ENDED, GAP, INTERCEPT, ITERATIONS, MAX_ITER, OVERFLOW, SIZE,
-                                      STALLED)
+from numprec.kernels.margins import kernel_functions, smo, smo_fit, working_set
+from numprec.kernels.margins.smo import NARROW, STEPS, WIDE
+from numprec.kernels.margins.smo_step import (CONVERGED, ENDED, GAP, INTERCEPT, ITERATIONS, MAX_ITER, OVERFLOW, SIZE,
+                                              STALLED)
+from numprec.kernels.products import matmul
 from numprec.precision import PRECISIONS
 
 FP64, FP32, BF16 = PRECISIONS["fp64"], PRECISIONS["fp32"], PRECISIONS["mixed_bf16"]
-FUNCTIONS = list(kernel_rows.FUNCTIONS)
+FUNCTIONS = list(kernel_functions.FUNCTIONS)
 BY_SETS = working_set.working_set
 
 
@@ -26,8 +27,8 @@ class Data:
         self.C = np.full(self.Y.shape, C)
         self.on_device = device.array(self.X)
         self.parameters = device.array(np.array([0.25, 1, 3]), precision.accum)
-        self.K = kernel_rows.launch(device, matmul.naive, precision, self.on_device, self.on_device, self.parameters,
-                                    function)
+        self.K = kernel_functions.launch(device, matmul.naive, precision, self.on_device, self.on_device,
+                                         self.parameters, function)
 
     def problems(self, state="accum", fused=False):
         entries = np.arange(self.n)
@@ -201,8 +202,8 @@ def test_sum_of_y_alpha_stays_zero(device, precision):
 def test_neighbours_far_from_the_origin(device):
     """Of |x - z|^2 = 10^-4 at 1000, the expanded form keeps nothing in float32."""
     x = np.array([[1000.0], [1000.0 + 2.0 ** -7]], np.float32)
-    K = kernel_rows.launch(device, matmul.tiled, FP32, device.array(x), device.array(x),
-                           device.array(np.array([1000, 0, 0]), np.float32))
+    K = kernel_functions.launch(device, matmul.tiled, FP32, device.array(x), device.array(x),
+                                device.array(np.array([1000, 0, 0]), np.float32))
     assert np.isclose(device.to_host(K)[0, 1], np.exp(-1000 * 2.0 ** -14), rtol=1e-6)
     expanded = x[0] * x[0] + x[1] * x[1] - 2 * x[0] * x[1]
     assert not np.isclose(expanded, 2.0 ** -14, rtol=0.5)

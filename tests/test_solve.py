@@ -2,9 +2,9 @@
 import numpy as np
 import pytest
 
-from numprec.kernels import gram, least_squares, qr, solve
-from numprec.kernels.gram import MEAN, SCALE, SHIFT, TILE
-from numprec.kernels.registry import operations
+from numprec.kernels import operations
+from numprec.kernels.equations import gram, least_squares, qr, solve
+from numprec.kernels.equations.gram import MEAN, SCALE, SHIFT, TILE
 from numprec.precision import PRECISIONS
 
 OPERATIONS = operations()

@@ -2,11 +2,11 @@
 import numpy as np
 import pytest
 
-from numprec.kernels import histogram, split
-from numprec.kernels.grow import flatten
-from numprec.kernels.histogram import BINS
-from numprec.kernels.impurity import entropy, gini, left_over_bound
-from numprec.kernels.registry import operations
+from numprec.kernels import operations
+from numprec.kernels.trees import histogram, split
+from numprec.kernels.trees.grow import flatten
+from numprec.kernels.trees.histogram import BINS
+from numprec.kernels.trees.impurity import entropy, gini, left_over_bound
 from numprec.precision import PRECISIONS
 
 RUNGS = operations()["split"].rungs

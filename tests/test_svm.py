@@ -17,8 +17,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
-from numprec import SVC, device as devices
-from numprec.kernels import smo, smo_step, working_set
+from numprec import SVC
+from numprec import device as devices
+from numprec.kernels.margins import smo, smo_step, working_set
 from numprec.models import svm as svc
 from numprec.precision import PRECISIONS
 

@@ -18,11 +18,11 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from numprec import device as devices
-from numprec.kernels import levels, partition
-from numprec.kernels.grow import FEATURE, Rules, flatten
-from numprec.kernels.impurity import left_over_of
-from numprec.kernels.random import permutation_oracle
-from numprec.kernels.split import every_cut
+from numprec.kernels.networks.philox import permutation_oracle
+from numprec.kernels.trees import levels, partition
+from numprec.kernels.trees.grow import FEATURE, Rules, flatten
+from numprec.kernels.trees.impurity import left_over_of
+from numprec.kernels.trees.split import every_cut
 from numprec.models.tree import CRITERIA, Columns, DecisionTreeClassifier
 from numprec.precision import PRECISIONS
 

@@ -298,7 +298,8 @@ def sources():
     """Hash of the emulator's own sources and of the intrinsics that kernels use."""
     from importlib import resources
     digest = hashlib.sha256()
-    for package, suffixes in (("numprec.emulator", (".py", ".ll")), ("numprec.kernels", ("roles.py", "ptx.py"))):
+    for package, suffixes in (("numprec.emulator", (".py", ".ll")),
+                              ("numprec.language", ("formats.py", "instructions.py"))):
         for file in sorted(resources.files(package).iterdir(), key=lambda f: f.name):
             if file.name.endswith(suffixes):
                 digest.update(file.read_bytes())

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from numprec.device import Emulator
-from numprec.kernels.registry import KINDS
+from numprec.language.ladder import KINDS
 
 CARDS = ((7, 5), (9, 0))
 

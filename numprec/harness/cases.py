@@ -1,6 +1,6 @@
 """What the benchmark can run, and the choice of it that a command line makes.
 
-Kernels come from the registry, so a new rung is here as soon as its chapter has it. A new model is one row in
+Kernels come from the table of contents, so a new rung is here as soon as its chapter has it. A new model is one row in
 MODELS. A cell is the unit of work: one rung, or one model with one seed, in all the chosen precisions, which are
 measured in turns.
 """
@@ -134,8 +134,8 @@ class KernelCell(Cell):
 
 
 def _kernel_cell(operation, rung, *rest):
-    from numprec.kernels import registry
-    operation = registry.operations()[operation]
+    from numprec import kernels
+    operation = kernels.operations()[operation]
     return KernelCell(operation, operation.rung(rung), *rest)
 
 
@@ -211,8 +211,8 @@ def rungs(names=None):
     """(operation, rung) for each of `names`, in reading order."""
     if names is not None and not names:
         return []
-    from numprec.kernels import registry
-    every = [(operation, rung) for operation in registry.operations().values() for rung in operation.rungs]
+    from numprec import kernels
+    every = [(operation, rung) for operation in kernels.operations().values() for rung in operation.rungs]
 
     def names_of(operation, rung):
         return operation.name, rung.chapter, f"{operation.name}/{rung.name}"

@@ -25,9 +25,9 @@ from numba import cuda
 from tabulate import tabulate
 
 from numprec import device as devices
-from numprec import emulator
+from numprec import emulator, kernels
 from numprec.harness import cases, environment, timing
-from numprec.kernels import matmul, registry
+from numprec.kernels.products import matmul
 from numprec.precision import PRECISIONS
 
 SIZE = 512                                             # of the square matmul
@@ -136,7 +136,7 @@ print(seconds)
 def ratios():
     """Every operation at its two smaller sizes, on its highest rung; the precisions take turns."""
     lines, reached = [], True
-    for operation in registry.operations().values():
+    for operation in kernels.operations().values():
         for size in "smoke", "quick":
             found = times(operation, operation.bench_shapes[size])
             base = found["fp32"]
@@ -157,7 +157,7 @@ def times(operation, shape):
     device = devices.get("emulator", workers=1)
     contenders = {}
     for p in PRECISIONS.values():
-        rung = registry.highest_rung(operation.name, p, device.compute_capability)
+        rung = kernels.highest_rung(operation.name, p, device.compute_capability)
         arrays = operation.inputs(np.random.default_rng(0), shape, "random", p)
         arrays = [device.array(a, p.storage if np.asarray(a).dtype.kind == "f" else None) for a in arrays]
         with device.capture() as graph:

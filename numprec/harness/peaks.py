@@ -15,7 +15,7 @@ import numpy as np
 from numba import cuda
 
 from numprec.harness import timing
-from numprec.kernels import roles    # noqa: F401    teaches Numba what a Format is
+from numprec.language import formats  # noqa: F401    teaches Numba what a Format is
 from numprec.precision import PRECISIONS
 
 THREADS = 256

@@ -20,10 +20,11 @@ import re
 import sys
 from collections import Counter
 from concurrent.futures import as_completed
-from importlib import resources
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from typing import NamedTuple
 
+from numprec import kernels
 from numprec.harness import ledger, streams
 from numprec.harness.exits import Refused
 
@@ -32,7 +33,7 @@ ROUNDS = 10 ** 6                 # of loops, before a launch counts as endless
 
 # a chapter that holds device functions: the operations that call them
 SERVES = {"implicit": ("conv", "conv_weight_gradient", "conv_input_gradient"), "smo_step": ("smo", "smo_fit"),
-          "impurity": ("split",), "random": ("uniform", "permutation")}
+          "impurity": ("split",), "philox": ("uniform", "permutation")}
 
 KINDS = {
     "barrier": (re.compile(r"^(\s+)cuda\.sync(?:threads|warp)\(\)"), r"\1pass"),
@@ -51,9 +52,8 @@ class Bug(NamedTuple):
 
 def bugs():
     """All that are planted, in the order of chapters and lines."""
-    from numprec.kernels.registry import CHAPTERS
     found = []
-    for chapter in dict.fromkeys((*CHAPTERS, *SERVES)):
+    for chapter in kernels.chapters():
         lines, count = _source(chapter).splitlines(), Counter()
         for number, line in enumerate(lines, 1):
             for kind, (pattern, _) in KINDS.items():
@@ -63,22 +63,22 @@ def bugs():
     return found
 
 
+def _file(chapter):
+    return Path(kernels.__file__).parents[2] / (kernels.chapters()[chapter].replace(".", "/") + ".py")
+
+
 def _source(chapter):
-    return resources.files("numprec.kernels").joinpath(f"{chapter}.py").read_text(encoding="utf-8")
+    return _file(chapter).read_text(encoding="utf-8")
 
 
 class _Changed:
     """Finds one module of the package in its changed form."""
 
     def __init__(self, chapter, source):
-        self.name, self.source = f"numprec.kernels.{chapter}", source
+        self.name, self.file, self.source = kernels.chapters()[chapter], str(_file(chapter)), source
 
     def find_spec(self, name, path=None, target=None):
         return ModuleSpec(name, self, origin=self.file) if name == self.name else None
-
-    @property
-    def file(self):
-        return str(resources.files("numprec.kernels").joinpath(f"{self.name.rpartition('.')[2]}.py"))
 
     def create_module(self, spec):
         return None
@@ -93,18 +93,17 @@ def plant(bug):
     pattern, change = KINDS[bug.kind]
     lines = _source(bug.chapter).splitlines()
     lines[bug.line - 1] = pattern.sub(change, lines[bug.line - 1], count=1)
-    assert f"numprec.kernels.{bug.chapter}" not in sys.modules
+    assert kernels.chapters()[bug.chapter] not in sys.modules
     sys.meta_path.insert(0, _Changed(bug.chapter, "\n".join(lines) + "\n"))
-    importlib.import_module(f"numprec.kernels.{bug.chapter}")
+    importlib.import_module(kernels.chapters()[bug.chapter])
 
 
 def look_for(bug):
     """The first finding of the sanitizer in a kernel with the bug, or None."""
     plant(bug)
     from numprec.harness import sanitizing
-    from numprec.kernels.registry import operations
     from numprec.precision import PRECISIONS
-    known = operations()
+    known = kernels.operations()
     names = SERVES.get(bug.chapter) or [n for n, o in known.items() if o.ladder in (None, n) and any(
         r.chapter == bug.chapter for r in o.rungs)]
     assert names, f"no operation runs the kernels of {bug.chapter}"

@@ -11,14 +11,14 @@ from numprec import device as devices
 from numprec.emulator.profile import SECTOR, profile
 from numprec.harness import cases, gpu_model, machine_code
 from numprec.harness.launches import kernel_rows
-from numprec.kernels.registry import KINDS
+from numprec.language.ladder import KINDS
 
 HEADS = ("rung", "precision", "launches", "flops", "bytes", "cost:\nflops", "cost:\nbytes", "flops\na byte",
          "moved\n/ bytes", "wave-\nfronts\na request", "lanes", "barriers", "registers",
          *(f"{card.name}\nmodel" for card in gpu_model.CARDS))
 LEGEND = """\
 bytes: distinct ones, of each launch. moved: bytes of sectors. cost: the least that the operation needs, see
-numprec.kernels.registry. model: of time, a floor from published peaks, see numprec.harness.gpu_model."""
+numprec.language.ladder. model: of time, a floor from published peaks, see numprec.harness.gpu_model."""
 NOTHING_MEASURED = "\nNothing was measured."
 MEASURED = "\nmeasured: the median on {name}, between CUDA events, of results that agreed with the oracle."
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from numprec.harness import cases, environment, ledger
-from numprec.kernels.registry import KINDS, operations
+from numprec.kernels import operations
+from numprec.language.ladder import KINDS
 from numprec.precision import PRECISIONS
 
 SEEDS = 20          # random orders, besides that by index

@@ -14,8 +14,8 @@ from sklearn.utils import check_random_state, compute_class_weight
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d
 
 from numprec import __version__
-from numprec.kernels.batch import SEED
-from numprec.kernels.dense import ACTIVATIONS
+from numprec.kernels.networks.batch import SEED
+from numprec.kernels.networks.dense import ACTIVATIONS
 from numprec.models import training
 from numprec.models.base import (BOOLEAN, CLASS_WEIGHT, STOP_REASONS, VERBOSE, Estimator, Scored, check_memory,
                                  check_parameters, check_range, is_real, is_whole, labels, warn)

@@ -4,7 +4,7 @@ import math
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from numprec.kernels import augment
+from numprec.kernels.images import augment
 from numprec.models.base import BOOLEAN, check_parameters, is_whole
 from numprec.models.classifier import NetworkClassifier
 from numprec.models.layers import parse

@@ -13,8 +13,9 @@ import re
 
 import numpy as np
 
-from numprec.kernels import conv, dense, moments, normalize, pooling, unfold
-from numprec.kernels.batch import COUNT, STATE
+from numprec.kernels.images import batch_moments, batch_norm, conv, im2col, pooling
+from numprec.kernels.networks import dense
+from numprec.kernels.networks.batch import COUNT, STATE
 from numprec.models.network import Dense, Layer, Parameter, ones, uniform, zeros
 from numprec.precision import unknown
 
@@ -60,7 +61,7 @@ class Conv(Layer):
         self.filters, self.size, self.stride, self.activation = filters, size, stride, activation
 
     def build(self, shape):
-        self.view = unfold.window(shape[:2], (self.size, self.size), self.stride, "same")
+        self.view = im2col.window(shape[:2], (self.size, self.size), self.stride, "same")
         F = (self.view.R, self.view.S, shape[2], self.filters)
         # K. He et al., Delving deep into rectifiers, ICCV 2015, section 2.2, for a uniform distribution
         bound = math.sqrt(6 / math.prod(F[:3]))
@@ -99,7 +100,7 @@ class Pool(Layer):
 
     def build(self, shape):
         size = self.size or max(shape[:2])
-        self.view = unfold.window(shape[:2], (size, size), size)
+        self.view = im2col.window(shape[:2], (size, size), size)
         return (self.view.P, self.view.Q, shape[2]), ()
 
     def forward(self, network, x, training):
@@ -149,19 +150,19 @@ class BatchNorm(Layer):
         state, mean, var = self._every(network), values["mean"], values["var"]
         if training:
             state, (mean, var) = network.state, self._moments()
-            moments.launch(device, network.rung("moments"), precision, rows, state, self.each, out=(mean, var),
-                           buffer=network.maker(self, "strips"))
-        normalize.forward(device, network.rung("normalize"), precision, rows, mean, var, values["gamma"],
-                          values["beta"], state, self.each, self.activation, out=self._like(network, "y", rows))
+            batch_moments.launch(device, network.rung("moments"), precision, rows, state, self.each, out=(mean, var),
+                                 buffer=network.maker(self, "strips"))
+        batch_norm.forward(device, network.rung("normalize"), precision, rows, mean, var, values["gamma"],
+                           values["beta"], state, self.each, self.activation, out=self._like(network, "y", rows))
         return self._like(network, "y", rows).reshape(x.shape)
 
     def backward(self, network, x, dz, below):
         rows, dz = x.reshape(-1, x.shape[-1]), dz.reshape(-1, x.shape[-1])
         dx = self._like(network, "dx", rows)
-        normalize.gradient(network.device, network.rung("normalize_gradient"), network.precision, dz, rows,
-                           *self._moments(), self.values["gamma"], network.state, self.each,
-                           below or "identity", out=(dx, self.gradients["gamma"], self.gradients["beta"]),
-                           buffer=network.maker(self, "sums"))
+        batch_norm.gradient(network.device, network.rung("normalize_gradient"), network.precision, dz, rows,
+                            *self._moments(), self.values["gamma"], network.state, self.each,
+                            below or "identity", out=(dx, self.gradients["gamma"], self.gradients["beta"]),
+                            buffer=network.maker(self, "sums"))
         return dx.reshape(x.shape)
 
     def _like(self, network, name, rows):
@@ -180,5 +181,5 @@ class BatchNorm(Layer):
         return self._state
 
     def exact(self, values, x, precision):
-        u = (x - values["mean"]) / np.sqrt(values["var"] + normalize.epsilon(precision))
+        u = (x - values["mean"]) / np.sqrt(values["var"] + batch_norm.epsilon(precision))
         return dense.ACTIVATIONS[self.activation].f(values["gamma"] * u + values["beta"])

@@ -1,13 +1,13 @@
-"""Linear regression, least squares by the kernels of `numprec.kernels.least_squares`."""
+"""Linear regression, least squares by the kernels of `numprec.kernels.equations.least_squares`."""
 import numpy as np
 from scipy.linalg import LinAlgWarning
 from sklearn.base import MultiOutputMixin, RegressorMixin
 from sklearn.utils.validation import check_is_fitted
 
-from numprec.kernels import least_squares
-from numprec.kernels.gram import MEAN, SCALE, SHIFT
-from numprec.kernels.least_squares import BROKEN, CONVERGED, ENDED, ITERATIONS, RANK
-from numprec.kernels.registry import operations
+from numprec.kernels import operations
+from numprec.kernels.equations import least_squares
+from numprec.kernels.equations.gram import MEAN, SCALE, SHIFT
+from numprec.kernels.equations.least_squares import BROKEN, CONVERGED, ENDED, ITERATIONS, RANK
 from numprec.models.base import (BOOLEAN, Estimator, Scored, check_memory, check_parameters, check_range, is_real,
                                  is_whole, warn)
 from numprec.precision import FORMATS, cheapest

@@ -1,7 +1,7 @@
 """A multi-layer perceptron, trained by the kernels of dense, cross_entropy, loss_scale and optimizer."""
 import numpy as np
 
-from numprec.kernels.dense import ACTIVATIONS
+from numprec.kernels.networks.dense import ACTIVATIONS
 from numprec.models.base import check_parameters, is_whole
 from numprec.models.classifier import NetworkClassifier
 from numprec.models.network import Dense

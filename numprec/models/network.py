@@ -11,7 +11,7 @@ optimizer is one launch and a checkpoint a handful of arrays:
 
 A layer sees views of these, shaped as it asked for them. Rows of activations are samples. Rows that pad a ragged last
 batch arrive as zeros, and the gradient that comes back for them is zero; layers that look across rows read the number
-of true ones on the device, `network.state[COUNT]` (see `numprec.kernels.optimizer` for the others).
+of true ones on the device, `network.state[COUNT]` (see `numprec.kernels.networks.optimizer` for the others).
 
 How activations are differentiated: a layer ends in an activation (its attribute `activation`, "identity" if none),
 fused into its own forward kernel. All activations here have a derivative that follows from their value, so the layer
@@ -25,7 +25,8 @@ from typing import Callable
 
 import numpy as np
 
-from numprec.kernels import dense, moments
+from numprec.kernels.images import batch_moments
+from numprec.kernels.networks import dense
 
 ALIGN = 8    # elements: each parameter starts at a multiple of 16 bytes
 
@@ -65,7 +66,7 @@ class Layer:
     """
 
     kind = "identity"            # names it: conv1, pool2, ...
-    activation = "identity"      # key of numprec.kernels.dense.ACTIVATIONS
+    activation = "identity"      # key of numprec.kernels.networks.dense.ACTIVATIONS
 
     def build(self, shape):
         """Takes the shape of a sample, without the row axis. Returns the shape of its result, and the Parameters."""
@@ -253,7 +254,7 @@ class Network(Layout):
     def rung(self, operation):
         """The highest rung of an operation that the device and the precision have."""
         if operation not in self._rungs:
-            from numprec.kernels.registry import highest_rung
+            from numprec.kernels import highest_rung
             self._rungs[operation] = highest_rung(operation, self.precision, self.device.compute_capability)
         return self._rungs[operation]
 
@@ -319,8 +320,8 @@ class Network(Layout):
     def follow(self):
         """Moves the statistics towards those of the last batch, unless it updates nothing (`state[APPLY]`)."""
         if any(layer.fresh for layer in self.layers):
-            moments.move(self.device, self.rung("running_moments"), self.precision, self.fresh, self.statistics,
-                         self.state, out=self.statistics)
+            batch_moments.move(self.device, self.rung("running_moments"), self.precision, self.fresh, self.statistics,
+                               self.state, out=self.statistics)
 
     def evaluate(self, X, rows):
         """The network's result for a host array X, in float64; `rows` samples at a time."""

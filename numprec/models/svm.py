@@ -1,4 +1,4 @@
-"""Support vector classifier, trained in any precision by the kernels of the chapters kernel_rows to working_set."""
+"""Support vector classifier: trained in any precision by the kernels of part `margins`."""
 import time
 from itertools import combinations
 
@@ -10,15 +10,16 @@ from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import _ovr_decision_function
 from sklearn.utils.validation import check_is_fitted
 
-from numprec.kernels import kernel_rows, smo, smo_fit, working_set
-from numprec.kernels.registry import operations
-from numprec.kernels.smo_step import CONVERGED, ENDED, GAP, INTERCEPT, ITERATIONS, MAX_ITER, OVERFLOW, SIZE, STALLED
+from numprec.kernels import operations
+from numprec.kernels.margins import kernel_functions, smo, smo_fit, working_set
+from numprec.kernels.margins.smo_step import (CONVERGED, ENDED, GAP, INTERCEPT, ITERATIONS, MAX_ITER, OVERFLOW, SIZE,
+                                              STALLED)
 from numprec.models.base import (BOOLEAN, CLASS_WEIGHT, VERBOSE, Estimator, Scored, check_memory, check_parameters,
                                  check_range, is_real, is_whole, warn)
 from numprec.precision import FORMATS, PRECISIONS, cheapest
 
 REASONS = {CONVERGED: "converged", MAX_ITER: "max_iter", STALLED: "stalled", OVERFLOW: "overflow"}
-FUNCTIONS = list(kernel_rows.FUNCTIONS)
+FUNCTIONS = list(kernel_functions.FUNCTIONS)
 KERNELS = FUNCTIONS + ["precomputed"]
 INVARIANT = ("linear", "rbf")    # to a shift of X, the first but for the intercept
 ONE_BLOCK = 2048         # samples of a binary problem up to which one block looks at all of them
@@ -268,7 +269,7 @@ class SVC(Scored, ClassifierMixin, Estimator):
             smo.solve(device, smo_fit.fused, precision, K, todo, *limits, fill=(
                 X_, parameters, FUNCTIONS.index(self.kernel), device.array(sample.astype(np.int32))), watch=watch)
         elif made or N * N * storage.bytes <= min(self.cache_size * 2 ** 20, device.free_memory() / 2):
-            K = X_ if made else kernel_rows.launch(device, product, precision, X_, X_, parameters, self.kernel)
+            K = X_ if made else kernel_functions.launch(device, product, precision, X_, X_, parameters, self.kernel)
             todo = given(sample, sample)
             if largest <= ONE_BLOCK:
                 smo.solve(device, smo.problems, precision, K, todo, *limits, watch=watch)

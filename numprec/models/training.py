@@ -2,9 +2,9 @@
 
 A step is: choose and copy a batch, forward, loss and its gradient, backward, survey of the gradients, and update of the
 weights and of the running statistics, unless the survey forbids it. All that changes from step to step lives on the
-device (`numprec.kernels.batch`, `numprec.kernels.loss_scale`), so a step is the same list of launches each time, and
-the host neither waits nor allocates between two epochs' ends. There it reads one row of history for each batch, and
-writes the learning rates of the next epoch.
+device (`numprec.kernels.networks.batch` and `.loss_scale`), so a step is the same list of launches each time, and the
+host neither waits nor allocates between two epochs' ends. There it reads one row of history for each batch, and writes
+the learning rates of the next epoch.
 """
 import io
 import json
@@ -22,11 +22,11 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from numprec.kernels import batch, cross_entropy, loss_scale, optimizer
-from numprec.kernels.batch import (BAD_INDEX, BAD_STEP, BASE, BATCHES, COLLAPSED, EPOCH, OVERFLOW, PATIENCE, POSITION,
-                                   SEED, STATE, STEP, STOP, UPDATES)
-from numprec.kernels.loss_scale import (ALPHA, APPLIED, BAD, CONTROL, COUNTS, FACTOR, HITS, LARGEST, LOSS, LOST,
-                                        NUMBERS, ROWS, SCALE, SCALED, SMALLEST, START, SUBNORMAL, TOTAL)
+from numprec.kernels.networks import batch, cross_entropy, loss_scale, optimizer
+from numprec.kernels.networks.batch import (BAD_INDEX, BAD_STEP, BASE, BATCHES, COLLAPSED, EPOCH, OVERFLOW, PATIENCE,
+                                            POSITION, SEED, STATE, STEP, STOP, UPDATES)
+from numprec.kernels.networks.loss_scale import (ALPHA, APPLIED, BAD, CONTROL, COUNTS, FACTOR, HITS, LARGEST, LOSS,
+                                                 LOST, NUMBERS, ROWS, SCALE, SCALED, SMALLEST, START, SUBNORMAL, TOTAL)
 from numprec.precision import FORMATS, PRECISIONS, Format, unknown
 
 APART = 256                        # bytes: where arrays of a Block may begin

@@ -11,11 +11,11 @@ from sklearn.utils import Bunch, check_random_state
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.validation import check_is_fitted
 
-from numprec.kernels import levels
-from numprec.kernels.grow import NONE, Rules, flatten, warps_for
-from numprec.kernels.histogram import bins_of
-from numprec.kernels.impurity import entropy, gini, room
-from numprec.kernels.partition import COUNT, DEPTH, FEATURE, MISSING
+from numprec.kernels.trees import levels
+from numprec.kernels.trees.grow import NONE, Rules, flatten, warps_for
+from numprec.kernels.trees.histogram import bins_of
+from numprec.kernels.trees.impurity import entropy, gini, room
+from numprec.kernels.trees.partition import COUNT, DEPTH, FEATURE, MISSING
 from numprec.models.base import CLASS_WEIGHT, Estimator, Scored, check_memory, check_parameters, is_real, is_whole
 from numprec.precision import FORMATS
 

@@ -1,0 +1,1 @@
+"""Least squares: normal equations, QR, and refinement."""

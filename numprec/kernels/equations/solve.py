@@ -1,0 +1,284 @@
+"""Cholesky factor, and the triangular systems that follow it.
+
+Maths      R'R = A, R upper triangular with a positive diagonal;  then X from R'(R X) = B, two substitutions
+Shapes     A (D, D): storage, symmetric, of which the upper triangle is read. R (D, D), B and X (D, T): accum
+Mapping    one block: tx runs along a row, the contiguous axis, ty down the rows
+Precision  everything in accum. Each entry of A is reached by D + 1 roundings at most, whatever their order [1, 10.1]:
+             |R'R - A| <= g_(D+2) / (1 - g_(D+2)) d d',  d[i] = sqrt(A[i, i]),  g_n = n u / (1 - n u)  [1, theorem 10.5]
+           (D + 2: a half precision square root may be a hair off its correct rounding). A pivot that is not above
+           (D + 1) u A[j, j], the size of its own error, is noise: there the factorisation stops, and the number of
+           good pivots tells so. Substitution solves a nearby triangular system exactly [1, theorem 8.5]
+Ladder     serial  one thread
+           block   a row of R at a time, then all of the trailing matrix at once: right-looking, two barriers a row.
+                   Entries see their updates in the same order as in serial: the results are the same bits
+Cost       D (D + 1) (2 D + 1) / 6 flops for the factor, the sum of the squares up to D^2: with k rows left, k^2;
+           2 D^2 T for the two substitutions; half of A or R read, R (with its zeros) or X written
+Sources    [1] N. J. Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., SIAM 2002
+           [2] G. H. Golub and C. F. Van Loan, Matrix Computations, 4th ed., Johns Hopkins 2013, sections 3.1, 4.2
+"""
+import math
+from functools import lru_cache
+from types import SimpleNamespace
+
+import numpy as np
+from numba import cuda
+
+from numprec.kernels.equations.gram import TILE, gamma
+from numprec.language.ladder import draw, operation, rung
+from numprec.precision import FORMATS
+
+THREADS = TILE * TILE
+
+
+# ---- the factor: judged by its product, as the theorem does
+
+def oracle(A):
+    A = np.triu(A.astype(np.float64))
+    return A + np.triu(A, 1).T
+
+
+def readout(R, A):
+    """R'R, from what the kernel wrote."""
+    R = np.triu(R.astype(np.float64))
+    return R.T @ R
+
+
+def error_bound(precision, A):
+    D, fp64 = len(A), FORMATS["float64"]
+    d = np.sqrt(np.diag(A).astype(np.float64))
+    g = gamma(D + 2, precision.accum.u)
+    g = g / (1 - g) if g < 1 else np.inf
+    return (g + (D + 2) * fp64.u) * np.outer(d, d) + (D + 2) * precision.accum.eta
+
+
+# ---- the substitutions: the forward error that the backward error of each allows
+
+def pair_oracle(R, B):
+    R = np.triu(R.astype(np.float64))
+    return np.linalg.solve(R, np.linalg.solve(R.T, B.astype(np.float64)))
+
+
+def pair_error_bound(precision, R, B):
+    """(R' + E1)(R + E2) x = b with |E1| <= g |R'|, |E2| <= g |R| [1, theorem 8.5], hence
+    |x - X| <= |A^-1| ((2 g + g^2) |R'||R| |x| + underflow), and |x| <= |X| + |x - X| is solved for the error.
+    """
+    R, X = np.triu(R.astype(np.float64)), abs(pair_oracle(R, B))
+    D, inverse = len(R), np.linalg.inv(R)
+    g = gamma(D + 1, precision.accum.u) + gamma(D + 1, FORMATS["float64"].u)
+    grown = abs(inverse @ inverse.T)
+    M = grown @ abs(R.T) @ abs(R) * (2 * g + g * g)
+    lost = D * precision.accum.eta * (grown @ (1 + abs(R.T).sum(axis=1, keepdims=True)))
+    if not np.isfinite(g) or max(abs(np.linalg.eigvals(M))) >= 1:
+        return np.full(X.shape, np.inf)
+    return np.linalg.solve(np.eye(D) - M, M @ X + lost)
+
+
+# ---- the steps that the rungs, and the chapters after this one, share
+
+@lru_cache(maxsize=None)
+def steps(p):
+    accum = p.accum
+    per_unit = 2 ** accum.significand    # 1 / u
+
+    @cuda.jit(device=True)
+    def finite(x):
+        return x - x == accum(0)
+
+    @cuda.jit(device=True)
+    def cholesky(G, D, floor):
+        """R in the upper triangle of G[:D, :D], and R'^-1 times what stands to the right of it, G[:D, D:]. Returns
+        the number of good pivots. floor (D,) is workspace. The block enters and leaves it together."""
+        tx = cuda.threadIdx.x
+        ty = cuda.threadIdx.y
+        t = ty * TILE + tx
+        P = G.shape[1]
+        for j in range(t, D, THREADS):
+            floor[j] = accum(D + 1) / accum(per_unit) * G[j, j]
+        for j in range(D):
+            cuda.syncthreads()    # row j has had its updates
+            pivot = G[j, j]
+            if not (pivot > floor[j] and finite(pivot)):
+                return j
+            root = math.sqrt(pivot)
+            cuda.syncthreads()    # everyone has read the pivot
+            for k in range(j + t, P, THREADS):
+                G[j, k] = G[j, k] / root if k > j else root
+            cuda.syncthreads()    # row j of R is complete
+            for i in range(j + 1 + ty, D, TILE):
+                for k in range(j + 1 + tx, P, TILE):
+                    if k >= i:
+                        G[i, k] -= G[j, i] * G[j, k]
+        cuda.syncthreads()
+        return D
+
+    @cuda.jit(device=True)
+    def forward(R, B):
+        """R'Y = B, in place of B."""
+        t = cuda.threadIdx.y * TILE + cuda.threadIdx.x
+        D, T = B.shape
+        for j in range(D):
+            cuda.syncthreads()    # row j has had its updates
+            for k in range(t, T, THREADS):
+                B[j, k] = B[j, k] / accum(R[j, j])
+            cuda.syncthreads()    # row j is solved
+            for ik in range((j + 1) * T + t, D * T, THREADS):
+                B[ik // T, ik % T] -= accum(R[j, ik // T]) * B[j, ik % T]
+        cuda.syncthreads()
+
+    @cuda.jit(device=True)
+    def backward(R, B, D):
+        """R X = B with the leading D x D part of R, in place of the first D rows of B."""
+        t = cuda.threadIdx.y * TILE + cuda.threadIdx.x
+        T = B.shape[1]
+        for j in range(D - 1, -1, -1):
+            cuda.syncthreads()    # row j has had its updates
+            for k in range(t, T, THREADS):
+                B[j, k] = B[j, k] / accum(R[j, j])
+            cuda.syncthreads()    # row j is solved
+            for ik in range(t, j * T, THREADS):
+                B[ik // T, ik % T] -= accum(R[ik // T, j]) * B[j, ik % T]
+        cuda.syncthreads()
+
+    return SimpleNamespace(finite=finite, cholesky=cholesky, forward=forward, backward=backward)
+
+
+# ---- kernels, slowest first
+
+@rung(of="cholesky")
+def serial(p):
+    accum = p.accum
+    per_unit = 2 ** accum.significand
+    finite = steps(p).finite
+
+    @cuda.jit
+    def cholesky_serial(A, R, floor, rank):
+        D = A.shape[0]
+        for i in range(D):
+            for k in range(D):
+                R[i, k] = accum(A[i, k]) if k >= i else accum(0)
+            floor[i] = accum(D + 1) / accum(per_unit) * R[i, i]
+        for j in range(D):
+            pivot = R[j, j]
+            if not (pivot > floor[j] and finite(pivot)):
+                rank[0] = j
+                return
+            R[j, j] = math.sqrt(pivot)
+            for k in range(j + 1, D):
+                R[j, k] = R[j, k] / R[j, j]
+            for i in range(j + 1, D):
+                for k in range(i, D):
+                    R[i, k] -= R[j, i] * R[j, k]
+        rank[0] = D
+    return cholesky_serial
+
+
+@rung(of="cholesky")
+def block(p):
+    accum = p.accum
+    cholesky = steps(p).cholesky
+
+    @cuda.jit
+    def cholesky_block(A, R, floor, rank):
+        D = A.shape[0]
+        for ik in range(cuda.threadIdx.y * TILE + cuda.threadIdx.x, D * D, THREADS):
+            i = ik // D
+            k = ik % D
+            R[i, k] = accum(A[i, k]) if k >= i else accum(0)
+        cuda.syncthreads()    # R holds the upper triangle of A
+        good = cholesky(R, D, floor)
+        if cuda.threadIdx.x == 0 and cuda.threadIdx.y == 0:
+            rank[0] = good
+    return cholesky_block
+
+
+@rung(of="triangular")
+def serial_(p):
+    """A thread per right-hand side; no one waits for anyone."""
+    accum = p.accum
+
+    @cuda.jit
+    def triangular_serial(R, B, X):
+        D, T = B.shape
+        k = cuda.threadIdx.y * TILE + cuda.threadIdx.x
+        if k < T:
+            for i in range(D):
+                acc = accum(B[i, k])
+                for j in range(i):
+                    acc -= accum(R[j, i]) * X[j, k]
+                X[i, k] = acc / accum(R[i, i])
+            for i in range(D - 1, -1, -1):
+                acc = X[i, k]
+                for j in range(D - 1, i, -1):
+                    acc -= accum(R[i, j]) * X[j, k]
+                X[i, k] = acc / accum(R[i, i])
+    return triangular_serial
+
+
+@rung(of="triangular")
+def block_(p):
+    accum = p.accum
+    step = steps(p)
+    forward, backward = step.forward, step.backward
+
+    @cuda.jit
+    def triangular_block(R, B, X):
+        D, T = B.shape
+        for ik in range(cuda.threadIdx.y * TILE + cuda.threadIdx.x, D * T, THREADS):
+            X[ik // T, ik % T] = accum(B[ik // T, ik % T])
+        forward(R, X)
+        backward(R, X, D)
+    return triangular_block
+
+
+# ---- host side
+
+def launch(device, rung, precision, A):
+    """R, zero below its diagonal; from the first bad pivot on, unfinished."""
+    D = A.shape[0]
+    R, floor = device.empty((D, D), precision.accum), device.empty((D,), precision.accum)
+    threads = 1 if rung.name == "serial" else (TILE, TILE)
+    device.launch(rung[precision], 1, threads, A, R, floor, device.empty((1,), np.int32))
+    return R
+
+
+def launch_pair(device, rung, precision, R, B):
+    X = device.empty(B.shape, precision.accum)
+    device.launch(rung[precision], 1, (TILE, TILE), R, B, X)
+    return X
+
+
+def cost(precision, D):
+    half = D * (D + 1) // 2
+    return {"flops": half * (2 * D + 1) // 3, "bytes": half * precision.storage.bytes + D * D * precision.accum.bytes}
+
+
+def cost_pair(precision, D, T):
+    read = D * (D + 1) // 2 + D * T
+    return {"flops": 2 * D * D * T, "bytes": read * precision.storage.bytes + D * T * precision.accum.bytes}
+
+
+def inputs(rng, shape, kind, precision):
+    """A well-conditioned symmetric matrix; `large` and `subnormal` scale it to the ends of the range."""
+    D, = shape
+    M = draw(rng, (D, 2 * D), "same_sign" if kind == "same_sign" else "random", precision)
+    A = M @ M.T / (2 * D) + np.eye(D)
+    return A / abs(A).max() * _unit(kind, precision),
+
+
+def inputs_pair(rng, shape, kind, precision):
+    D, T = shape
+    R = np.triu(rng.uniform(-1, 1, (D, D)) / D, 1) + np.diag(rng.uniform(0.5, 1, D))
+    return R, draw(rng, (D, T), "random" if kind in ("large", "overflow") else kind, precision)
+
+
+def _unit(kind, precision):
+    return {"large": precision.storage.max / 2, "overflow": precision.storage.max / 2,
+            "subnormal": precision.storage.tiny * 4}.get(kind, 1.0)
+
+
+operation("cholesky", oracle=oracle, readout=readout, error_bound=error_bound, launch=launch, cost=cost, inputs=inputs,
+          shapes=((1,), (2,), (7,), (16,), (17,), (33,)),
+          bench_shapes={"smoke": (16,), "quick": (64,), "full": (1024,)})
+operation("triangular", oracle=pair_oracle, error_bound=pair_error_bound, launch=launch_pair, cost=cost_pair,
+          inputs=inputs_pair, shapes=((1, 1), (2, 3), (16, 1), (17, 2), (33, 5)),
+          bench_shapes={"smoke": (16, 1), "quick": (64, 4), "full": (1024, 16)})

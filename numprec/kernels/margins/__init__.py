@@ -1,0 +1,1 @@
+"""Support vectors by sequential minimal optimisation."""

@@ -1,0 +1,1 @@
+"""Layers, their loss, and the steps of a training."""

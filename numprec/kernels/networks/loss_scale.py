@@ -1,0 +1,255 @@
+"""What the gradients of a batch look like, and what follows: update or skip, and the scale of the next loss.
+
+Maths      survey  of all gradients: how many are not finite and which is the first, how many are subnormal; of the
+                   finite ones the largest and of those that are not 0 the smallest magnitude
+           judge   loss = sum over rows of loss / COUNT; of samples with weights, of share loss, and TOTAL stands for
+                   COUNT in the weight decay (see `batch`). If every gradient is finite, the weights may be updated, and
+                   after PATIENCE updates in a row the scale doubles. If not, they may not; a dynamic scale is halved,
+                   and below 1 has collapsed; without one, training stops
+Shapes     G (n,): storage; loss (B,): accum; hit (B,): int32; control (CONTROL,): accum; state: int64, see `batch`;
+           rates (BATCHES,): accum, the learning rates of the epoch's updates; numbers (BATCHES, NUMBERS): accum, and
+           counts (BATCHES, COUNTS): int32: history, a row per batch
+Mapping    threads take strided elements; a block halves its findings in shared memory, and leaves a row; judge is one
+           block, which does the same to those rows, and whose thread 0 then decides
+Precision  comparisons and counts are exact; scales are powers of two, and so multiply exactly short of under- and
+           overflow; the mean loss is a sum in accum
+Ladder     one step
+Cost       n elements read, 4 comparisons each; 2 B flops for the mean loss
+Sources    P. Micikevicius et al., Mixed precision training, ICLR 2018, section 3.2 (loss scaling)
+           O. Kuchaiev et al., Mixed-precision training for NLP and speech recognition with OpenSeq2Seq, 2018,
+               section 3 (a scale that backs off and grows)
+
+There is no overflow and no skipped batch that the host has to see in time: it reads history after an epoch.
+"""
+import numpy as np
+from numba import cuda, int32
+
+from numprec.kernels.networks.batch import (APPLY, BAD_INDEX, BAD_STEP, BASE, BATCHES, COLLAPSED, COUNT, EPOCH, GOOD,
+                                            OVERFLOW, PATIENCE, POSITION, ROW, STATE, STEP, STOP, UPDATES)
+from numprec.language.ladder import draw, operation, rung
+from numprec.precision import FORMATS
+
+THREADS = 256            # per block
+BLOCKS = 64              # of the survey, at most
+EACH = 8                 # elements per thread that make another block worth while
+PATIENT = 2000           # PATIENCE, unless a test is in a hurry
+START = 2.0 ** 15        # the first scale
+HIGHEST = 24             # exponent of the largest one
+
+# control[...]
+SCALE = 0                # of the loss, for the batch to come
+FACTOR = 1               # of its gradient: SCALE / COUNT
+UNSCALE = 2              # 1 / SCALE
+RATE = 3                 # learning rate of its update, with Adam's correction
+DECAY = 4                # ALPHA / COUNT, or ALPHA / TOTAL
+ALPHA = 5                # weight decay
+BETA1, COBETA1 = 6, 7    # Adam's, or SGD's momentum; 1 - BETA1, rounded from float64
+BETA2, COBETA2 = 8, 9
+EPSILON = 10
+TINY = 11                # least normal number of storage
+TOP = 12                 # largest number of accum
+CEILING = 13             # largest scale
+TOTAL = 14               # of the weights of the batch's samples, where they have some
+CONTROL = 16
+
+COUNTS = 8
+HITS, BAD, SUBNORMAL, FIRST, LOST, APPLIED, ROWS = range(COUNTS - 1)
+"""counts[row, ...]: right predictions; gradients not finite, subnormal, and the first not finite; weights unchanged by
+an update that is not 0; whether the batch updated anything; its rows."""
+
+NUMBERS = 4
+LOSS, LARGEST, SMALLEST, SCALED = range(NUMBERS)
+"""numbers[row, ...]: mean loss, largest and smallest magnitude of a gradient (times the scale), the scale."""
+
+NOWHERE = 2 ** 31 - 1    # FIRST where there is none
+FOUND = FIRST + 1        # counts that come from the survey
+
+
+def settings(precision, alpha=0.0, beta1=0.9, beta2=0.999, epsilon=1e-8, scale=1.0):
+    """The initial `control`, in float64. An epsilon that is subnormal in accum becomes accum's least normal number:
+    were it 0, a weight whose gradient is 0 would become 0 / 0."""
+    storage, accum = precision.storage, precision.accum
+    control = np.zeros(CONTROL)
+    control[[SCALE, ALPHA, BETA1, COBETA1, BETA2, COBETA2]] = scale, alpha, beta1, 1 - beta1, beta2, 1 - beta2
+    control[[EPSILON, TINY, TOP]] = max(epsilon, accum.tiny), storage.tiny, accum.max
+    control[CEILING] = 2.0 ** min(HIGHEST, np.floor(np.log2(accum.max)))
+    return control
+
+
+# ---- oracle: history's row, and the scale, after a first batch whose scale is dynamic
+
+def oracle(G, loss, hit):
+    magnitude = abs(G.astype(np.float64))
+    finite = np.isfinite(magnitude)
+    bad, B = int((~finite).sum()), len(loss)
+    tiny = next(f.tiny for f in FORMATS.values() if f.numpy == G.dtype)
+    counts = np.zeros(COUNTS)
+    counts[[HITS, BAD, SUBNORMAL]] = hit.sum(), bad, (finite & (magnitude > 0) & (magnitude < tiny)).sum()
+    counts[[FIRST, APPLIED, ROWS]] = np.argmin(finite) if bad else NOWHERE, not bad, B
+    some = magnitude[finite & (magnitude > 0)]
+    numbers = np.sum(loss.astype(np.float64) / B), some.max(initial=0), some.min() if some.size else 0, START
+    return np.array(numbers), counts, np.array([START / 2 if bad else START])
+
+
+def error_bound(precision, G, loss, hit):
+    accum, magnitude, B = precision.accum, abs(loss.astype(np.float64)), len(loss)
+    u = accum.u + FORMATS["float64"].u
+    numbers = np.zeros(NUMBERS)
+    # 1 / B rounded, B products rounded or fused, B sums
+    numbers[LOSS] = (B + 4) * (u * np.sum(magnitude / B) + accum.eta)
+    if not (np.sum(magnitude / B) + numbers[LOSS] <= accum.max):
+        numbers[LOSS] = np.inf
+    return numbers, np.zeros(COUNTS), np.zeros(1)
+
+
+# ---- kernels
+
+@cuda.jit(device=True)
+def combine(numbers_s, counts_s):
+    """From the columns of a block of THREADS into column 0. Synchronises at entry and exit."""
+    t = cuda.threadIdx.x
+    half = THREADS // 2
+    while half > 0:
+        cuda.syncthreads()    # columns [0, 2 half) are complete
+        if t < half:
+            numbers_s[LOSS, t] += numbers_s[LOSS, t + half]
+            numbers_s[LARGEST, t] = max(numbers_s[LARGEST, t], numbers_s[LARGEST, t + half])
+            numbers_s[SMALLEST, t] = min(numbers_s[SMALLEST, t], numbers_s[SMALLEST, t + half])
+            for c in range(FIRST):
+                counts_s[c, t] += counts_s[c, t + half]
+            counts_s[FIRST, t] = min(counts_s[FIRST, t], counts_s[FIRST, t + half])
+        half //= 2
+    cuda.syncthreads()        # column 0 is complete
+
+
+@rung
+def survey(p, dynamic=True, weighted=False):
+    """Two kernels: `survey` leaves a row of findings per block, `judge` decides by them."""
+    accum = p.accum
+
+    @cuda.jit
+    def loss_scale_survey(G, control, numbers, counts):
+        numbers_s = cuda.shared.array((SCALED, THREADS), accum)
+        counts_s = cuda.shared.array((FOUND, THREADS), int32)
+        t, block = cuda.threadIdx.x, cuda.blockIdx.x
+        tiny, top = accum(control[TINY]), accum(control[TOP])
+        largest, smallest = accum(0), top
+        bad, subnormal, first = int32(0), int32(0), int32(NOWHERE)
+        for i in range(cuda.grid(1), G.size, cuda.gridsize(1)):
+            g = abs(accum(G[i]))
+            if g <= top:
+                largest = max(largest, g)
+                if g > accum(0):
+                    smallest = min(smallest, g)
+                    subnormal += int32(1) if g < tiny else int32(0)
+            else:
+                bad += int32(1)
+                first = min(first, int32(i))
+        numbers_s[LOSS, t], numbers_s[LARGEST, t], numbers_s[SMALLEST, t] = accum(0), largest, smallest
+        counts_s[HITS, t], counts_s[BAD, t], counts_s[SUBNORMAL, t], counts_s[FIRST, t] = 0, bad, subnormal, first
+        combine(numbers_s, counts_s)
+        if t < SCALED:
+            numbers[block, t] = numbers_s[t, 0]
+        if t <= FIRST:
+            counts[block, t] = counts_s[t, 0]
+
+    @cuda.jit
+    def loss_scale_judge(found_numbers, found_counts, loss, share, hit, rates, control, state, numbers, counts):
+        numbers_s = cuda.shared.array((SCALED, THREADS), accum)
+        counts_s = cuda.shared.array((FOUND, THREADS), int32)
+        t = cuda.threadIdx.x
+        row, rows, scale = state[POSITION], int32(state[COUNT]), control[SCALE]
+        mean, hits = accum(0), int32(0)
+        for b in range(t, loss.size, THREADS):
+            mean += accum(loss[b]) * accum(share[b]) if weighted else accum(loss[b]) / accum(rows)
+            hits += hit[b]
+        blocks = found_counts.shape[0]
+        for i in range(SCALED):
+            numbers_s[i, t] = found_numbers[t, i] if t < blocks else found_numbers[0, i]
+        for i in range(FOUND):
+            counts_s[i, t] = found_counts[t, i] if t < blocks else int32(0)
+        numbers_s[LOSS, t], counts_s[HITS, t] = mean, hits
+        if t >= blocks:
+            counts_s[FIRST, t] = int32(NOWHERE)
+        combine(numbers_s, counts_s)
+        if t == 0:
+            good = counts_s[BAD, 0] == 0
+            apply = good and state[STOP] == 0
+            if apply:
+                control[UNSCALE], control[DECAY] = accum(1) / scale, control[ALPHA] / accum(rows)
+                if weighted:
+                    total = control[TOTAL]
+                    control[DECAY] = control[ALPHA] / total if total > accum(0) else accum(0)
+                control[RATE] = rates[min(state[UPDATES] - state[BASE], rates.size - 1)]
+                state[UPDATES] += 1
+                state[GOOD] += 1
+                if dynamic and state[GOOD] >= state[PATIENCE] and scale < control[CEILING]:
+                    control[SCALE] = scale + scale
+                    state[GOOD] = 0
+            elif state[STOP] == 0:
+                state[GOOD], state[BAD_STEP], state[BAD_INDEX] = 0, state[STEP], counts_s[FIRST, 0]
+                if not dynamic:
+                    state[STOP] = OVERFLOW
+                elif scale > accum(1):
+                    control[SCALE] = scale / accum(2)
+                else:
+                    state[STOP] = COLLAPSED
+            state[APPLY], state[ROW] = int32(apply), row
+            for i in range(SCALED):
+                numbers[row, i] = numbers_s[i, 0]
+            for i in range(FOUND):
+                counts[row, i] = counts_s[i, 0]
+            if numbers_s[SMALLEST, 0] == control[TOP]:
+                numbers[row, SMALLEST] = accum(0)    # there is none but 0
+            numbers[row, SCALED] = scale
+            counts[row, LOST], counts[row, APPLIED], counts[row, ROWS] = 0, int32(apply), rows
+            state[STEP] += 1
+            state[POSITION] += 1
+            if state[POSITION] == state[BATCHES]:
+                state[POSITION] = 0
+                state[EPOCH] += 1
+    return loss_scale_survey, loss_scale_judge
+
+
+# ---- host side
+
+def blocks_for(n):
+    return min(BLOCKS, -(-n // (EACH * THREADS)))
+
+
+def judge(device, rung, precision, G, loss, hit, rates, control, state, numbers, counts, dynamic=True, buffer=None,
+          share=None):
+    """Surveys G and judges: changes control and state, and writes a row of history. `share` (B,) is what each loss
+    counts for, where samples have weights."""
+    buffer, blocks = buffer or device.empty, blocks_for(G.size)
+    surveyor, judge = rung.variant(precision, dynamic=dynamic, weighted=share is not None)
+    found = buffer((blocks, SCALED), precision.accum), buffer((blocks, FOUND), np.int32)
+    device.launch(surveyor, blocks, THREADS, G, control, *found)
+    share = loss if share is None else share    # which the kernel then does not look at
+    device.launch(judge, 1, THREADS, *found, loss, share, hit, rates, control, state, numbers, counts)
+
+
+def launch(device, rung, precision, G, loss, hit):
+    state = np.zeros(STATE, np.int64)
+    state[[COUNT, BATCHES, PATIENCE]] = loss.size, 1, NOWHERE    # the launch may be replayed
+    accum = precision.accum
+    control, rates = device.array(settings(precision, scale=START), accum), device.zeros(1, accum)
+    numbers, counts = device.empty((1, NUMBERS), accum), device.zeros((1, COUNTS), np.int32)
+    judge(device, rung, precision, G, loss, hit, rates, control, device.array(state), numbers, counts)
+    return numbers[0], counts[0], control[SCALE:SCALE + 1]
+
+
+def inputs(rng, shape, kind, precision):
+    n, B = shape
+    G = draw(rng, (n,), kind, precision)
+    if n > 2:
+        G[rng.integers(n, size=2)] = 0, precision.storage.eta
+    return G, abs(draw(rng, (B,), kind, precision)), rng.integers(0, 2, B).astype(np.int32)
+
+
+operation("loss_scale", inputs=inputs, oracle=oracle, error_bound=error_bound, launch=launch,
+          cost=lambda precision, n, B: {"flops": 2 * B,
+                                        "bytes": n * precision.storage.bytes + B * (precision.accum.bytes + 4)},
+          cost_differs="The blocks of the survey combine their findings as judge does, and so add up losses of zero.",
+          shapes=((1, 1), (5, 70), (2049, 33), (40009, 300)),
+          bench_shapes={"smoke": (10_000, 64), "quick": (200_000, 128), "full": (2 ** 24, 1024)})

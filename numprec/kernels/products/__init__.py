@@ -1,0 +1,1 @@
+"""The matrix product, which most of a training's time goes to."""

@@ -1,0 +1,1 @@
+"""Sums and maxima: many threads make one number."""

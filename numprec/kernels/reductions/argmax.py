@@ -1,0 +1,215 @@
+"""The largest element, and where the largest or the smallest is.
+
+Maths      max x[i];  argmax x[i];  argmin x[i];  i in [0, n)
+Shapes     x (n,): storage; any 1 <= n < 2^31. The result is one accum or one int32
+Mapping    as in the sum: strided elements to a thread, threads to a block, blocks to a second launch
+Precision  exact. As in NumPy, a NaN beats every number and the first NaN the others; of equal elements the first wins
+Ladder     serial   one thread
+           tree     a block halves its candidates in shared memory, with a barrier each time
+           shuffle  a warp exchanges registers; shared memory carries one candidate a warp
+Cost       n comparisons and no flops; n elements read
+Sources    M. Harris, Optimizing Parallel Reduction in CUDA, NVIDIA, 2007
+"""
+from functools import partial
+
+import numpy as np
+from numba import cuda, int32
+
+from numprec.kernels.reductions.reduce import ALL_LANES, THREADS, WARP, grid_of, shapes
+from numprec.language.instructions import bits, number
+from numprec.language.ladder import draw, operation, rung
+
+
+# ---- oracles; NumPy's ties and NaN are the kernels'
+
+def max_oracle(x):
+    return np.max(x.astype(np.float64))
+
+
+def argmax_oracle(x):
+    return np.argmax(x.astype(np.float64))
+
+
+def argmin_oracle(x):
+    return np.argmin(x.astype(np.float64))
+
+
+def error_bound(precision, x):
+    return 0
+
+
+# ---- what is compared: key(x, i), in accum
+
+def largest(p):
+    accum = p.accum
+
+    @cuda.jit(device=True)
+    def largest(x, i):
+        return accum(x[i])
+    return largest
+
+
+def smallest(p):
+    accum = p.accum
+
+    @cuda.jit(device=True)
+    def smallest(x, i):
+        return -accum(x[i])
+    return smallest
+
+
+def magnitude(p):
+    accum = p.accum
+
+    @cuda.jit(device=True)
+    def magnitude(x, i):
+        return abs(accum(x[i]))
+    return magnitude
+
+
+@cuda.jit(device=True)
+def beats(b, j, a, i):
+    """Whether element j of key b comes before element i of key a: larger, or NaN, or as large and earlier."""
+    if b != b or a != a:
+        return b != b and (a == a or j < i)
+    return b > a or (b == a and j < i)
+
+
+def best_of_thread(p, key, again):
+    """The best of a thread's elements: of all n or, `again`, of the candidates that the first launch left."""
+    @cuda.jit(device=True)
+    def best_of_thread(x, candidates, first, step):
+        i = int32(candidates[0]) if again else int32(0)    # everyone may start from the same element
+        a = key(x, i)
+        for c in range(first, candidates.size if again else x.size, step):
+            j = int32(candidates[c]) if again else int32(c)
+            b = key(x, j)
+            if beats(b, j, a, i):
+                a, i = b, j
+        return a, i
+    return best_of_thread
+
+
+# ---- kernels, slowest first. `where` of one launch holds a candidate a block: the `candidates` of the next
+
+@rung
+def serial(p, key=largest, again=False):
+    best_of = best_of_thread(p, key(p), again)
+
+    @cuda.jit
+    def argmax_serial(x, candidates, best, where):
+        best[0], where[0] = best_of(x, candidates, 0, 1)
+    return argmax_serial
+
+
+@rung
+def tree(p, key=largest, again=False):
+    accum = p.accum
+    best_of = best_of_thread(p, key(p), again)
+
+    @cuda.jit
+    def argmax_tree(x, candidates, best, where):
+        key_s = cuda.shared.array(THREADS, accum)
+        where_s = cuda.shared.array(THREADS, int32)
+        t = cuda.threadIdx.x
+        key_s[t], where_s[t] = best_of(x, candidates, cuda.grid(1), cuda.gridsize(1))
+        half = THREADS // 2
+        while half > 0:
+            cuda.syncthreads()    # both are complete in [0, 2 half)
+            if t < half and beats(key_s[t + half], where_s[t + half], key_s[t], where_s[t]):
+                key_s[t], where_s[t] = key_s[t + half], where_s[t + half]
+            half //= 2
+        if t == 0:
+            best[cuda.blockIdx.x], where[cuda.blockIdx.x] = key_s[0], where_s[0]
+    return argmax_tree
+
+
+def warp_argmax(p):
+    """warp_argmax(a, i): the best (key, index) of the warp, in each lane."""
+    @cuda.jit(device=True)
+    def warp_argmax(a, i):
+        distance = WARP // 2
+        while distance > 0:
+            b = number(cuda.shfl_xor_sync(ALL_LANES, bits(a), distance), a)
+            j = cuda.shfl_xor_sync(ALL_LANES, i, distance)
+            if beats(b, j, a, i):
+                a, i = b, j
+            distance //= 2
+        return a, i
+    return warp_argmax
+
+
+def block_argmax(p, threads=THREADS):
+    """block_argmax(a, i, key_s, where_s): the best (key, index) of a one-dimensional block, in each of its threads.
+
+    `key_s` (accum) and `where_s` (int32) are shared and WARP long. Synchronises at entry.
+    """
+    over_warp, warps = warp_argmax(p), threads // WARP
+
+    @cuda.jit(device=True)
+    def block_argmax(a, i, key_s, where_s):
+        lane = cuda.threadIdx.x % WARP
+        a, i = over_warp(a, i)
+        cuda.syncthreads()    # everyone is done with the scratch
+        if lane == 0:
+            key_s[cuda.threadIdx.x // WARP], where_s[cuda.threadIdx.x // WARP] = a, i
+        cuda.syncthreads()    # each warp has left its best
+        w = lane if lane < warps else 0
+        return over_warp(key_s[w], where_s[w])
+    return block_argmax
+
+
+@rung
+def shuffle(p, key=largest, again=False):
+    accum, over_block = p.accum, block_argmax(p)
+    best_of = best_of_thread(p, key(p), again)
+
+    @cuda.jit
+    def argmax_shuffle(x, candidates, best, where):
+        key_s = cuda.shared.array(WARP, accum)
+        where_s = cuda.shared.array(WARP, int32)
+        a, i = best_of(x, candidates, cuda.grid(1), cuda.gridsize(1))
+        a, i = over_block(a, i, key_s, where_s)
+        if cuda.threadIdx.x == 0:
+            best[cuda.blockIdx.x], where[cuda.blockIdx.x] = a, i
+    return argmax_shuffle
+
+
+# ---- host side
+
+def launch(device, rung, precision, x, key=largest):
+    """The best key and its index."""
+    blocks, threads = grid_of(rung, x.size)
+    best, where = device.empty(1, precision.accum), device.empty(1, np.int32)
+    first = rung.variant(precision, key=key)
+    if blocks == 1:
+        device.launch(first, 1, threads, x, where, best, where)
+    else:
+        bests, candidates = device.empty(blocks, precision.accum), device.empty(blocks, np.int32)
+        device.launch(first, blocks, threads, x, candidates, bests, candidates)
+        second = rung.variant(precision, key=key, again=True)
+        device.launch(second, 1, threads, x, candidates, best, where)
+    return best, where
+
+
+def max_launch(device, rung, precision, x):
+    return launch(device, rung, precision, x)[0]
+
+
+def index_launch(device, rung, precision, x, key):
+    return launch(device, rung, precision, x, key)[1]
+
+
+def cost(precision, n):
+    return {"flops": 0, "bytes": n * precision.storage.bytes}
+
+
+def inputs(rng, shape, kind, precision):
+    return draw(rng, shape, kind, precision),
+
+
+about = dict(ladder="argmax", inputs=inputs, error_bound=error_bound, cost=cost, **shapes)
+
+operation("max", oracle=max_oracle, launch=max_launch, **about)
+operation("argmax", oracle=argmax_oracle, launch=partial(index_launch, key=largest), **about)
+operation("argmin", oracle=argmin_oracle, launch=partial(index_launch, key=smallest), **about)

@@ -1,0 +1,221 @@
+"""Sum and dot product.
+
+Maths      sum of x[i];  sum of x[i] y[i];  i in [0, n)
+Shapes     x (n,), y (n,): storage; any n >= 1. The result is one accum
+Mapping    thread t of the whole grid takes the elements t, t + threads, t + 2 threads, ..., so that a warp reads
+           neighbours; then a block combines its threads' sums, and a second launch combines the blocks'.
+           Who adds what to what depends on n alone: a result is the same bits on every run and every device
+Precision  elements are widened to accum, exactly; a product and its sum are one fused multiply-add. In any order
+             sum   |error| <= (n - 1) u_accum sum |x|
+             dot   |error| <= n u_accum sum |x| |y|, plus what underflow costs              [1]
+           The proof of [1] asks of each addition that one operand be a number of the format and the result be
+           rounded to nearest; a fused multiply-add grants both, and saves the product's own rounding
+Ladder     serial   one thread
+           tree     a block halves its sums in shared memory, log2(THREADS) times, with a barrier each   [2]
+           shuffle  a warp exchanges registers; shared memory carries one sum a warp, with two barriers
+Cost       n operations (dot: 2 n); n elements read (dot: 2 n)
+Sources    [1] C.-P. Jeannerod and S. M. Rump, Improved error bounds for inner products in floating-point
+               arithmetic, SIAM J. Matrix Anal. Appl. 34(2), 2013
+           [2] M. Harris, Optimizing Parallel Reduction in CUDA, NVIDIA, 2007
+"""
+import numpy as np
+from numba import cuda
+
+from numprec.language.instructions import bits, number
+from numprec.language.ladder import draw, operation, rung
+from numprec.precision import FORMATS, precision_named
+
+THREADS = 256            # per block: a power of two, and a multiple of the warp
+EACH = 8                 # elements per thread that make another block worth while
+BLOCKS = 1024            # at most
+WARP = 32
+ALL_LANES = 0xFFFFFFFF
+
+
+# ---- oracle: the maths line, in fp64, on the operands that the kernel receives
+
+def oracle(x, y):
+    return np.sum(x.astype(np.float64) * y.astype(np.float64))
+
+
+def error_bound(precision, x, y):
+    accum = precision.accum
+    return x.size * ((accum.u + FORMATS["float64"].u) * oracle(abs(x), abs(y)) + accum.eta / 2)
+
+
+def sum_oracle(x):
+    return np.sum(x.astype(np.float64))
+
+
+def sum_error_bound(precision, x):
+    return (x.size - 1) * (precision.accum.u + FORMATS["float64"].u) * sum_oracle(abs(x))
+
+
+# ---- what is summed: term(x, y, i) is the i-th summand, and finish(total, y) the result, both in accum
+
+def element(p):
+    accum = p.accum
+
+    @cuda.jit(device=True)
+    def element(x, y, i):
+        return accum(x[i])
+    return element
+
+
+def product(p):
+    accum = p.accum
+
+    @cuda.jit(device=True)
+    def product(x, y, i):
+        return accum(x[i]) * accum(y[i])
+    return product
+
+
+def unchanged(p):
+    @cuda.jit(device=True)
+    def unchanged(total, y):
+        return total
+    return unchanged
+
+
+# ---- the sum, slowest first
+
+@rung(of="sum")
+def serial(p, term=element, finish=unchanged):
+    accum = p.accum
+    term, finish = term(p), finish(p)
+
+    @cuda.jit
+    def sum_serial(x, y, out):
+        acc = accum(0)
+        for i in range(x.size):
+            acc += term(x, y, i)
+        out[0] = finish(acc, y)
+    return sum_serial
+
+
+@rung(of="sum")
+def tree(p, term=element, finish=unchanged):
+    accum = p.accum
+    term, finish = term(p), finish(p)
+
+    @cuda.jit
+    def sum_tree(x, y, out):
+        partial_s = cuda.shared.array(THREADS, accum)
+        t = cuda.threadIdx.x
+        acc = accum(0)
+        for i in range(cuda.grid(1), x.size, cuda.gridsize(1)):
+            acc += term(x, y, i)
+        partial_s[t] = acc
+        half = THREADS // 2
+        while half > 0:
+            cuda.syncthreads()    # partial_s[0 : 2 half] is complete
+            if t < half:
+                partial_s[t] += partial_s[t + half]
+            half //= 2
+        if t == 0:
+            out[cuda.blockIdx.x] = finish(partial_s[0], y)
+    return sum_tree
+
+
+def warp_sum(p):
+    """warp_sum(acc): the sum over the warp, the same bits in each lane, since a + b is b + a."""
+    @cuda.jit(device=True)
+    def warp_sum(acc):
+        distance = WARP // 2
+        while distance > 0:
+            acc += number(cuda.shfl_xor_sync(ALL_LANES, bits(acc), distance), acc)
+            distance //= 2
+        return acc
+    return warp_sum
+
+
+def block_sum(p, threads=THREADS):
+    """block_sum(acc, warps_s): the sum over a one-dimensional block, the same bits in each of its threads.
+
+    `warps_s` is shared, WARP accum long. Synchronises at entry: the same scratch may be used again at once.
+    """
+    accum, over_warp, warps = p.accum, warp_sum(p), threads // WARP
+
+    @cuda.jit(device=True)
+    def block_sum(acc, warps_s):
+        lane = cuda.threadIdx.x % WARP
+        acc = over_warp(acc)
+        cuda.syncthreads()    # everyone is done with the scratch
+        if lane == 0:
+            warps_s[cuda.threadIdx.x // WARP] = acc
+        cuda.syncthreads()    # each warp has left its sum
+        return over_warp(warps_s[lane] if lane < warps else accum(0))
+    return block_sum
+
+
+@rung(of="sum")
+def shuffle(p, term=element, finish=unchanged):
+    accum, over_block = p.accum, block_sum(p)
+    term, finish = term(p), finish(p)
+
+    @cuda.jit
+    def sum_shuffle(x, y, out):
+        warps_s = cuda.shared.array(WARP, accum)
+        acc = accum(0)
+        for i in range(cuda.grid(1), x.size, cuda.gridsize(1)):
+            acc += term(x, y, i)
+        acc = over_block(acc, warps_s)
+        if cuda.threadIdx.x == 0:
+            out[cuda.blockIdx.x] = finish(acc, y)
+    return sum_shuffle
+
+
+# ---- host side
+
+def grid_of(rung, n):
+    """Blocks and threads for n elements: a function of n alone, so that the order of the sum is too."""
+    return (1, 1) if rung.name == "serial" else (min(BLOCKS, -(-n // (EACH * THREADS))), THREADS)
+
+
+def all_accum(precision):
+    """The precision of partial results: the accum of `precision` in every role."""
+    return precision_named("storage={0},compute={0},accum={0}".format(precision.accum))
+
+
+def launch(device, rung, precision, x, y, term=product, finish=unchanged):
+    blocks, threads = grid_of(rung, x.size)
+    out = device.empty(1, precision.accum)
+    if blocks == 1:
+        device.launch(rung.variant(precision, term=term, finish=finish), 1, threads, x, y, out)
+    else:
+        parts = device.empty(blocks, precision.accum)
+        device.launch(rung.variant(precision, term=term), blocks, threads, x, y, parts)
+        device.launch(rung.variant(all_accum(precision), finish=finish), 1, threads, parts, y, out)
+    return out
+
+
+def sum_launch(device, rung, precision, x):
+    return launch(device, rung, precision, x, x, term=element)
+
+
+def cost(precision, n):
+    return {"flops": 2 * n, "bytes": 2 * n * precision.storage.bytes}
+
+
+def sum_cost(precision, n):
+    return {"flops": n, "bytes": n * precision.storage.bytes}
+
+
+def inputs(rng, shape, kind, precision):
+    x = draw(rng, shape, kind, precision, *shape, 2)
+    return x, rng.uniform(-1, 1, shape) if kind == "subnormal" else draw(rng, shape, kind, precision, *shape, 2)
+
+
+def sum_inputs(rng, shape, kind, precision):
+    return draw(rng, shape, kind, precision, *shape),
+
+
+shapes = dict(
+    shapes=((1,), (2,), (31,), (257,), (2048,), (2049,), (4096,), (40009,)),
+    bench_shapes={"smoke": (10_000,), "quick": (1_000_000,), "full": (2 ** 24,)})
+
+operation("sum", inputs=sum_inputs, oracle=sum_oracle, error_bound=sum_error_bound, launch=sum_launch,
+          cost=sum_cost, **shapes)
+operation("dot", ladder="sum", inputs=inputs, oracle=oracle, error_bound=error_bound, launch=launch, cost=cost,
+          **shapes)

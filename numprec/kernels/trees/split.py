@@ -1,0 +1,502 @@
+"""The best split of a node: the feature and the threshold that leave the least impurity.
+
+Maths      over all f and t: minimize what the cut {n : X[f, n] <= t} leaves (see impurity), among cuts with at least
+           `least` rows on either side. Rows whose X[f, n] is missing (NaN) go to the right, or all of them to the left,
+           whichever leaves less; one of the cuts leaves them alone on the right: t is infinite.
+           Of equal ones: the lowest f, then missing values to the right, then the lowest t
+Shapes     X (D, N): storage. y (N,): int32, w (N,): int64, positive (or y again, where rows have no weights).
+           Results, one element each: feature (int32; -1 if there is no cut), threshold (storage), left over (accum),
+           missing (int32; whether missing values go left)
+Mapping    each rung leaves one candidate a block, and `choose` takes the best of them
+Precision  a threshold is `cut` of two neighbours (see histogram); what a cut leaves is computed alike in every rung, so
+           that all find the same split, bit for bit, wherever all see the same thresholds
+Ladder     candidates  a thread per row takes its value as threshold and counts all the others: D N^2 comparisons
+           sorted      a block sorts a feature in shared memory; then every cut is one step of a scan: a warp counts a
+                       class in 32 rows with one ballot, and where it stands with a popcount
+           binned      the scan goes over bins, not rows: BINS counts instead of N, whatever N is. With more than BINS
+                       values in a feature, some thresholds are never looked at
+Cost       D N log2(N) comparisons; D N cuts of 8 C + 5 flops: a term of impurity is four, on either side; D N elements,
+           N labels and weights read
+Sources    [1] L. Breiman, J. Friedman, R. Olshen, C. Stone, Classification and Regression Trees, 1984, section 2.4
+           [2] M. Mehta, R. Agrawal, J. Rissanen, SLIQ: A fast scalable classifier for data mining, EDBT 1996
+           [3] M. Harris, S. Sengupta, J. D. Owens, Parallel prefix sum (scan) with CUDA, GPU Gems 3, 2007, chapter 39
+"""
+from functools import lru_cache, partial
+
+import numpy as np
+from numba import cuda, int32
+
+from numprec.kernels.reductions.argmax import block_argmax
+from numprec.kernels.reductions.reduce import ALL_LANES, WARP
+from numprec.kernels.trees import histogram
+from numprec.kernels.trees.histogram import BINS, bins_of, cut, types_of, word
+from numprec.kernels.trees.impurity import entropy, gini, impurity_of, left_over, left_over_bound, left_over_of
+from numprec.kernels.trees.sort import CAPACITY, THREADS, block_sort
+from numprec.language.instructions import number
+from numprec.language.ladder import draw, operation, rung
+
+WARPS = THREADS // WARP
+NONE = 2 ** 31 - 1        # the place of a cut that there is not
+LEFT = 2 ** 30            # is added to the place of a cut that sends missing values to the left
+
+
+# ---- oracle: what the best cut leaves. The rungs are judged by what theirs leaves, and by what they say it does
+
+def every_cut(X, y, w):
+    """(feature, threshold, whether missing values go left, counts of the left side by class), in order."""
+    weight = np.eye(y.max() + 1)[y] * (np.ones(len(y)) if w is None else w.astype(np.float64))[:, None]
+    for f, x in enumerate(X.astype(np.float64)):
+        known = ~np.isnan(x)
+        values = np.unique(x[known])
+        sums = np.zeros((len(values), weight.shape[1]))
+        np.add.at(sums, np.searchsorted(values, x[known]), weight[known])
+        lefts = list(zip(values[:-1], np.cumsum(sums, axis=0)))
+        yield from ((f, t, False, left) for t, left in lefts)
+        if len(values) and not known.all():
+            yield f, np.inf, False, sums.sum(axis=0)
+            yield from ((f, t, True, left + weight[~known].sum(axis=0)) for t, left in lefts)
+
+
+def oracle(X, y, w=None, criterion=gini):
+    counts = np.bincount(y, w)
+    best = min((left_over_of(left, counts, criterion) for *_, left in every_cut(X, y, w)),
+               default=impurity_of(counts, criterion))
+    return np.array([best, best])
+
+
+def readout(results, X, y, w=None, criterion=gini):
+    """What the chosen cut leaves, and what the kernel says it does."""
+    (feature,), (threshold,), (says,), (missing,) = (r.astype(np.float64) for r in results)
+    weight, counts = (np.ones(len(y)) if w is None else w), np.bincount(y, w)
+    if feature < 0:
+        return np.array([impurity_of(counts, criterion)] * 2)
+    x = X[int(feature)].astype(np.float64)
+    left = np.where(np.isnan(x), missing > 0, x <= threshold)
+    return np.array([left_over_of(np.bincount(y[left], weight[left], len(counts)), counts, criterion), says])
+
+
+def error_bound(precision, X, y, w=None, criterion=gini):
+    """The kernel may prefer a cut that is worse by the error of both; what it says is off by the error of one."""
+    error = left_over_bound(precision, y.max() + 1, len(y) if w is None else w.sum())
+    return np.array([2 * error, error])
+
+
+# ---- the scan: one warp, over a sorted segment or over bins
+
+@cuda.jit(device=True)
+def warp_scan(x):
+    """The sum of x over the lanes up to one's own; x is an integer."""
+    lane, distance = cuda.laneid, 1
+    while distance < WARP:
+        below = cuda.shfl_up_sync(ALL_LANES, x, distance)
+        if lane >= distance:
+            x += below
+        distance *= 2
+    return x
+
+
+@lru_cache(maxsize=None)
+def known_rows(p, gathered=False):
+    """known_rows(x, order, start, end): where the missing values of a segment in ascending order begin."""
+    accum = p.accum
+
+    @cuda.jit(device=True)
+    def known_rows(x, order, start, end):
+        low, high, middle = start, end, end - 1
+        while low < high:
+            value = accum(x[order[middle] if gathered else middle])
+            if value == value:
+                low = middle + 1
+            else:
+                high = middle
+            middle = (low + high) // 2
+        return low
+    return known_rows
+
+
+@lru_cache(maxsize=None)
+def scan_rows(p, criterion, weighted, gathered=False):
+    """The best cut behind one of the positions [first, last) of a segment [start, end) in ascending order.
+
+    x is in order itself or, `gathered`, by row; order tells the row at each position. totals (C,) are the counts of
+    the segment, before (C,) those ahead of `first`, in memory of the warp's own, which is overwritten. `whole` is the
+    sum of totals. Either side has `least` rows, and weighs `lightest`, or more. Returns the best of the lane's
+    positions, as (minus what is left over, position), or (lowest, -1).
+    Missing values that go right are the end of the segment, from `last` on. Those that go left are no part of it, but
+    `start` is lower by their number, and their counts are in totals and in before.
+    """
+    accum, term, combine = p.accum, criterion(p), left_over(p)
+    count, _ = types_of(weighted)
+    lowest = word(p.accum, -p.accum.max)
+
+    @cuda.jit(device=True)
+    def scan_rows(x, order, y, w, first, last, start, end, C, totals, whole, before, least, lightest):
+        lane = cuda.laneid
+        upto = (2 << lane) - 1    # a bit for each lane up to one's own
+        best, at = number(lowest, accum(0)), int32(-1)
+        ahead = count(0)          # weight ahead of the 32 rows of this step
+        for c in range(C):
+            ahead += before[c]
+        cuda.syncwarp()           # everyone has read before: the caller may overwrite it, even if there are no rows
+        for i0 in range(first, last, WARP):
+            i = i0 + lane
+            row = order[min(i, end - 1)]
+            label = y[row] if i < last else -1
+            weight = count(w[row]) if weighted and i < last else count(0)
+            after = min(i + 1, end - 1)
+            here = accum(x[row if gathered else min(i, end - 1)])
+            there = accum(x[order[after] if gathered else after])
+            rows = i + 1 - start
+            beyond = not here >= there    # also where the latter is missing
+            valid = i < last and beyond and rows >= least and end - i - 1 >= least
+            if weighted:
+                left = ahead + warp_scan(weight)
+                ahead = cuda.shfl_sync(ALL_LANES, left, WARP - 1)
+            else:
+                left = count(rows)
+            valid = valid and left >= lightest and whole - left >= lightest
+            i_left = accum(0)
+            i_right = accum(0)
+            for c in range(C):
+                if weighted:
+                    part = before[c] + warp_scan(weight if label == c else count(0))
+                else:
+                    part = before[c] + count(cuda.popc(cuda.ballot_sync(ALL_LANES, label == c) & upto))
+                if valid:
+                    i_left += term(part, left)
+                    i_right += term(totals[c] - part, whole - left)
+                cuda.syncwarp()    # everyone has read before[c]
+                if lane == WARP - 1:
+                    before[c] = part
+                cuda.syncwarp()
+            if valid:
+                key = -combine(left, whole, i_left, i_right)
+                if key > best:
+                    best, at = key, int32(i)
+        return best, at
+    return scan_rows
+
+
+@lru_cache(maxsize=None)
+def scan_bins(p, criterion, weighted):
+    """The best cut behind one of the bins of counts (BINS, K), of `rows` rows; the rest as in scan_rows. What is
+    counted beyond the bins is missing; LEFT is added to the bin where that goes left."""
+    accum, term, combine = p.accum, criterion(p), left_over(p)
+    count, extra = types_of(weighted)
+    lowest = word(p.accum, -p.accum.max)
+
+    @cuda.jit(device=True)
+    def scan_bins(counts, bins, K, totals, whole, rows, before, least, lightest):
+        lane = cuda.laneid
+        C = K - extra
+        best, at = number(lowest, accum(0)), int32(-1)
+        missing = count(0)    # weight and rows
+        rows_missing = count(0)
+        if bins < BINS:
+            for c in range(C):
+                missing += counts[bins, c]
+            rows_missing = counts[bins, C] if weighted else missing
+        for side in range(2 if rows_missing > 0 else 1):
+            ahead = missing if side == 1 else count(0)
+            rows_ahead = rows_missing if side == 1 else count(0)
+            for c in range(lane, C, WARP):
+                before[c] = counts[bins, c] if side == 1 else count(0)
+            cuda.syncwarp()    # everyone may read before
+            for b0 in range(0, bins, WARP):
+                b = min(b0 + lane, bins)
+                own = count(0)
+                if b < bins:
+                    for c in range(C):
+                        own += counts[b, c]
+                left = ahead + warp_scan(own)
+                ahead = cuda.shfl_sync(ALL_LANES, left, WARP - 1)
+                if weighted:
+                    rows_left = rows_ahead + warp_scan(counts[b, C] if b < bins else count(0))
+                    rows_ahead = cuda.shfl_sync(ALL_LANES, rows_left, WARP - 1)
+                else:
+                    rows_left = left
+                valid = b < bins and rows_left >= least and rows - rows_left >= least and left >= lightest and \
+                    whole - left >= lightest
+                if rows_missing > 0 and side == 0 and rows_left == rows - rows_missing:
+                    valid = valid and b == bins - 1    # only what is missing goes right: behind the last bin
+                i_left = accum(0)
+                i_right = accum(0)
+                for c in range(C):
+                    part = before[c] + warp_scan(counts[b, c] if b < bins else count(0))
+                    if valid:
+                        i_left += term(part, left)
+                        i_right += term(totals[c] - part, whole - left)
+                    cuda.syncwarp()    # everyone has read before[c]
+                    if lane == WARP - 1:
+                        before[c] = part
+                    cuda.syncwarp()
+                if valid:
+                    key = -combine(left, whole, i_left, i_right)
+                    if key > best:
+                        best, at = key, int32(b + LEFT if side == 1 else b)
+        return best, at
+    return scan_bins
+
+
+# ---- kernels, slowest first. Each leaves keys, places and thresholds, one a block. A place is 2 f N + position, or
+# 2 f BINS + bin, and N or BINS more where missing values go left
+
+@rung
+def candidates(p, criterion=gini, weighted=False):
+    storage, accum, term, combine, between = p.storage, p.accum, criterion(p), left_over(p), cut(p)
+    over_block, (count, _) = block_argmax(p), types_of(weighted)
+    lowest = word(p.accum, -p.accum.max)
+
+    @cuda.jit
+    def split_candidates(X, y, w, C, least, keys, places, thresholds):
+        """The threshold lies between X[f, i] and the next larger value."""
+        key_s = cuda.shared.array(WARP, accum)
+        place_s = cuda.shared.array(WARP, int32)
+        i = cuda.grid(1)
+        f = cuda.blockIdx.y
+        N = X.shape[1]
+        a = accum(X[f, min(i, N - 1)])
+        b = a
+        known, missing, lost = 0, 0, a    # rows: at a and below, and without a value; such a value
+        for n in range(N):
+            x = accum(X[f, n])
+            if x <= a:
+                known += 1
+            elif x != x:
+                missing, lost = missing + 1, x
+            elif b == a or x < b:
+                b = x
+        if a == b:
+            b = lost    # behind the largest value come those that are missing
+        key, place = number(lowest, accum(0)), int32(NONE)
+        for side in range(2 if missing > 0 else 1):
+            rows = known + side * missing
+            if i < N and (a < b or (b != b and side == 0)) and rows >= least and N - rows >= least:
+                left, whole = count(0), count(0)
+                for n in range(N):
+                    x = accum(X[f, n])
+                    weight = count(w[n]) if weighted else count(1)
+                    whole += weight
+                    if x <= a or (x != x and side == 1):
+                        left += weight
+                i_left = accum(0)
+                i_right = accum(0)
+                for c in range(C):
+                    part, total = count(0), count(0)
+                    for n in range(N):
+                        if y[n] == c:
+                            x = accum(X[f, n])
+                            weight = count(w[n]) if weighted else count(1)
+                            total += weight
+                            if x <= a or (x != x and side == 1):
+                                part += weight
+                    i_left += term(part, left)
+                    i_right += term(total - part, whole - left)
+                own = -combine(left, whole, i_left, i_right)
+                if own > key:
+                    key, place = own, int32((2 * f + side) * N + known - 1)
+        best, at = over_block(key, place, key_s, place_s)
+        t = int32(cuda.threadIdx.x)
+        _, first = over_block(best if place == at else number(lowest, accum(0)), t, key_s, place_s)    # of equal rows
+        if t == first:
+            block = f * cuda.gridDim.x + cuda.blockIdx.x
+            keys[block], places[block] = best, at
+            thresholds[block] = between(a, b) if at < NONE else storage(0)
+    return split_candidates
+
+
+@rung
+def sorted_(p, criterion=gini, weighted=False):
+    storage, accum, sort, between = p.storage, p.accum, block_sort(p), cut(p)
+    over_block, (count, _) = block_argmax(p), types_of(weighted)
+    find, end_of, lowest = scan_rows(p, criterion, weighted), known_rows(p), word(p.accum, -p.accum.max)
+
+    @cuda.jit
+    def split_sorted(X, y, w, C, least, keys, places, thresholds):
+        """A block per feature; each warp counts the classes in its part of the rows, then scans it."""
+        x_s = cuda.shared.array(CAPACITY, storage)
+        order_s = cuda.shared.array(CAPACITY, int32)
+        key_s = cuda.shared.array(WARP, accum)
+        place_s = cuda.shared.array(WARP, int32)
+        before_s = cuda.shared.array(0, count)    # (2 WARPS + 2) C: ahead of each warp, each warp's own, missing, all
+        t = cuda.threadIdx.x
+        lane = cuda.laneid
+        warp = t // WARP
+        f = cuda.blockIdx.x
+        N = X.shape[1]
+        for i in range(t, N, THREADS):
+            x_s[i], order_s[i] = X[f, i], i
+        for e in range(t, (2 * WARPS + 2) * C, THREADS):
+            before_s[e] = 0
+        sort(x_s, order_s, N)
+        known = end_of(x_s, order_s, 0, N)
+        part = -(-known // WARPS)
+        first, last = min(warp * part, known), min(warp * part + part, known)
+        for i in range(first + lane, last, WARP):
+            row = order_s[i]
+            cuda.atomic.add(before_s, warp * C + y[row], count(w[row]) if weighted else count(1))
+        for i in range(known + t, N, THREADS):
+            row = order_s[i]
+            cuda.atomic.add(before_s, 2 * WARPS * C + y[row], count(w[row]) if weighted else count(1))
+        cuda.syncthreads()    # each warp has counted its part
+        for c in range(t, C, THREADS):
+            total = count(0)
+            for v in range(WARPS):
+                own = before_s[v * C + c]
+                before_s[v * C + c] = total
+                total += own
+            before_s[(2 * WARPS + 1) * C + c] = total + before_s[2 * WARPS * C + c]
+        cuda.syncthreads()    # each warp knows what lies ahead of it
+        before = before_s[(WARPS + warp) * C:(WARPS + warp + 1) * C]
+        totals = before_s[(2 * WARPS + 1) * C:]
+        whole = count(0)
+        for c in range(C):
+            whole += totals[c]
+        best, at = number(lowest, accum(0)), int32(NONE)
+        for side in range(2 if known < N else 1):
+            for c in range(lane, C, WARP):
+                before[c] = before_s[warp * C + c] + (before_s[2 * WARPS * C + c] if side == 1 else count(0))
+            cuda.syncwarp()    # everyone may read before
+            key, place = find(x_s, order_s, y, w, first, last, known - N if side == 1 else 0, known if side == 1 else N,
+                              C, totals, whole, before, least, count(0))
+            if key > best:
+                best, at = key, int32(place + LEFT if side == 1 else place)
+        best, at = over_block(best, at, key_s, place_s)
+        if t == 0:
+            position = at - LEFT if at >= LEFT else at
+            keys[f], places[f], thresholds[f] = best, NONE, storage(0)
+            if at < NONE:
+                places[f] = (2 * f + (1 if at >= LEFT else 0)) * N + position
+                thresholds[f] = between(accum(x_s[position]), accum(x_s[position + 1]))
+    return split_sorted
+
+
+@rung
+def binned(p, criterion=gini, weighted=False):
+    storage, find, (count, extra) = p.storage, scan_bins(p, criterion, weighted), types_of(weighted)
+    accum, over_block = p.accum, block_argmax(p, WARP)
+
+    @cuda.jit
+    def split_binned(counts, bins, edges, least, keys, places, thresholds):
+        """A block of one warp per feature."""
+        key_s = cuda.shared.array(WARP, accum)
+        place_s = cuda.shared.array(WARP, int32)
+        before_s = cuda.shared.array(0, count)    # 2 K: the running counts, and the totals
+        f = cuda.blockIdx.x
+        K = counts.shape[2]
+        for k in range(cuda.threadIdx.x, K, WARP):
+            total = count(0)
+            for b in range(BINS):
+                total += counts[f, b, k]
+            before_s[K + k] = total
+        cuda.syncwarp()
+        totals = before_s[K:]
+        whole = count(0)
+        for c in range(K - extra):
+            whole += totals[c]
+        rows = totals[K - 1] if weighted else whole
+        key, place = find(counts[f], bins, K, totals, whole, rows, before_s, least, count(0))
+        best, at = over_block(key, place if place >= 0 else int32(NONE), key_s, place_s)
+        if cuda.threadIdx.x == 0:
+            place = at - LEFT if at >= LEFT else at
+            keys[f], places[f], thresholds[f] = best, NONE, storage(0)
+            if at < NONE:
+                places[f], thresholds[f] = (2 * f + (1 if at >= LEFT else 0)) * BINS + place, edges[f, place]
+    return split_binned
+
+
+@rung(of="choose")
+def choose(p):
+    accum, over_block = p.accum, block_argmax(p)
+    lowest = word(p.accum, -p.accum.max)
+
+    @cuda.jit
+    def split_choose(keys, places, thresholds, stride, feature, threshold, left_over, missing):
+        """The candidate of the largest key, and of the lowest place among those. Each feature has `stride` places."""
+        key_s = cuda.shared.array(WARP, accum)
+        place_s = cuda.shared.array(WARP, int32)
+        key, place, own = number(lowest, accum(0)), int32(NONE), int32(0)
+        for i in range(cuda.threadIdx.x, keys.size, THREADS):
+            if keys[i] > key or (keys[i] == key and places[i] < place):
+                key, place, own = keys[i], places[i], int32(i)
+        best, at = over_block(key, place, key_s, place_s)
+        _, own = over_block(best if place == at else number(lowest, accum(0)), own, key_s, place_s)    # of equal rows
+        if cuda.threadIdx.x == 0:
+            feature[0], left_over[0], threshold[0] = (at // stride if at < NONE else -1), -best, thresholds[own]
+            missing[0] = 1 if at < NONE and at % stride >= stride // 2 else 0
+    return split_choose
+
+
+# ---- host side
+
+def launch(device, rung, precision, X, y, w=None, criterion=gini, C=None, least=1):
+    """feature, threshold, what is left over, and whether missing values go left, on the device."""
+    D, N = X.shape
+    weighted = w is not None
+    C = int(device.to_host(y).max()) + 1 if C is None else C
+    w = w if weighted else y
+    kernel = rung.variant(precision, criterion=criterion, weighted=weighted)
+    blocks = D * -(-N // THREADS) if rung is candidates else D
+    keys, places = device.empty(blocks, precision.accum), device.empty(blocks, np.int32)
+    thresholds, stride = device.empty(blocks, precision.storage), 2 * N
+    size = 8 if weighted else 4
+    if rung is candidates:
+        device.launch(kernel, (blocks // D, D), THREADS, X, y, w, C, least, keys, places, thresholds)
+    elif rung is sorted_:
+        device.launch(kernel, D, THREADS, X, y, w, C, least, keys, places, thresholds,
+                      shared=(2 * WARPS + 2) * C * size)
+    else:
+        bins = bins_of(device.to_host(X))
+        edges, codes = histogram.quantise(device, precision, X, bins)
+        counts = histogram.launch(device, histogram.private, precision, codes, y, C=C, w=w if weighted else None)
+        device.launch(kernel, D, WARP, counts, bins, edges, least, keys, places, thresholds,
+                      shared=2 * counts.shape[2] * size)
+        stride = 2 * BINS
+    result = (device.empty(1, np.int32), device.empty(1, precision.storage), device.empty(1, precision.accum),
+              device.empty(1, np.int32))
+    device.launch(choose[precision], 1, THREADS, keys, places, thresholds, stride, *result)
+    return result
+
+
+def cost(precision, D, N, C):
+    return {"flops": D * N * (8 * C + 5), "bytes": D * N * precision.storage.bytes + 4 * N}
+
+
+def weighted_cost(precision, D, N, C):
+    without = cost(precision, D, N, C)
+    return without | {"bytes": without["bytes"] + 8 * N}
+
+
+def inputs(rng, shape, kind, precision):
+    """Features of few values, so that every rung sees every threshold; two of them agree with the labels, more or
+    less. A copy of a feature, and the mirror image of another, are there to be told apart by their number."""
+    D, N, C = shape
+    values = draw(rng, (D, 60), "large" if kind == "overflow" else kind, precision) * rng.choice([-1, 1], (D, 60))
+    y = rng.integers(0, C, N)
+    X = np.take_along_axis(values, rng.integers(0, 60, (D, N)), axis=1)
+    for f in range(min(D, 2)):
+        ranks = np.sort(values[f])[np.clip(y * (59 // C) + rng.integers(0, 30, N), 0, 59)]
+        X[f] = np.where(rng.random(N) < 0.8, ranks, X[f])
+    if D > 3:
+        X[2], X[3] = X[0], -X[1]
+    return X, y.astype(np.int32)
+
+
+def weighted_inputs(rng, shape, kind, precision):
+    """Rows have weights, and in two of three features some values are missing: by chance, and where y is 0."""
+    X, y = inputs(rng, shape, kind, precision)
+    X[::3][rng.random(X[::3].shape) < 0.2] = np.nan
+    X[1::3][:, (y == 0) & (rng.random(len(y)) < 0.8)] = np.nan
+    return X, y, rng.integers(1, 2 ** 40, shape[1])
+
+
+about = dict(
+    shapes=((1, 1, 1), (1, 2, 2), (2, 31, 2), (4, 150, 3), (5, 257, 10), (3, 300, 33)),
+    bench_shapes={"smoke": (4, 150, 3), "quick": (8, 512, 3), "full": (32, CAPACITY, 10)})
+
+operation("split", oracle=oracle, readout=readout, error_bound=error_bound, launch=launch, inputs=inputs, cost=cost,
+          **about)
+operation("split_weighted", ladder="split", inputs=weighted_inputs, oracle=partial(oracle, criterion=entropy),
+          readout=partial(readout, criterion=entropy), error_bound=partial(error_bound, criterion=entropy),
+          launch=partial(launch, criterion=entropy), cost=weighted_cost,
+          cost_differs="A logarithm is about ten operations, and missing values are tried on both sides.", **about)
