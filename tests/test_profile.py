@@ -129,6 +129,22 @@ def test_special_functions_are_counted():
 
 
 @cuda.jit
+def where_wanted(x, wanted, y):
+    i = cuda.grid(1)
+    for j in range(x.shape[1]):
+        value = math.exp(x[i, j])
+        y[i, j] = value * x[i, j] if wanted[i] >= 0 else float32(0)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 3])
+def test_what_is_needed_in_one_copy_of_a_loop_is_counted_there(rows):
+    """LLVM copies the loop for each value of the condition, and computes exp in one of them."""
+    wanted = np.where(np.arange(4) < rows, 1, -1).astype(np.int32)
+    c = counted(where_wanted, 1, 4, np.zeros((4, 50), np.float32), wanted, np.zeros((4, 50), np.float32))
+    assert c.operations.get("fp32 special", 0) == rows * 50
+
+
+@cuda.jit
 def long_loop(x, n):
     for i in range(n):
         x[0] += 1
@@ -169,6 +185,17 @@ def test_matmul_multiplies_and_adds_as_often_as_it_says(precision):
         c, = counts.launches
         assert c.operations[MATMULS[precision]] == size ** 3 and c.flops == 2 * size ** 3
         assert c.read == 2 * size ** 2 * p.storage.bytes and c.written == size ** 2 * p.storage.bytes
+
+
+@pytest.mark.parametrize("rung", [matmul.tiled, matmul.register_blocked], ids=str)
+def test_the_indices_of_an_unrolled_loop_cost_nothing(rung):
+    """At each round it would take four integer operations at least: an element's place in each tile, the count, and
+    the comparison that ends the loop."""
+    A, size = np.ones((64, 64), np.float32), 64
+    with profile() as counts:
+        matmul.launch(devices.get("emulator"), rung, PRECISIONS["fp32"], A, A)
+    c, = counts.launches
+    assert c.operations["integer"] < 4 * size ** 3
 
 
 def test_counts_depend_on_nothing_but_the_kernel():

@@ -327,40 +327,50 @@ _INTEGER = re.compile(r" = (?:add|sub|mul|shl|lshr|ashr|and|or|xor|[us]div|[us]r
 
 def operations(lines, rest, llvm, machine):
     """For each block of an instrumented body, {what: how often a thread does it there}: "fp32 fma", "fp16 add", ...,
-    "conversion", "integer"; a mean, where the compiler unrolled a loop.
+    "conversion", "integer".
 
     They are those of the body without its reports, as LLVM's optimiser leaves it, much as NVIDIA's compiler, which is
-    made of it, would: unrolled, without what is computed twice or for nothing. Its vectorisers are off.
+    made of it, would: without what is computed twice or for nothing. Its vectorisers are off.
+
+    Integer operations are counted where it may copy blocks, as it does to unroll loops, which takes most of those for
+    indices away: a mean over the copies. What else there is would be counted wrong there, as it also copies a loop for
+    each value of a condition, and one copy may do nothing; it is counted where each block stays one.
     """
     text = "\n".join(lines) + "\n}\n"
     same = dict(_NOTE.findall(text))
     text = re.sub(r"%emu\.safe\d+", lambda m: same.get(m[0], m[0]), _NOTE.sub("", text))
     text = _INDEX.sub(r"or i64 \1, 0", text)
     text = re.sub(r"^  call void @emu\.note\.wait\(.*\n", "", _ROUND.sub("or i1 false, false", text), flags=re.M)
-    # convergent, nomerge: it goes on standing at the head of its block, and is not copied into those that lead to it
-    text += ("declare void @emu.note.block(ptr, i32) convergent nomerge nounwind willreturn "
-             "memory(inaccessiblemem: readwrite)\n")
-    module = llvm.parse_assembly(_declared(text, rest))
+    text = _declared(text, rest)
+    copied, single = (_of_blocks(text, attributes, llvm, machine) for attributes in ("", "convergent nomerge"))
+    count = 1 + max((int(m[1]) for m in map(_BLOCK.match, lines) if m), default=-1)
+    return [{what: n for found, integers in ((copied, True), (single, False))
+             for what, n in found.get(i, {}).items() if (what == "integer") == integers} for i in range(count)]
+
+
+def _of_blocks(text, attributes, llvm, machine):
+    """{number of a block: {what: how often}} of a text, optimised; `attributes` are those of the blocks' reports.
+    convergent, nomerge: it goes on standing at the head of its block, and is not copied into those that lead to it."""
+    module = llvm.parse_assembly(f"{text}\ndeclare void @emu.note.block(ptr, i32) {attributes} nounwind willreturn "
+                                 "memory(inaccessiblemem: readwrite)\n")
     options = llvm.create_pipeline_tuning_options(speed_level=3)
     options.loop_vectorization = options.slp_vectorization = False
     llvm.create_pass_builder(machine, options).getModulePassManager().run(
         module, llvm.create_pass_builder(machine, options))
-    found, ahead = {}, Counter()
+    found, copies, ahead = {}, Counter(), Counter()
     current = ahead
     for line in str(module.get_function("emu.body")).splitlines():
         if _LABEL.match(line):
             ahead = current = Counter()               # what was moved into a block stands ahead of its report
         if m := _BLOCK.match(line):
             current = found.setdefault(int(m[1]), Counter())
-            current["copies"] += 1
+            copies[int(m[1])] += 1
             current.update(ahead)
             ahead = Counter()
         elif computed := operation(line):
             what, times = computed
             current[what] += times
-    count = 1 + max((int(m[1]) for m in map(_BLOCK.match, lines) if m), default=-1)
-    return [{what: n / copies["copies"] for what, n in copies.items() if what != "copies"}
-            for copies in (found.get(i, {}) for i in range(count))]
+    return {i: {what: n / copies[i] for what, n in counts.items()} for i, counts in found.items()}
 
 
 def _declared(text, rest):
