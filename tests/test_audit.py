@@ -9,6 +9,7 @@ import pytest
 from numba import cuda, types
 from numba.cuda.typing.typeof import Purpose, typeof
 
+import numprec
 from numprec.emulator import compile as compiler
 from numprec.harness import arithmetic, audit
 from numprec.kernels import operations
@@ -20,7 +21,8 @@ from numprec.precision import FORMATS, PRECISIONS
 OPERATIONS = operations()
 CASES = [(op, rung, p) for op in OPERATIONS.values() for rung in op.rungs for p in PRECISIONS.values()
          if rung.supports(p)]
-SOURCES = sorted(Path(inspect.getfile(matmul)).parent.glob("*.py"))
+PACKAGE = Path(numprec.__file__).parent
+SOURCES = sorted(path for part in ("kernels", "language") for path in (PACKAGE / part).rglob("*.py"))
 
 
 EXPECTED = {(kernel, p): table for table in ("COPIED", "SHARED", "BOTH")
@@ -138,7 +140,13 @@ def test_exceptions_name_what_exists():
     assert all(len(reason.split()) > 3 for reason in reasons)
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
+def test_every_kernel_is_looked_at():
+    kernels = {Path(inspect.getfile(launch.kernel.py_func)) for operation, rung, precision in CASES
+               if precision.name == "fp32" for launch in audit.launches(operation, rung, precision)}
+    assert kernels <= set(SOURCES)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
 def test_no_float_in_a_kernel_body(path):
     assert not audit.lint(path.read_text(encoding="utf-8"), path.name)
 
