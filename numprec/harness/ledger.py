@@ -91,9 +91,9 @@ def workers(**options):
 
 
 def sources():
-    """A hash of what is checked: the kernels, and the emulator that checks them."""
+    """A hash of what is checked: the kernels, what they are written in, and the emulator that checks them."""
     root, digest = Path(__file__).resolve().parents[1], hashlib.sha256()
-    for path in sorted(p for part in ("kernels", "emulator") for p in (root / part).rglob("*")
+    for path in sorted(p for part in ("kernels", "language", "emulator") for p in (root / part).rglob("*")
                        if p.suffix in (".py", ".ll")):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
