@@ -124,7 +124,9 @@ def _plot(arguments):
     p = Parser(prog="bench.py plot", description="Draws the figures of a run again; needs no GPU.")
     p.add_argument("run", help="its folder")
     folder = p.parse_args(arguments).run
-    from numprec.harness import commands, figures, store
+    from numprec.harness.record import store
+    from numprec.harness.run import commands
+    from numprec.harness.show import figures
     return commands.about(lambda: figures.draw(*reversed(store.read(folder)), folder))
 
 
@@ -132,7 +134,8 @@ def _report(arguments):
     p = Parser(prog="bench.py report", description="Writes a run as one HTML page, tables and figures in it.")
     p.add_argument("run", help="its folder")
     folder = p.parse_args(arguments).run
-    from numprec.harness import commands, report
+    from numprec.harness.run import commands
+    from numprec.harness.show import report
     return commands.about(lambda: [report.write(folder)])
 
 
@@ -143,7 +146,8 @@ def _compare(arguments):
     p.add_argument("before", metavar="A", help="folder of the run before")
     p.add_argument("after", metavar="B", help="folder of the run after")
     options = p.parse_args(arguments)
-    from numprec.harness import commands, compare
+    from numprec.harness.run import commands
+    from numprec.harness.show import compare
     return commands.about(lambda: compare.runs(options.before, options.after))
 
 
@@ -151,7 +155,8 @@ def _publish(arguments):
     p = Parser(prog="bench.py publish", description="Brings the tables and figures in README.md up to data/results/.")
     p.add_argument("--check", action="store_true", help="change nothing; exit 1 where they have drifted")
     options = p.parse_args(arguments)
-    from numprec.harness import commands, published
+    from numprec.harness.run import commands
+    from numprec.harness.show import published
     if options.check:
         return commands.about(lambda: ("\n".join(stale), 1) if (stale := published.stale(ROOT)) else ("", 0))
     return commands.about(lambda: published.update(ROOT))
@@ -169,7 +174,7 @@ def _sanitize(arguments):
     p.add_argument("--out", metavar="FILE", default=str(RUNS / "sanitize.jsonl"),
                    help="a line for each rung and precision; those that are there already are not done again")
     options = p.parse_args(arguments)
-    from numprec.harness import commands
+    from numprec.harness.run import commands
     return commands.sanitize(options)
 
 
@@ -184,7 +189,7 @@ def _profile(arguments):
     p.add_argument("--scale", choices=("smoke", "quick", "full"), default="smoke", help="size; default smoke")
     p.add_argument("--lines", action="store_true", help="also count line by line of the source")
     options = p.parse_args(arguments)
-    from numprec.harness import commands
+    from numprec.harness.run import commands
     return commands.profile(options)
 
 
@@ -197,15 +202,15 @@ def main(arguments=None):
     command = COMMANDS.get(arguments[0]) if arguments else None
     options = None if command else parser().parse_args(arguments)
     try:
-        import numprec    # noqa: F401
+        import numprec  # noqa: F401
     except ImportError as unusable:      # one sentence: macOS, or Numba's simulator
         sys.exit(f"bench.py: {unusable}")
     if command:
         return command(arguments[1:])
     if options.emulator:
-        from numprec.harness import emulation
+        from numprec.harness.proofs import emulation
         return emulation.benchmark()
-    from numprec.harness import commands, folders, run
+    from numprec.harness.run import commands, folders, run
     if options.clear_cache:
         return commands.clear_cache()
     if options.list:
@@ -224,7 +229,7 @@ def main(arguments=None):
 
 if __name__ == "__main__":
     try:
-        from numprec.harness.streams import guarded
+        from numprec.harness.record.streams import guarded
     except ImportError:    # numprec cannot run here, which main() tells
         sys.exit(main())
     sys.exit(guarded(main))

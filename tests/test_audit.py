@@ -11,7 +11,7 @@ from numba.cuda.typing.typeof import Purpose, typeof
 
 import numprec
 from numprec.emulator import compile as compiler
-from numprec.harness import arithmetic, audit
+from numprec.harness.measure import arithmetic, audit
 from numprec.kernels import operations
 from numprec.kernels.products import matmul
 from numprec.language.instructions import mul_rn

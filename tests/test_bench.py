@@ -13,7 +13,10 @@ import pytest
 from numba import cuda
 
 from numprec import kernels
-from numprec.harness import cases, executors, folders, outcomes, run, store
+from numprec.harness.judge import outcomes
+from numprec.harness.measure import cases
+from numprec.harness.record import store
+from numprec.harness.run import executors, folders, run
 from numprec.language import ladder
 from numprec.precision import PRECISIONS
 

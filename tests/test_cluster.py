@@ -11,9 +11,11 @@ from numba import cuda
 
 distributed = pytest.importorskip("distributed", reason="the extra cluster is not installed")
 
-from numprec.harness import cases, cluster, store    # noqa: E402
-from numprec.harness.timing import Effort    # noqa: E402
-from numprec.precision import precision_named    # noqa: E402
+from numprec.harness.measure import cases  # noqa: E402
+from numprec.harness.measure.timing import Effort  # noqa: E402
+from numprec.harness.record import store  # noqa: E402
+from numprec.harness.run import cluster  # noqa: E402
+from numprec.precision import precision_named  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 PRECISIONS = tuple(map(precision_named, ("fp64", "fp32")))
@@ -26,7 +28,7 @@ class Doomed(cases.TrainingCell):
 
     @property
     def kind(self):
-        if "numprec.harness.worker" in sys.argv[0].replace(os.sep, ".") and self.seed:
+        if "numprec.harness.run.worker" in sys.argv[0].replace(os.sep, ".") and self.seed:
             if self.seed == 3:
                 os._exit(5)
             mark = Path(os.environ["NUMPREC_TEST_FOLDER"]) / str(self.seed)

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from rows import environment, kernel_row, runs
 
-from numprec.harness import compare, store
+from numprec.harness.record import store
+from numprec.harness.show import compare
 
 RNG = np.random.default_rng(1)
 STEADY = (1e-3 * RNG.normal(1, 0.001, 12)).tolist()

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import pytest
 
 from numprec import device as devices
-from numprec.harness import profiling
+from numprec.harness.measure import profiling
 from numprec.kernels import operations
 from numprec.precision import PRECISIONS
 

@@ -11,8 +11,9 @@ from numba import cuda
 
 from numprec import device as devices
 from numprec import kernels
-from numprec.harness import cases, exits, telemetry, timing
-from numprec.harness.worker import Worker
+from numprec.harness.measure import cases, timing
+from numprec.harness.record import exits, telemetry
+from numprec.harness.run.worker import Worker
 from numprec.precision import precision_named
 
 if "FAKEGPU_LIB" not in os.environ:

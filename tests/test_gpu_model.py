@@ -4,8 +4,8 @@ import pytest
 
 from numprec import device as devices
 from numprec.emulator import profile
-from numprec.harness import audit, gpu_model
-from numprec.harness.machine_code import Resources, occupancy, resources
+from numprec.harness.measure import audit, gpu_model
+from numprec.harness.measure.machine_code import Resources, occupancy, resources
 from numprec.kernels import operations
 from numprec.kernels.products import matmul
 from numprec.precision import PRECISIONS

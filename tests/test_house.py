@@ -27,7 +27,7 @@ ARROWS = {
     "harness": {"precision", "language", "kernels", "device", "emulator", "models", "datasets", "__init__"},
     "bench": {"harness", "__init__"},
 }
-FIGURES = "numprec/harness/figures/"
+FIGURES = "numprec/harness/show/figures/"
 
 
 def imports(path, package):
@@ -69,10 +69,10 @@ def test_the_arrows_are_seen(tmp_path):
     """The check above sees each spelling of an import, also inside a function."""
     file = tmp_path / "f.py"
     file.write_text("def f():\n    from ..models import linear\n"
-                    "from numprec import device\nimport numprec.harness.store\n"
+                    "from numprec import device\nimport numprec.harness.record.store\n"
                     "from . import x\n")
     assert list(imports(file, "numprec.kernels")) == [
-        "numprec.device", "numprec.harness.store", "numprec.kernels.x", "numprec.models.linear"]
+        "numprec.device", "numprec.harness.record.store", "numprec.kernels.x", "numprec.models.linear"]
     assert part_of("numprec.device") == "device" and part_of("numprec.LinearRegression") == "__init__"
 
 

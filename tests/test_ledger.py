@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from numprec.harness import exits, ledger
+from numprec.harness.record import exits, ledger
 
 KEY, FACTS = ("name", "number"), {"sources": "a", "seeds": 3}
 

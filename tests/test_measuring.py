@@ -14,8 +14,10 @@ from numba import cuda
 
 from numprec import device as devices
 from numprec import kernels
-from numprec.harness import (cases, environment, fits, launches, outcomes, peaks, peers, problems, rows, store, sweep,
-                             telemetry, timing)
+from numprec.harness.judge import outcomes
+from numprec.harness.measure import cases, fits, launches, peaks, peers, problems, timing
+from numprec.harness.record import environment, rows, store, telemetry
+from numprec.harness.run import sweep
 from numprec.language import ladder
 from numprec.precision import precision_named
 

@@ -4,8 +4,8 @@ import json
 import pytest
 from scipy.stats import binomtest
 
-from numprec.harness import proofs
-from numprec.harness.proofs import Proof
+from numprec.harness.proofs import trainings
+from numprec.harness.proofs.trainings import Proof
 
 
 @pytest.fixture
@@ -13,12 +13,12 @@ def command(tmp_path, monkeypatch):
     """Runs a command line with one more proof, "small"; returns the exit code and the rows that are in the file."""
     small = Proof("MLPClassifier", "digits", dict(hidden_layer_sizes=(16,), batch_size=64, max_iter=2,
                                                   learning_rate_init=0.1), accuracy=0.5)
-    monkeypatch.setitem(proofs.PROOFS, "small", small)
-    monkeypatch.setitem(proofs.PROOFS, "hopeless", Proof(small.model, "digits", small.parameters, accuracy=1.1))
+    monkeypatch.setitem(trainings.PROOFS, "small", small)
+    monkeypatch.setitem(trainings.PROOFS, "hopeless", Proof(small.model, "digits", small.parameters, accuracy=1.1))
     path = tmp_path / "results" / "proofs.jsonl"
 
     def run(*arguments):
-        code = proofs.main([*arguments, "--out", str(path)])
+        code = trainings.main([*arguments, "--out", str(path)])
         return code, [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     return run
 
@@ -26,7 +26,7 @@ def command(tmp_path, monkeypatch):
 def test_rows(command, capsys):
     """One for each seed and precision, added to those of earlier runs."""
     code, rows = command("small", "--precision", "fp32,mixed_fp16", "--seeds", "2")
-    assert code == proofs.REACHED and capsys.readouterr().out.count("reached") == 4
+    assert code == trainings.REACHED and capsys.readouterr().out.count("reached") == 4
     assert [(row["precision"], row["seed"]) for row in rows] == [
         ("fp32", 0), ("mixed_fp16", 0), ("fp32", 1), ("mixed_fp16", 1)]
     for row in rows:
@@ -43,48 +43,49 @@ def test_rows(command, capsys):
 def test_a_figure_that_is_not_reached(command, capsys):
     """The row is written all the same. Of sums in half precision nothing is demanded."""
     code, (row,) = command("hopeless")
-    assert code == proofs.MISSED and row["missed"][0].startswith("accuracy 0.") and "< 1.1" in capsys.readouterr().out
-    assert command("hopeless", "--precision", "fp16")[0] == proofs.REACHED
+    assert code == trainings.MISSED and row["missed"][0].startswith("accuracy 0.")
+    assert "< 1.1" in capsys.readouterr().out
+    assert command("hopeless", "--precision", "fp16")[0] == trainings.REACHED
     assert "nothing is demanded" in capsys.readouterr().out
 
 
 def test_an_interruption_leaves_what_was_finished(command, monkeypatch, capsys):
     command("small")
-    fit = proofs._fit
+    fit = trainings._fit
 
     def interrupted(model, X, y, **options):
         if options:
             raise KeyboardInterrupt
         return fit(model, X, y, **options)
-    monkeypatch.setattr(proofs, "_fit", interrupted)
+    monkeypatch.setattr(trainings, "_fit", interrupted)
     code, rows = command("small")
-    assert code == proofs.INTERRUPTED and len(rows) == 1 and "interrupted" in capsys.readouterr().err
+    assert code == trainings.INTERRUPTED and len(rows) == 1 and "interrupted" in capsys.readouterr().err
 
 
 def test_a_line_that_was_cut_off_spoils_no_other(tmp_path):
     path = tmp_path / "rows.jsonl"
-    proofs.append(path, {"a": 1})
+    trainings.append(path, {"a": 1})
     with open(path, "ab") as file:
         file.write(b'{"a": ')
-    proofs.append(path, {"a": float("inf")})
+    trainings.append(path, {"a": float("inf")})
     assert path.read_text().splitlines() == ['{"a": 1}', '{"a": ', '{"a": "inf"}']
 
 
 @pytest.mark.parametrize("arguments, says", [
     (["cmn"], "Did you mean 'cnn'"), (["small", "--precision", "fp17"], "Did you mean 'fp16'")])
 def test_usage(command, capsys, arguments, says):
-    assert command(*arguments) == (proofs.USAGE, []) and says in capsys.readouterr().err
+    assert command(*arguments) == (trainings.USAGE, []) and says in capsys.readouterr().err
 
 
 def test_without_the_data(command, monkeypatch, capsys):
     """No stand-in: a proof is about the data that it names."""
     def unavailable(name):
-        raise proofs.datasets.DataUnavailable("put it there")
-    monkeypatch.setattr(proofs.datasets, "load", unavailable)
-    assert command("small") == (proofs.USAGE, []) and "put it there" in capsys.readouterr().err
+        raise trainings.datasets.DataUnavailable("put it there")
+    monkeypatch.setattr(trainings.datasets, "load", unavailable)
+    assert command("small") == (trainings.USAGE, []) and "put it there" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("right, n", [(0, 10), (10, 10), (312, 2000), (8312, 10000)])
 def test_interval(right, n):
     expected = binomtest(right, n).proportion_ci(method="wilson")
-    assert proofs.wilson(right, n) == pytest.approx((expected.low, expected.high), abs=1e-12)
+    assert trainings.wilson(right, n) == pytest.approx((expected.low, expected.high), abs=1e-12)

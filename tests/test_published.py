@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 import rows as fabricated
 
-from numprec.harness import published, store, summary, verdicts
+from numprec.harness.judge import verdicts
+from numprec.harness.record import store
+from numprec.harness.show import published, summary
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -7,8 +7,10 @@ from html.parser import HTMLParser
 import pytest
 import rows as fabricated
 
-from numprec.harness import report, store, summary, verdicts
-from numprec.harness.tables import of_kernels, of_training
+from numprec.harness.judge import verdicts
+from numprec.harness.record import store
+from numprec.harness.show import report, summary
+from numprec.harness.show.tables import of_kernels, of_training
 
 VOID = {"meta", "img", "br"}
 HOSTILE = 'no <script>alert("&")</script> here'

@@ -13,9 +13,12 @@ from types import SimpleNamespace
 import pytest
 import rows as fabricated
 
-from numprec.harness import cases, executors, exits, folders, kills, planning, precompile, progress, run, store, streams
-from numprec.harness.timing import Effort
-from numprec.harness.worker import Worker
+from numprec.harness.measure import cases
+from numprec.harness.measure.timing import Effort
+from numprec.harness.proofs import kills
+from numprec.harness.record import exits, store, streams
+from numprec.harness.run import executors, folders, planning, precompile, progress, run
+from numprec.harness.run.worker import Worker
 from numprec.precision import precision_named
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -260,7 +263,7 @@ class Fabricating(executors.InProcess):
     """Makes up the rows of cells."""
 
     def results(self, cells):
-        from numprec.harness import rows
+        from numprec.harness.record import rows
         for each in cells:
             yield each, [rows.failed(each, p, "made up") for p in each.precisions], 0.5
 

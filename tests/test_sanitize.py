@@ -336,6 +336,6 @@ SAMPLE = [("sum", "shuffle"), ("matmul", "register_blocked"), ("cross_entropy", 
 @pytest.mark.parametrize("operation, rung", SAMPLE, ids="/".join)
 def test_rungs_of_the_textbook(operation, rung):
     """`bench.py sanitize` looks at all of them, in every precision and in twenty orders."""
-    from numprec.harness import sanitizing
+    from numprec.harness.measure import sanitizing
     assert sanitizing.findings(operations()[operation], operations()[operation].rung(rung), PRECISIONS["fp32"],
                                seeds=2) == []

@@ -7,7 +7,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from numprec.harness import statistics, timing
+from numprec.harness.judge import statistics
+from numprec.harness.measure import timing
 
 pytestmark = pytest.mark.filterwarnings("error")
 

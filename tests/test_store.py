@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import rows
 
-from numprec.harness import rows as measured
-from numprec.harness import schema, store, tables
+from numprec.harness.record import rows as measured
+from numprec.harness.record import schema, store
+from numprec.harness.show import tables
 
 
 def cell(name, *precisions):
@@ -318,7 +319,7 @@ def test_an_environment_where_there_is_none(folder, tmp_path):
 
 
 def test_a_second_process_is_kept_out(folder):
-    script = ("import sys\nfrom numprec.harness import store\n"
+    script = ("import sys\nfrom numprec.harness.record import store\n"
               "try:\n    store.Store(sys.argv[1], resume=True)\nexcept store.Unusable as error:\n    print(error)")
 
     def other():

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from numprec.harness import exits, streams
+from numprec.harness.record import exits, streams
 
 ROOT = Path(__file__).resolve().parents[1]
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="Windows has neither these signals nor /dev/full")
 MAIN = """
     import os, signal, sys, time
     from pathlib import Path
-    from numprec.harness.streams import guarded
+    from numprec.harness.record.streams import guarded
 
     def main():
         print("x" * 100_000, "ü", flush=True)
@@ -94,7 +94,7 @@ def test_a_path_on_another_drive_is_typed_as_it_is(monkeypatch):
 
 
 def test_signals_have_the_shells_codes():
-    from numprec.harness.streams import Stopped, code_of, how
+    from numprec.harness.record.streams import Stopped, code_of, how
     assert (code_of(KeyboardInterrupt()), how(KeyboardInterrupt())) == (130, "interrupted")
     assert (code_of(Stopped(signal.SIGTERM)), how(Stopped(signal.SIGTERM))) == (143, "ended by SIGTERM")
 

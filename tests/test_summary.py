@@ -1,7 +1,7 @@
 """A run in three small tables: known rows give known cells, and what is not known is not filled in."""
 import rows as fabricated
 
-from numprec.harness import summary
+from numprec.harness.show import summary
 
 
 def lines(table):

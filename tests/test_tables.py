@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from rows import environment, failed, kernel_row, network_row, peer_row, runs, training_row
 
-from numprec.harness import roofline, statistics, tables
-from numprec.harness.tables import layout, of_kernels, of_training
+from numprec.harness.judge import statistics
+from numprec.harness.show import roofline, tables
+from numprec.harness.show.tables import layout, of_kernels, of_training
 
 EMULATOR, GPU = environment(emulator=True), environment()
 KNOWN = {"schema_version", "kind", "cell", "precision", "roles", "status", "reason", "device", "operation", "rung",

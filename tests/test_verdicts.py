@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rows import environment, kernel_row, network_row, runs, training_row
 
-from numprec.harness import outcomes, verdicts, wording
+from numprec.harness.judge import outcomes, verdicts
+from numprec.harness.record import wording
 
 GPU, EMULATOR = environment(), environment(emulator=True)
 BASE = np.array([0.50, 0.45, 0.55, 0.48, 0.52, 0.51, 0.47, 0.53])

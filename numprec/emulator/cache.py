@@ -40,7 +40,7 @@ _USED = 86400                  # seconds by which the time of an entry's last us
 
 _ENTRY = re.compile(r"[0-9a-f]{64}")
 _TEMPORARY = re.compile(r"(?:[0-9a-f]{64}|compiled\.json)\.\w+\.part")
-_NOTE = "compiled.json"        # numprec.harness.precompile writes it
+_NOTE = "compiled.json"        # numprec.harness.run.precompile writes it
 
 _stored = 0
 _refused = set()

@@ -1,0 +1,150 @@
+"""Plants bugs in the textbook's kernels and shows which of them the sanitizer finds.
+
+    python -m numprec.harness.proofs.planted --out data/results/planted.jsonl
+
+A bug is a change of one line of a chapter, of one of four kinds:
+
+    barrier     a syncthreads or syncwarp is left out                   -> a race, or a value that nobody wrote
+    store       a store to shared memory is left out                    -> a value that nobody wrote
+    bound       a "<" that keeps an index within its array becomes "<=" -> an access outside of it
+    endless     a counter of a loop no longer moves                     -> a loop that runs for ever
+
+Every barrier is left out once; of the other kinds, up to two in each chapter. A process with the changed chapter runs
+the operations that it serves, on small shapes and in a few orders of threads, until something is found. A line of JSON
+for each bug says what. A bug that is not found stays in the list: some barriers are there for the reader, or for a
+shape that is not among the small ones.
+"""
+import argparse
+import importlib
+import re
+import sys
+from collections import Counter
+from concurrent.futures import as_completed
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from typing import NamedTuple
+
+from numprec import kernels
+from numprec.harness.record import ledger, streams
+from numprec.harness.record.exits import Refused
+
+PRECISION, SEEDS, EACH = "fp32", 3, 2
+ROUNDS = 10 ** 6                 # of loops, before a launch counts as endless
+
+# a chapter that holds device functions: the operations that call them
+SERVES = {"implicit": ("conv", "conv_weight_gradient", "conv_input_gradient"), "smo_step": ("smo", "smo_fit"),
+          "impurity": ("split",), "philox": ("uniform", "permutation")}
+
+KINDS = {
+    "barrier": (re.compile(r"^(\s+)cuda\.sync(?:threads|warp)\(\)"), r"\1pass"),
+    "store": (re.compile(r"^(\s+)\w+_s\[[^\]]*\] = (?!.*\bif\b).*"), r"\1pass"),
+    "bound": (re.compile(r"^(\s+if (?:\w+|cuda\.grid\(1\)) )<( (?:n|N|M|\w+\.size|\w+\.shape\[\d\]):?.*)"), r"\1<=\2"),
+    "endless": (re.compile(r"^(\s+)(?:half|distance|step|apart) (?://|\*|>>|<<)= \w+"), r"\1pass"),
+}
+
+
+class Bug(NamedTuple):
+    chapter: str
+    line: int
+    kind: str
+    text: str
+
+
+def bugs():
+    """All that are planted, in the order of chapters and lines."""
+    found = []
+    for chapter in kernels.chapters():
+        lines, count = _source(chapter).splitlines(), Counter()
+        for number, line in enumerate(lines, 1):
+            for kind, (pattern, _) in KINDS.items():
+                if pattern.match(line) and (kind == "barrier" or count[kind] < EACH):
+                    count[kind] += 1
+                    found.append(Bug(chapter, number, kind, line.strip()))
+    return found
+
+
+def _file(chapter):
+    return Path(kernels.__file__).parents[2] / (kernels.chapters()[chapter].replace(".", "/") + ".py")
+
+
+def _source(chapter):
+    return _file(chapter).read_text(encoding="utf-8")
+
+
+class _Changed:
+    """Finds one module of the package in its changed form."""
+
+    def __init__(self, chapter, source):
+        self.name, self.file, self.source = kernels.chapters()[chapter], str(_file(chapter)), source
+
+    def find_spec(self, name, path=None, target=None):
+        return ModuleSpec(name, self, origin=self.file) if name == self.name else None
+
+    def create_module(self, spec):
+        return None
+
+    def exec_module(self, module):
+        module.__file__ = self.file
+        exec(compile(self.source, self.file, "exec"), module.__dict__)
+
+
+def plant(bug):
+    """Changes the chapter for this process, which must not have imported it."""
+    pattern, change = KINDS[bug.kind]
+    lines = _source(bug.chapter).splitlines()
+    lines[bug.line - 1] = pattern.sub(change, lines[bug.line - 1], count=1)
+    assert kernels.chapters()[bug.chapter] not in sys.modules
+    sys.meta_path.insert(0, _Changed(bug.chapter, "\n".join(lines) + "\n"))
+    importlib.import_module(kernels.chapters()[bug.chapter])
+
+
+def look_for(bug):
+    """The first finding of the sanitizer in a kernel with the bug, or None."""
+    plant(bug)
+    from numprec.harness.measure import sanitizing
+    from numprec.precision import PRECISIONS
+    known = kernels.operations()
+    names = SERVES.get(bug.chapter) or [n for n, o in known.items() if o.ladder in (None, n) and any(
+        r.chapter == bug.chapter for r in o.rungs)]
+    assert names, f"no operation runs the kernels of {bug.chapter}"
+    for operation in (known[name] for name in names):
+        for rung in operation.rungs:
+            if rung.supports(PRECISIONS[PRECISION]) and (rung.chapter == bug.chapter or bug.chapter in SERVES):
+                found = sanitizing.findings(operation, rung, PRECISIONS[PRECISION], SEEDS, rounds=ROUNDS, first=True)
+                if found:
+                    return found[0]
+    return None
+
+
+def _look_for_all(todo, out):
+    """{bug: its row} of those in the file `out`, once all of `todo` are there."""
+    facts = {"sources": ledger.sources(), "seeds": SEEDS}
+    with ledger.Ledger(out, Bug._fields, facts) as done, ledger.workers(max_tasks_per_child=1) as pool:
+        left = {pool.submit(look_for, bug): bug for bug in todo if bug not in done.rows}
+        for future in as_completed(left):
+            bug, found = left[future], future.result()
+            done.add(bug._asdict() | {"found": found})
+            print(f"{bug.kind} {bug.chapter}.py:{bug.line}: {found or 'NOT FOUND'}", flush=True)
+    return done.rows
+
+
+def main(arguments=None):
+    p = argparse.ArgumentParser(prog="python -m numprec.harness.proofs.planted", description=__doc__.splitlines()[0])
+    p.add_argument("--out", default="runs/planted.jsonl",
+                   help="a line for each bug; one that has its line, made from the same sources, is not planted again")
+    p.add_argument("--chapter", help="only in this one")
+    options = p.parse_args(arguments)
+    todo = [b for b in bugs() if options.chapter in (None, b.chapter)]
+    try:
+        done = _look_for_all(todo, options.out)
+    except Refused as refused:
+        print(f"{p.prog}: {refused}", file=sys.stderr)
+        return refused.code
+    for kind in KINDS:
+        results = [done[b]["found"] for b in todo if b.kind == kind]
+        print(f"{kind}: {sum(r is not None for r in results)} of {len(results)} found")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(streams.guarded(main))

@@ -1,0 +1,1 @@
+"""What a run leaves behind: rows, their schema, the files that hold them, and what they were measured on."""

@@ -1,0 +1,1 @@
+"""Runs cells: which, in what order, in which processes, on which machines."""

@@ -1,0 +1,143 @@
+"""The folder of a run: a new one, or one that is gone on with; and what its env.json says."""
+import itertools
+import os
+import re
+import sys
+from datetime import datetime, timezone
+from pathlib import Path
+
+from numprec.harness.record import environment, store
+from numprec.harness.record.exits import Refused
+
+PEAKS = {True: 0.5, False: 2.0}    # seconds to measure them in; the emulator's are a CPU's, and judge nothing
+
+
+def opened(folder, options, scale, device):
+    """The store, at the end of the run that is there if it is one of the same kind."""
+    try:
+        before = None if options.fresh else store.environment_of(folder)
+        if before is not None:
+            _same(folder, before, options, scale, device)
+        return store.Store(folder, resume=before is not None, fresh=options.fresh, files=_made(Path(folder)))
+    except store.Unusable as error:
+        raise Refused(error) from None
+    except OSError as error:
+        raise Refused(f"cannot write results: {error}") from None
+
+
+def new(root):
+    """A new folder below `root`, called by the time. Another run may have begun in the same second, or the clock been
+    set back."""
+    name = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
+    for number in itertools.count(1):
+        folder = Path(root) / (name if number == 1 else f"{name}-{number}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            if not os.path.lexists(folder):    # it is `root` that is in the way
+                raise Refused(f"cannot write results: {root} is no folder") from None
+            continue
+        except OSError as error:
+            raise Refused(f"cannot write results: {error}") from None
+        return folder
+
+
+def _made(folder):
+    """Names of the tables and figures in a folder."""
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    found = [name for name in names if name in ("tables.md", "kernels.csv", "training.csv")]
+    pictures = [name for name in names if name.endswith((".png", ".svg"))]
+    if pictures:
+        from numprec.harness.show import figures
+        pattern = re.compile(rf"({'|'.join(figures.FIGURES)})(_\d+)?\.(png|svg)")
+        found += filter(pattern.fullmatch, pictures)
+    return found
+
+
+def done(options):
+    """Pairs of cell key and precision that the run in --out has finished."""
+    if options.fresh or not options.out:
+        return set()
+    try:
+        if store.environment_of(options.out) is None:
+            return set()
+        return store.finished(options.out, tell=lambda problem: None)
+    except OSError:      # which is told of when the folder is opened
+        return set()
+
+
+def _same(folder, before, options, scale, device):
+    had = {"device": before["device"], "scale": before["scale"], "grow": before.get("options", {}).get("grow")}
+    has = {"device": device.name, "scale": scale.name, "grow": list(options.grow)}
+    for what in has:
+        if had[what] != has[what]:
+            raise Refused(f"{folder} holds a run with {what} {had[what]}, and this one has {what} {has[what]}: name "
+                          "another folder with --out, or discard that run with --fresh")
+
+
+def environment_for(results, runs, precisions, scale, command, options):
+    """What env.json is going to hold. A resumed run keeps what the first one found out about the device."""
+    facts = runs.call(environment.collect, precisions=precisions, scale=scale.name, command=command)
+    before = store.environment_of(results.folder) if results.rows else None
+    if before is None:
+        facts["peaks"] = _peaks(runs)
+        facts["options"] = {"scale": scale.name, "grow": list(options.grow), "seeds": options.seeds,
+                            "precision": options.precision, "model": options.model, "operation": options.operation,
+                            "compare": options.compare, "budget": options.budget, "arguments": options.arguments}
+        return facts
+    if (before["git_commit"], before["git_dirty"]) != (facts["git_commit"], facts["git_dirty"]):
+        print(f"bench.py: warning: the results so far are of commit {_commit(before)}, those to come of "
+              f"{_commit(facts)}", file=sys.stderr)
+    again = {key: facts[key] for key in ("time", "command", "git_commit", "git_dirty")}
+    for name, had, has in (("CPU", before["cpu"], facts["cpu"]),
+                           ("driver", *((each.get("gpu") or {}).get("driver") for each in (before, facts)))):
+        if had != has:
+            again[name.lower()] = has or "unknown"
+            print(f"bench.py: warning: the results so far are of {name} {had or 'unknown'}, those to come of "
+                  f"{has or 'unknown'}", file=sys.stderr)
+    return {**before, "precisions": {**before["precisions"], **facts["precisions"]},
+            "resumed": [*before.get("resumed", ()), again]}
+
+
+def _commit(facts):
+    return f"{(facts['git_commit'] or 'unknown')[:12]}" + (" with changes" if facts["git_dirty"] else "")
+
+
+def _peaks(runs):
+    """Ceilings of the device, or None where they could not be measured: no result depends on them."""
+    try:
+        from numprec.harness.measure import peaks
+        return runs.call(peaks.measure, seconds=PEAKS[runs.device.is_emulator])
+    except Exception as error:
+        print(f"bench.py: warning: no peaks were measured: {error}", file=sys.stderr)
+        return None
+
+
+def to_resume(options, root):
+    """(folder, command line) of the run that --resume means: that in --out, or the latest unfinished one."""
+    if options.fresh:
+        raise Refused("--resume goes on with a run, and --fresh discards it: choose one")
+    folder = Path(options.out) if options.out else _unfinished(root)
+    if folder is None:
+        raise Refused(f"there is no unfinished run under {root}")
+    try:
+        facts = store.environment_of(folder)
+    except store.Unusable as error:
+        raise Refused(error) from None
+    except OSError as error:
+        raise Refused(f"cannot read a run: {error}") from None
+    if facts is None or "arguments" not in facts.get("options", {}):
+        raise Refused(f"{folder} holds no run that could be resumed")
+    return folder, facts["options"]["arguments"]
+
+
+def _unfinished(root):
+    """The latest folder below `root` with a run that has results missing, or None."""
+    for folder in sorted(Path(root).glob("*/"), reverse=True):
+        try:
+            facts, rows = store.read(folder, tell=lambda problem: None)
+        except OSError:
+            continue
+        if sum(map(store.final, rows)) < facts.get("results", 0):
+            return folder
+    return None
