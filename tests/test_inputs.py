@@ -287,3 +287,18 @@ def test_warnings_point_at_the_users_line():
         scope["outer"]()
         scope["Deep"]().fit()
     assert [(w.filename, w.lineno) for w in said] == [(__file__, here + 1), (__file__, here + 2)]
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("unit", [2.0 ** 1023, 2.0 ** -1000])
+def test_weights_of_a_score_have_any_unit(unit):
+    weights = np.array([1, 0.5, 0, 1, 1.75, 1])
+    for model in MODELS:
+        model = model.__class__(**model.get_params())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            model.fit(X0, Y0)
+        assert model.score(X0, Y0, weights * unit) == model.score(X0, Y0, weights)
+        for bad, words in ((-weights, "Negative"), (0 * weights, "non-zero"), (weights * np.nan, "NaN")):
+            with pytest.raises(ValueError, match=words):
+                model.score(X0, Y0, bad)

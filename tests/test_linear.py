@@ -10,7 +10,7 @@ from sklearn import linear_model
 from sklearn.base import clone
 from sklearn.datasets import load_diabetes
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
-from sklearn.metrics import mean_squared_error
+from sklearn.metrics import mean_squared_error, r2_score
 from sklearn.model_selection import GridSearchCV, train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -609,3 +609,28 @@ def test_a_second_solution_finds_room(monkeypatch, solver):
 def test_every_ending_has_a_name():
     assert set(base.STOP_REASONS) == {"converged", "max_iter", "stalled", "breakdown", "rank_deficient", "overflow",
                                       "interrupted"}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("unit, weight", [(2.0 ** -990, 1), (2.0 ** -600, 1), (2.0 ** 1015, 1), (1, 2.0 ** 1020),
+                                          (1, 2.0 ** -1000), (2.0 ** 1015, 2.0 ** 1020)])
+def test_r2_knows_no_units(unit, weight):
+    """Squares and sums in the units of the data would leave the range of float64, to NaN or to a perfect 1."""
+    rng = np.random.default_rng(3)
+    X, Y, w = rng.normal(size=(40, 3)), rng.normal(size=(40, 2)), rng.random(40) * (rng.random(40) < 0.7)
+    units = np.array([1, unit])
+    expected, model = (LinearRegression("fp64").fit(X, targets, w) for targets in (Y, Y * units))
+    assert model.score(X, Y * units, w * weight) == expected.score(X, Y, w)
+    assert abs(model.score(X, Y * units) - r2_score(Y, expected.predict(X))) < 1e-12
+
+
+@pytest.mark.filterwarnings("error")
+def test_r2_of_predictions_that_are_far_off():
+    X = np.array([[1.0], [2], [4]])
+    model = LinearRegression("fp64").fit(X, X[:, 0] * 1e200)
+    assert model.score(X, np.array([1.0, 0, 1])) == -np.inf
+    assert model.score(X, np.zeros(3)) == 0         # as scikit-learn's, where y has no variance
+    for y, words in ((np.ones((3, 2)), "different number of output"), (np.ones(2), "inconsistent numbers"),
+                     (["a", "b", "c"], "holds <U1"), ([1, 2, np.nan], "contains NaN"), (7, "Expected 1D array")):
+        with pytest.raises(ValueError, match=words):
+            model.score(X, y)

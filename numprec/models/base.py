@@ -44,8 +44,12 @@ class Scored:
 
     def score(self, X, y, sample_weight=None):
         """scikit-learn's score of the predictions for X, in float64: the accuracy of a classifier, R2 of a regression.
-        X, y and sample_weight may lie in the memory of a GPU."""
-        X, y, sample_weight = map(self._on_host, (X, y, sample_weight))
+        X, y and sample_weight may lie in the memory of a GPU. Weights may have any unit. Raises ValueError or TypeError
+        for what cannot be scored."""
+        X, y = map(self._on_host, (X, y))
+        if sample_weight is not None:
+            sample_weight = self._checked_weights(sample_weight, X)
+            sample_weight = np.ldexp(sample_weight, -exponents(sample_weight))    # their sum stays in range
         return super().score(X, y, sample_weight)
 
 
@@ -90,6 +94,11 @@ class Estimator(BaseEstimator):
         check_classification_targets(y)
         validate_data(self, given, skip_check_array=True)
         return _finite(self._as_numbers(X), "X", self._allows_nan), y
+
+    def _checked_targets(self, y):
+        """y, to be compared with predictions, as a float64 array."""
+        with np.errstate(over="ignore"):    # of a wider format, found infinite afterwards
+            return _finite(_numbers(self._on_host(y), "y", 1).astype(np.float64), "y")
 
     def _checked_for_predict(self, X):
         """X as a C-ordered float64 array, with the features that the estimator was fitted to."""
@@ -205,6 +214,11 @@ def shown(value):
 
 
 # ---- data
+
+def exponents(values):
+    """Of the powers of two above the largest number of each column, or of a vector."""
+    return np.frexp(np.max(np.abs(values), axis=0))[1]
+
 
 def _array(values, name, least):
     """numpy.asarray(values), in which an entry that a mask hides is NaN. ValueError or TypeError, in one sentence, for

@@ -2,14 +2,15 @@
 import numpy as np
 from scipy.linalg import LinAlgWarning
 from sklearn.base import MultiOutputMixin, RegressorMixin
-from sklearn.utils.validation import check_is_fitted
+from sklearn.metrics import r2_score
+from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
 from numprec.kernels import operations
 from numprec.kernels.equations import least_squares
 from numprec.kernels.equations.gram import MEAN, SCALE, SHIFT
 from numprec.kernels.equations.least_squares import BROKEN, CONVERGED, ENDED, ITERATIONS, RANK
-from numprec.models.base import (BOOLEAN, Estimator, Scored, check_memory, check_parameters, check_range, is_real,
-                                 is_whole, warn)
+from numprec.models.base import (BOOLEAN, Estimator, Scored, check_memory, check_parameters, check_range,
+                                 exponents, is_real, is_whole, warn)
 from numprec.precision import FORMATS, cheapest
 
 SOLVERS = ("auto", "cholesky", "qr", "refine")
@@ -133,11 +134,25 @@ class LinearRegression(Scored, MultiOutputMixin, RegressorMixin, Estimator):
         return predicted
 
     def score(self, X, y, sample_weight=None):
-        """R2, in float64; NaN after a fit without a result."""
+        """R2, in float64; NaN after a fit without a result. y and sample_weight may have any unit. Raises ValueError or
+        TypeError for what cannot be scored."""
         predicted = self.predict(X)
         if not np.isfinite(predicted).all():
             return float("nan")
-        return super().score(X, y, sample_weight)
+        y = self._checked_targets(y)
+        check_consistent_length(predicted, y)
+        if sample_weight is not None:
+            sample_weight = self._checked_weights(sample_weight, predicted)
+            kept = sample_weight > 0
+            predicted, y, sample_weight = predicted[kept], y[kept], sample_weight[kept]
+            sample_weight = np.ldexp(sample_weight, -exponents(sample_weight))
+        with np.errstate(over="ignore"):    # of predictions so wrong that R2 is -inf
+            if y.size == predicted.size:
+                # squares of the units themselves may leave the range of float64
+                y = y.reshape(predicted.shape)
+                unit = np.where(y.any(axis=0), exponents(y), exponents(predicted))
+                y, predicted = np.ldexp(y, -unit), np.nan_to_num(np.ldexp(predicted, -unit))
+            return r2_score(y, predicted, sample_weight=sample_weight)
 
     def _report(self, result, precision, broke):
         """stop_reason_ and warnings."""

@@ -284,9 +284,10 @@ class Training:
         gradients = counts[:, ROWS].size * self.network.size
         with np.errstate(all="ignore"):
             smallest, largest = (numbers[:, i] / numbers[:, SCALED] for i in (SMALLEST, LARGEST))
+            loss = float(np.sum(numbers[:, LOSS] * rows) / rows.sum())
         return {
             "epoch": int(state[EPOCH]), "step": int(state[STEP]), "updates": int(state[UPDATES]),
-            "loss": float(np.sum(numbers[:, LOSS] * rows) / rows.sum()),
+            "loss": loss,
             "accuracy": float(counts[:, HITS].sum() / rows.sum()),
             "loss_scale": float(numbers[-1, SCALED]), "skipped": int((~good).sum()),
             "gradient_range": (float(smallest[smallest > 0].min(initial=np.inf)), float(largest.max())),
