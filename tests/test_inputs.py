@@ -2,6 +2,7 @@
 type; and what holds of every fit: no number that is not finite under "converged", warnings at the user's line."""
 import datetime
 import decimal
+import fractions
 import sys
 import textwrap
 import warnings
@@ -302,3 +303,32 @@ def test_weights_of_a_score_have_any_unit(unit):
         for bad, words in ((-weights, "Negative"), (0 * weights, "non-zero"), (weights * np.nan, "NaN")):
             with pytest.raises(ValueError, match=words):
                 model.score(X0, Y0, bad)
+
+
+# values that the narrow types below hold exactly, and others that go with them
+NARROW = {"max_iter": 120, "tol": 0.125, "C": 0.5, "gamma": 0.25, "coef0": 0.5, "degree": 2, "max_depth": 3,
+          "min_samples_split": 30, "min_samples_leaf": 20, "min_impurity_decrease": 2.0 ** -6, "max_leaf_nodes": 4,
+          "ccp_alpha": 2.0 ** -7, "max_features": 1, "random_state": 100, "alpha": 2.0 ** -10, "batch_size": 120,
+          "learning_rate_init": 2.0 ** -9, "momentum": 0.75, "beta_1": 0.875, "beta_2": 1 - 2.0 ** -10,
+          "epsilon": 2.0 ** -14, "n_iter_no_change": 2, "loss_scale": 1024.0, "validation_fraction": 0.25}
+BESIDE = {"validation_fraction": {"early_stopping": True}, "momentum": {"solver": "sgd"}, "degree": {"kernel": "poly"},
+          "coef0": {"kernel": "poly"}}
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning", "ignore::UserWarning")
+@pytest.mark.parametrize("model", MODELS, ids=lambda m: type(m).__name__)
+def test_numbers_of_any_type_as_parameters(model):
+    """A parameter counts by its value: nothing is computed in the type of a narrow NumPy scalar, where it overflows."""
+    rng = np.random.default_rng(1)
+    X = rng.normal(size=(150, 2))
+    y = (X[:, 0] > 0).astype(int)
+    for name in NARROW.keys() & model.get_params().keys():
+        value = NARROW[name]
+        types = (np.int8, np.uint8) if isinstance(value, int) else (np.float16, np.float32, fractions.Fraction)
+        given = model.get_params() | BESIDE.get(name, {})
+        expected, *got = (type(model)(**given | {name: of(value)}).fit(X, y) for of in (type(value), *types))
+        for other in got:
+            np.testing.assert_array_equal(other.predict(X), expected.predict(X), err_msg=name)
+            for attribute in ("coef_", "dual_coef_", "loss_curve_", "n_iter_"):
+                if attribute in vars(expected):
+                    np.testing.assert_array_equal(getattr(other, attribute), getattr(expected, attribute), name)

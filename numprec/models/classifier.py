@@ -226,8 +226,8 @@ class NetworkClassifier(Scored, ClassifierMixin, Estimator):
         if not self.early_stopping:
             return X, codes, weights, None
         counts = np.bincount(codes)
-        kept, held = train_test_split(np.arange(len(X)), test_size=self.validation_fraction, random_state=self._seed,
-                                      stratify=codes if counts[counts > 0].min() > 1 else None)
+        kept, held = train_test_split(np.arange(len(X)), test_size=float(self.validation_fraction),
+                                      random_state=self._seed, stratify=codes if counts[counts > 0].min() > 1 else None)
         (X, X_held), (codes, codes_held), (weights, weights_held) = (
             (None, None) if a is None else (a[kept], a[held]) for a in (X, codes, weights))
         return X, codes, weights, (X_held, codes_held, weights_held)
@@ -258,15 +258,16 @@ class NetworkClassifier(Scored, ClassifierMixin, Estimator):
             epochs=int(self.max_iter), alpha=float(self.alpha), momentum=float(self.momentum),
             nesterovs_momentum=bool(self.nesterovs_momentum), beta_1=float(self.beta_1), beta_2=float(self.beta_2),
             epsilon=float(self.epsilon))
-        if is_real(self.loss_scale) and not precision.accum.tiny <= self.loss_scale <= precision.accum.max:
-            raise ValueError(f"loss_scale = {float(self.loss_scale):g} is beyond the normal numbers of "
+        scale = float(self.loss_scale) if is_real(self.loss_scale) else self.loss_scale
+        if is_real(scale) and not precision.accum.tiny <= scale <= precision.accum.max:
+            raise ValueError(f"loss_scale = {scale:g} is beyond the normal numbers of "
                              f"{precision.accum}, from {precision.accum.tiny:.2g} to {precision.accum.max:.2g}")
         counts = np.bincount(codes, None if weights is None else weights / weights.max())
         frequencies = counts[counts > 0] / counts.sum()
         self._constant_loss = float(-np.sum(frequencies * np.log(frequencies)))
         if weights is not None and rows < len(X):    # the mean over batches weighs samples by those beside them
             self._constant_loss = math.inf
-        return Training(network, X, codes, rows, descent, self._seed, bool(self.shuffle), self.loss_scale, self._load(),
+        return Training(network, X, codes, rows, descent, self._seed, bool(self.shuffle), scale, self._load(),
                         epoch=len(self.loss_curve_), weights=weights)
 
     def _train(self, run, held_out, epochs, callback, partial=False):
