@@ -479,7 +479,7 @@ def test_a_saved_training_goes_on_bit_for_bit_in_another_process(small, tmp_path
     for name, whole in wholes.items():
         whole.set_params(max_iter=2).fit(X, y).save(tmp_path / f"{name}.npz")
         whole.set_params(max_iter=4).fit(X, y)
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     subprocess.run([sys.executable, "-c", GO_ON, tmp_path, *PRECISIONS], cwd=root, check=True)
     for name, whole in wholes.items():
         model = MLPClassifier.load(tmp_path / f"{name}.npz")

@@ -15,7 +15,7 @@ from numprec.harness.show import figures
 from numprec.harness.show.figures import kernels, numerics, style, training
 from numprec.precision import FORMATS, PRECISIONS
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SHIFTS = {"fp64": 0.0, "fp32": 1e-7, "fp16": -0.05, "mixed_fp16": 1e-4, "mixed_bf16": 2e-3}
 
 
@@ -93,7 +93,8 @@ def test_the_same_rows_give_the_same_bytes(drawn, tmp_path):
 
 def test_the_backend_of_a_notebook_is_none_of_ours(tmp_path):
     """It is named in the environment of what a notebook starts; and one that a process has chosen stays."""
-    script = ("import sys; sys.path[:0] = sys.argv[1:3]\nfrom numprec.harness.show import figures\nimport rows, matplotlib\n"
+    script = ("import sys; sys.path[:0] = sys.argv[1:3]\nfrom numprec.harness.show import figures\n"
+              "import rows, matplotlib\n"
               "matplotlib.use('svg')\n"
               "print(len(figures.draw_one('loss_scale', rows.runs('mixed_fp16', [0.5, 0.5], rows.network_row),\n"
               "                           rows.environment(), sys.argv[3])))\n"

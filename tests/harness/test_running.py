@@ -21,7 +21,7 @@ from numprec.harness.run import executors, folders, planning, precompile, progre
 from numprec.harness.run.worker import Worker
 from numprec.precision import precision_named
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 CORE = tuple(map(precision_named, ("fp64", "fp32", "fp16")))
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals to send")
 

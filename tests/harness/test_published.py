@@ -9,7 +9,7 @@ from numprec.harness.judge import verdicts
 from numprec.harness.record import store
 from numprec.harness.show import published, summary
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def some_rows():

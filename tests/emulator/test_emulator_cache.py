@@ -17,7 +17,7 @@ from numprec.emulator import clear_cache, launch
 from numprec.emulator.cache import fingerprint
 from numprec.emulator.launch import prepare
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture

@@ -190,7 +190,7 @@ def test_arrays_made_empty_are_known_to_hold_nothing():
     assert len(sanitizer.findings) == 1
 
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+README = Path(__file__).resolve().parents[2] / "README.md"
 
 
 @pytest.mark.parametrize("old, new, grid, block, line, says", [

@@ -17,7 +17,7 @@ from numprec.harness.record import store  # noqa: E402
 from numprec.harness.run import cluster  # noqa: E402
 from numprec.precision import precision_named  # noqa: E402
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PRECISIONS = tuple(map(precision_named, ("fp64", "fp32")))
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals to send")
 

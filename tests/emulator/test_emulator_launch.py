@@ -867,7 +867,7 @@ ctypes.string_at(0)
 @pytest.mark.skipif(sys.platform != "linux", reason="only there faults are caught")
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_fault_outside_a_kernel_is_not_the_emulators(when):
-    folders = os.pathsep.join(str(Path(__file__).resolve().parents[up]) for up in (0, 1))
+    folders = os.pathsep.join(str(Path(__file__).resolve().parents[up]) for up in (0, 2))
     done = subprocess.run([sys.executable, "-c", CRASH, when], capture_output=True, text=True,
                           env={**os.environ, "PYTHONPATH": folders})
     assert done.returncode == -signal.SIGSEGV and "Fatal Python error: Segmentation fault" in done.stderr

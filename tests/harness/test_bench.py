@@ -20,7 +20,7 @@ from numprec.harness.run import executors, folders, run
 from numprec.language import ladder
 from numprec.precision import PRECISIONS
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 spec = importlib.util.spec_from_file_location("bench", ROOT / "bench.py")
 bench = importlib.util.module_from_spec(spec)

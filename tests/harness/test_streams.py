@@ -11,7 +11,7 @@ import pytest
 
 from numprec.harness.record import exits, streams
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="Windows has neither these signals nor /dev/full")
 MAIN = """
     import os, signal, sys, time
