@@ -1,5 +1,7 @@
-"""The house rules: who may import whom, how quick an import is, and what the text of the project may hold."""
+"""The house rules: who may import whom, how long a file may be, how quick an import is, and what the text of the
+project may hold."""
 import ast
+import graphlib
 import re
 import subprocess
 import sys
@@ -8,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import numprec
+from numprec import kernels
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted((ROOT / "numprec").rglob("*.py"))
@@ -28,6 +31,41 @@ ARROWS = {
     "bench": {"harness", "__init__"},
 }
 FIGURES = "numprec/harness/show/figures/"
+HARNESS = ("record", "judge", "measure", "show", "run", "proofs")    # a folder imports itself and those before it
+
+# files longer than their limit. The list only shrinks: a file that fits again has to leave it.
+KERNEL_LINES, LINES = 300, 400
+TOO_LONG = {
+    "numprec/device.py",
+    "numprec/emulator/launch.py",
+    "numprec/emulator/sanitize.py",
+    "numprec/emulator/twins.py",
+    "numprec/kernels/equations/gram.py",
+    "numprec/kernels/equations/least_squares.py",
+    "numprec/kernels/equations/qr.py",
+    "numprec/kernels/networks/dense.py",
+    "numprec/kernels/trees/grow.py",
+    "numprec/kernels/trees/histogram.py",
+    "numprec/kernels/trees/levels.py",
+    "numprec/kernels/trees/split.py",
+    "numprec/models/classifier.py",
+    "numprec/models/svm.py",
+    "numprec/models/training.py",
+    "tests/emulator/test_emulator_arithmetic.py",
+    "tests/emulator/test_emulator_float16.py",
+    "tests/emulator/test_emulator_language.py",
+    "tests/emulator/test_emulator_launch.py",
+    "tests/emulator/test_emulator_order.py",
+    "tests/emulator/test_emulator_warps.py",
+    "tests/harness/test_measuring.py",
+    "tests/harness/test_running.py",
+    "tests/harness/test_verdicts.py",
+    "tests/models/test_linear.py",
+    "tests/models/test_mlp.py",
+    "tests/models/test_svm.py",
+    "tests/models/test_tree.py",
+    "tests/test_datasets.py",
+}
 
 
 def imports(path, package):
@@ -48,15 +86,47 @@ def part_of(dotted):
     return parts[1] if len(parts) > 1 and parts[1] in ARROWS else "__init__"
 
 
+def dotted_name(path):
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports_of_numprec(path):
+    """Dotted names of numprec that a file imports."""
+    dotted = dotted_name(path)
+    package = dotted if path.name == "__init__.py" else dotted.rpartition(".")[0]
+    return [name for name in imports(path, package) if name.split(".")[0] == "numprec"]
+
+
 def crossings(path):
     """(importing part, imported part) for each import of numprec in a file."""
-    relative = path.relative_to(ROOT).with_suffix("")
-    dotted = ".".join(relative.parts).removesuffix(".__init__")
-    package = dotted if path.name == "__init__.py" else dotted.rpartition(".")[0]
-    here = "bench" if dotted == "bench" else part_of(dotted)
-    for name in imports(path, package):
-        if name.split(".")[0] == "numprec":
-            yield here, part_of(name)
+    here = "bench" if path.stem == "bench" else part_of(dotted_name(path))
+    return [(here, part_of(name)) for name in imports_of_numprec(path)]
+
+
+def modules():
+    """{module: the modules of numprec that it imports}, whichever way an import is spelled."""
+    known = {dotted_name(path): path for path in SOURCES}
+
+    def module(name):
+        while name not in known:
+            name = name.rpartition(".")[0]
+        return name
+    return {name: {module(each) for each in imports_of_numprec(path)} - {name} for name, path in known.items()}
+
+
+def places(parts, package):
+    """{module: its place in the reading order}, given {part: its chapters}; a part's own page opens it."""
+    found = {}
+    for part, chapters in parts.items():
+        for name in (part, *(f"{part}.{chapter}" for chapter in chapters)):
+            found[f"{package}.{name}"] = len(found)
+    return found
+
+
+def backwards(graph, place):
+    """Imports of what stands later, among modules that have a place."""
+    return [f"{name} imports {other}" for name, others in graph.items() for other in sorted(others)
+            if name in place and other in place and place[other] > place[name]]
 
 
 @pytest.mark.parametrize("path", [*SOURCES, ROOT / "bench.py"], ids=lambda p: str(p.relative_to(ROOT)))
@@ -74,6 +144,45 @@ def test_the_arrows_are_seen(tmp_path):
     assert list(imports(file, "numprec.kernels")) == [
         "numprec.device", "numprec.harness.record.store", "numprec.kernels.x", "numprec.models.linear"]
     assert part_of("numprec.device") == "device" and part_of("numprec.LinearRegression") == "__init__"
+
+
+def test_nothing_imports_in_a_circle():
+    """Not even inside functions, where an import may wait."""
+    graphlib.TopologicalSorter(modules()).prepare()    # raises CycleError, which names the circle
+
+
+def test_a_chapter_imports_only_chapters_before_it():
+    place = places(kernels.PARTS, "numprec.kernels")
+    on_disk = {name for name in modules() if name.startswith("numprec.kernels.") and not name.endswith(".__main__")}
+    assert on_disk == set(place), "PARTS and the files of numprec/kernels differ"
+    assert backwards(modules(), place) == []
+
+
+def test_a_folder_of_the_harness_imports_only_folders_before_it():
+    place = {name: HARNESS.index(name.split(".")[2]) for name in modules() if name.startswith("numprec.harness.")}
+    assert set(place.values()) == set(range(len(HARNESS)))
+    assert backwards(modules(), place) == []
+
+
+def test_what_stands_later_is_seen():
+    """The two checks above find an import against the order, and graphlib a circle."""
+    place = places({"a": ("x", "y"), "b": ("z",)}, "n")
+    graph = {"n.a.x": {"n.a.y"}, "n.a.y": {"n.b.z", "n.a.x"}, "n.b.z": {"n.a.x"}}
+    assert backwards(graph, place) == ["n.a.x imports n.a.y", "n.a.y imports n.b.z"]
+    with pytest.raises(graphlib.CycleError):
+        graphlib.TopologicalSorter(graph).prepare()
+
+
+def test_files_are_short():
+    """At most KERNEL_LINES in a chapter and LINES elsewhere, but for TOO_LONG."""
+    found = set()
+    for path in [*SOURCES, *(ROOT / "tests").rglob("*.py"), ROOT / "bench.py"]:
+        name = path.relative_to(ROOT).as_posix()
+        limit = KERNEL_LINES if name.startswith("numprec/kernels/") else LINES
+        if len(path.read_text(encoding="utf-8").splitlines()) > limit:
+            found.add(name)
+    assert found - TOO_LONG == set(), "too long: split it"
+    assert TOO_LONG - found == set(), "short enough now: remove it from TOO_LONG"
 
 
 def test_matplotlib_is_imported_in_the_figure_files_only():

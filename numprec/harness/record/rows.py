@@ -1,5 +1,5 @@
 """How a row begins, before anything is measured, and how it fails."""
-from numprec.harness.record import store
+from numprec.harness.record import schema
 
 LONGEST = 500    # characters of a reason
 CUDA_ERRORS = ("CudaAPIError", "CudaDriverError", "CUDAError", "NvrtcError")    # of numba.cuda and cuda.core
@@ -9,8 +9,8 @@ COSTS = ("samples_s", "calls_per_sample", "end_to_end_s", "compile_s", "first_fi
 
 def blank(cell, p, **values):
     """The row of one precision of a cell that has not run: nulls, but for what the cell says of itself."""
-    return {**dict.fromkeys(store.COLUMNS["row"] + store.COLUMNS[cell.kind]), "kind": cell.kind, "cell": cell.key,
-            "schema_version": store.SCHEMA_VERSION, "precision": str(p), "roles": getattr(p, "roles", str(p)),
+    return {**dict.fromkeys([*schema.COLUMNS["row"], *schema.COLUMNS[cell.kind]]), "kind": cell.kind, "cell": cell.key,
+            "schema_version": schema.VERSION, "precision": str(p), "roles": getattr(p, "roles", str(p)),
             **cell.columns(), **values}
 
 

@@ -26,6 +26,7 @@ import zlib
 from pathlib import Path
 
 from numprec.harness.record import schema
+from numprec.harness.record.rows import fail
 
 SCHEMA_VERSION = schema.VERSION
 COLUMNS = {kind: tuple(columns) for kind, columns in schema.COLUMNS.items()}    # of every row, and of those of one kind
@@ -299,9 +300,8 @@ def _sound(row):
     problem = schema.row(_numbers(plain(row)))
     if not problem:
         return row
-    from numprec.harness.record import rows
     row = dict(row)
-    rows.fail(row, f"a value cannot be kept: {problem}")
+    fail(row, f"a value cannot be kept: {problem}")
     for name, kind in {**schema.COLUMNS["row"], **schema.COLUMNS.get(row["kind"], {})}.items():
         if kind.holds(None) and not kind.holds(_numbers(plain(row.get(name)))):
             row[name] = None
