@@ -56,7 +56,9 @@ def parser():
                            "storage=...,compute=...,accum=...; default all")
     what.add_argument("--model", "--models", metavar="LIST", help="train only these models")
     what.add_argument("--operation", "--operations", "--kernels", metavar="LIST",
-                      help="run only these operations, chapters or rungs (matmul, solve, matmul/tiled)")
+                      help="run only these operations or rungs (matmul, matmul/tiled)")
+    what.add_argument("--chapter", "--chapters", metavar="LIST",
+                      help="run only the operations of these chapters (solve is cholesky and triangular)")
     what.add_argument("--scale", choices=("smoke", "quick", "full"),
                       help="size and effort; default full on a GPU, quick without one")
     what.add_argument("--grow", type=_factors, default=(1,), metavar="LIST",
@@ -168,7 +170,8 @@ def _sanitize(arguments):
                            "and\nlooks for bugs: accesses outside an array, races, values that nobody wrote, barriers "
                            "that some\nthreads miss, loops without end.",
                epilog="exit codes: 0 nothing was found; 1 something was; 2 usage")
-    p.add_argument("--operation", metavar="LIST", help="only these operations, chapters or rungs (matmul/tiled)")
+    p.add_argument("--operation", metavar="LIST", help="only these operations or rungs (matmul/tiled)")
+    p.add_argument("--chapter", metavar="LIST", help="only the operations of these chapters")
     p.add_argument("--precision", default="all", metavar="LIST", help="names or groups; default all")
     p.add_argument("--seeds", type=_positive, metavar="N", help="random orders of each launch; default 20")
     p.add_argument("--out", metavar="FILE", default=str(RUNS / "sanitize.jsonl"),
@@ -184,7 +187,9 @@ def _profile(arguments):
                            "bank\nconflicts, idle lanes, operations. Beside them stands what the operation needs, and "
                            "a model of the\ntime on a T4, an A100 and an H100; where there is a GPU, the time measured "
                            "on it, too.")
-    p.add_argument("--operation", metavar="LIST", required=True, help="operations, chapters or rungs (matmul/tiled)")
+    which = p.add_mutually_exclusive_group(required=True)
+    which.add_argument("--operation", metavar="LIST", help="operations or rungs (matmul/tiled)")
+    which.add_argument("--chapter", metavar="LIST", help="all operations of these chapters")
     p.add_argument("--precision", default="fp32", metavar="LIST", help="names or groups; default fp32")
     p.add_argument("--scale", choices=("smoke", "quick", "full"), default="smoke", help="size; default smoke")
     p.add_argument("--lines", action="store_true", help="also count line by line of the source")

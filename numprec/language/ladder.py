@@ -24,10 +24,12 @@ What an operation is made of (arrays on the host are NumPy, rounded to the preci
                                         the ladder of the sum, with other options for the factories
     readout(result, *arrays)            where the theorem speaks of something else than what `launch` returns: that,
                                         in float64 (for a Cholesky factor R, the product R'R)
+    chapter                             name of the chapter that describes it
     cost_differs                        one sentence, where the ladder's first rung does not come within 5 % of `cost`,
                                         in flops or in bytes: why not
 """
 import inspect
+import sys
 from dataclasses import dataclass
 from typing import Callable
 
@@ -48,7 +50,7 @@ class Rung:
         self.factory = factory
         self.name = factory.__name__.rstrip("_")
         self.operation = operation
-        self.chapter = factory.__module__.rpartition(".")[2]
+        self.chapter = _last(factory.__module__)
         self.compute_capability = compute_capability
         self.supports = supports
         self._signature = inspect.signature(factory)
@@ -86,6 +88,7 @@ class Operation:
     ladder: str | None = None
     readout: Callable | None = None
     cost_differs: str | None = None
+    chapter: str | None = None
 
     @property
     def rungs(self):
@@ -107,11 +110,15 @@ def rung(factory=None, *, of=None, compute_capability=(7, 5), supports=lambda pr
     `supports(precision)` tells which precisions it is written for.
     """
     def register(factory):
-        chapter = factory.__module__.rpartition(".")[2]
-        step = Rung(factory, of or chapter, compute_capability, supports)
+        step = Rung(factory, of or _last(factory.__module__), compute_capability, supports)
         _rungs.setdefault(step.operation, []).append(step)
         return step
     return register if factory is None else register(factory)
+
+
+def _last(module):
+    """The chapter of a module: the last part of its dotted name."""
+    return module.rpartition(".")[2]
 
 
 def draw(rng, shape, kind, precision, terms=1, factors=1):
@@ -125,8 +132,8 @@ def draw(rng, shape, kind, precision, terms=1, factors=1):
 
 
 def operation(name, **parts):
-    """Describes the operation `name`; its rungs were registered above it in the chapter."""
-    _operations[name] = Operation(name, **parts)
+    """Describes the operation `name`; its rungs were registered above it in the chapter, which is the caller."""
+    _operations[name] = Operation(name, chapter=_last(sys._getframe(1).f_globals["__name__"]), **parts)
     return _operations[name]
 
 

@@ -128,7 +128,7 @@ def plan(scale, precisions, operations=None, models=None, seeds=None, grow=(1,),
     """The cells to run, kernels first.
 
     `operations` and `models` are lists of names; None means all that the scale has, an empty list none. An operation is
-    chosen by its name, by its chapter's, or with one rung, "matmul/tiled". Each model runs with its problem grown by
+    chosen by its name, or with one rung, "matmul/tiled"; see `rungs`. Each model runs with its problem grown by
     each factor of `grow`; 1 leaves it as it is. `compare` adds the peers that can be imported. Raises ValueError with
     the nearest name.
     """
@@ -153,22 +153,37 @@ def plan(scale, precisions, operations=None, models=None, seeds=None, grow=(1,),
 
 
 def rungs(names=None):
-    """(operation, rung) for each of `names`, in reading order."""
+    """(operation, rung) for each of `names`, in reading order: "matmul" is that operation alone, "matmul/tiled" one
+    rung of it. Raises ValueError with the nearest name, or with the chapter that is called so."""
     if names is not None and not names:
         return []
     from numprec import kernels
     every = [(operation, rung) for operation in kernels.operations().values() for rung in operation.rungs]
 
     def names_of(operation, rung):
-        return operation.name, rung.chapter, f"{operation.name}/{rung.name}"
+        return operation.name, f"{operation.name}/{rung.name}"
 
     if names is None:
         return every
     known = list(dict.fromkeys(name for each in every for name in names_of(*each)))
     for name in names:
         if name not in known:
+            if name in kernels.chapters():
+                within = ", ".join(operations_of([name])) or "no operation of its own"
+                raise ValueError(f"{name!r} is no operation but a chapter, of {within}: --chapter {name}")
             raise unknown("operation", name, known)
     return [each for each in every if set(names_of(*each)) & set(names)]
+
+
+def operations_of(chapters):
+    """The names of the operations that these chapters, by name, describe, in reading order. Raises ValueError with the
+    nearest name."""
+    from numprec import kernels
+    known = list(kernels.chapters())
+    for chapter in chapters:
+        if chapter not in known:
+            raise unknown("chapter", chapter, known)
+    return [name for name, operation in kernels.operations().items() if operation.chapter in chapters]
 
 
 def models_named(names=None):

@@ -34,6 +34,7 @@ def clear_cache():
 
 def show_list():
     """What there is to choose from."""
+    from numprec import kernels
     print("precisions")
     for name, p in PRECISIONS.items():
         print(f"  {name:<12}{p.roles}")
@@ -41,12 +42,13 @@ def show_list():
     print("models")
     for model in cases.MODELS:
         print(f"  {model.name:<24}on {model.data}")
-    print("operations and their rungs, slowest first")
-    ladders = {}
-    for operation, rung in cases.rungs():
-        ladders.setdefault(operation.name, []).append(rung.name)
-    for name, ladder in ladders.items():
-        print(f"  {name:<18}{', '.join(ladder)}")
+    print("chapters, their operations, and the rungs of each, slowest first")
+    operations = kernels.operations().values()
+    for chapter in dict.fromkeys(operation.chapter for operation in operations):
+        print(f"  {chapter}")
+        for operation in operations:
+            if operation.chapter == chapter:
+                print(f"    {operation.name:<24}{', '.join(rung.name for rung in operation.rungs)}")
     return OK
 
 
@@ -68,8 +70,8 @@ def _with_chosen(options, command):
     """Calls `command(operations, precisions)` with what the options name; what cannot be done is a sentence."""
     from numprec.harness.run import run
     from numprec.precision import select
-    names = run.names(options.operation)
     try:
+        names = run.operations_named(options)
         cases.rungs(names)
         precisions = select(options.precision)
     except ValueError as error:

@@ -83,6 +83,7 @@ def environment_for(results, runs, precisions, scale, command, options):
         facts["peaks"] = _peaks(runs)
         facts["options"] = {"scale": scale.name, "grow": list(options.grow), "seeds": options.seeds,
                             "precision": options.precision, "model": options.model, "operation": options.operation,
+                            "chapter": options.chapter,
                             "compare": options.compare, "budget": options.budget, "arguments": options.arguments}
         return facts
     if (before["git_commit"], before["git_dirty"]) != (facts["git_commit"], facts["git_dirty"]):

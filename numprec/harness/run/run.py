@@ -108,13 +108,20 @@ def _plan(options, scale, precisions):
 
 
 def chosen(options):
-    """(operations, models): naming some of either leaves out all of the other."""
-    operations, models = names(options.operation), names(options.model)
+    """(operations, models): naming some of either leaves out all of the other. Raises ValueError for a chapter that
+    there is not."""
+    operations, models = operations_named(options), names(options.model)
     if operations is None and models is not None:
         operations = []
     elif models is None and operations is not None:
         models = []
     return operations, models
+
+
+def operations_named(options):
+    """What --operation and --chapter name together, None where neither was given."""
+    operations, chapters = names(options.operation), names(options.chapter)
+    return operations if chapters is None else [*(operations or ()), *cases.operations_of(chapters)]
 
 
 def names(text):
