@@ -26,7 +26,8 @@ def operations():
     for module in chapters().values():
         importlib.import_module(module)
     from numprec.language.ladder import registered
-    return registered()
+    order = {chapter: place for place, chapter in enumerate(chapters())}     # whichever was imported first
+    return dict(sorted(registered().items(), key=lambda item: order.get(item[1].chapter, len(order))))
 
 
 def highest_rung(name, precision, compute_capability):
