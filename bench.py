@@ -58,7 +58,7 @@ def parser():
     what.add_argument("--operation", "--operations", "--kernels", metavar="LIST",
                       help="run only these operations or rungs (matmul, matmul/tiled)")
     what.add_argument("--chapter", "--chapters", metavar="LIST",
-                      help="run only the operations of these chapters (solve is cholesky and triangular)")
+                      help="run only the operations of these chapters (matmul is its three products)")
     what.add_argument("--scale", choices=("smoke", "quick", "full"),
                       help="size and effort; default full on a GPU, quick without one")
     what.add_argument("--grow", type=_factors, default=(1,), metavar="LIST",

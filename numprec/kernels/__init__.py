@@ -8,7 +8,7 @@ import importlib
 PARTS = {
     "reductions": ("reduce", "argmax", "norm"),
     "products": ("matmul",),
-    "equations": ("gram", "solve", "qr", "least_squares"),
+    "equations": ("centring", "gram", "cholesky", "triangular", "qr", "refinement", "least_squares"),
     "networks": ("philox", "dense", "cross_entropy", "batch", "loss_scale", "optimizer"),
     "images": ("im2col", "implicit", "conv", "pooling", "batch_moments", "batch_norm", "augment"),
     "trees": ("sort", "histogram", "impurity", "split", "partition", "grow", "levels"),

@@ -7,8 +7,8 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
 from numprec.kernels import operations
 from numprec.kernels.equations import least_squares
-from numprec.kernels.equations.gram import MEAN, SCALE, SHIFT
-from numprec.kernels.equations.least_squares import BROKEN, CONVERGED, ENDED, ITERATIONS, RANK
+from numprec.kernels.equations.centring import MEAN, SCALE, SHIFT
+from numprec.kernels.equations.refinement import BROKEN, CONVERGED, ENDED, ITERATIONS, RANK, wider
 from numprec.models.base import (BOOLEAN, Estimator, Scored, check_memory, check_parameters, check_range,
                                  exponents, is_real, is_whole, warn)
 from numprec.precision import FORMATS, cheapest
@@ -234,7 +234,7 @@ class _Problem:
 
     def solve(self, solver):
         model, device, precision = self.model, self.device, self.precision
-        fmt = least_squares.wider(precision).storage if solver == "refine" else precision.storage
+        fmt = wider(precision).storage if solver == "refine" else precision.storage
         rung, (N, _), T = operations()["least_squares"].rung(solver), self.host[0].shape, self.host[1].shape[1]
 
         def bytes_needed(p):
@@ -281,7 +281,7 @@ class _Result:
     def refined(self, precision):
         """Whether refinement reached what rounding of its residuals allows: a relative correction of about kappa^2 u
         of their format."""
-        u = least_squares.wider(precision).accum.u
+        u = wider(precision).accum.u
         return self.ended == CONVERGED or (self.ended != BROKEN and self.progress <= 10 * self.condition ** 2 * u)
 
 
@@ -290,7 +290,7 @@ def _expected_error(solver, condition, precision):
     rounds neither, but a condition number near 1 / u of the factor's data may as well be infinite."""
     rounding = condition * precision.storage.u
     if solver == "refine":
-        return max(condition ** 2 * least_squares.wider(precision).accum.u, rounding if rounding > 0.5 else 0)
+        return max(condition ** 2 * wider(precision).accum.u, rounding if rounding > 0.5 else 0)
     return max(condition ** (2 if solver == "cholesky" else 1) * precision.accum.u, rounding)
 
 

@@ -1,10 +1,11 @@
-"""What the chapters gram, solve, qr and least_squares promise besides the error bounds that test_kernels checks."""
+"""What the chapters on equations promise besides the error bounds that test_kernels checks."""
 import numpy as np
 import pytest
 
 from numprec.kernels import operations
-from numprec.kernels.equations import gram, least_squares, qr, solve
-from numprec.kernels.equations.gram import MEAN, SCALE, SHIFT, TILE
+from numprec.kernels.equations import cholesky, gram, least_squares, qr, triangular
+from numprec.kernels.equations.centring import MEAN, SCALE, SHIFT, TILE
+from numprec.kernels.equations.refinement import wider as wider_of
 from numprec.precision import PRECISIONS
 
 OPERATIONS = operations()
@@ -114,12 +115,12 @@ def test_breakdown(device, rung, precision):
 
 
 def test_rungs_of_cholesky_and_substitution_agree_to_the_bit(device, precision):
-    A, = solve.inputs(np.random.default_rng(1), (19,), "random", precision)
+    A, = cholesky.inputs(np.random.default_rng(1), (19,), "random", precision)
     R = [factor(device, rung, precision, A)[0] for rung in CHOLESKYS]
     np.testing.assert_array_equal(R[0], R[1])
     B = device.array(np.random.default_rng(2).standard_normal((19, 3)), precision.storage)
     R = device.array(np.triu(A), precision.storage)
-    X = [device.to_host(solve.launch_pair(device, rung, precision, R, B)) for rung in OPERATIONS["triangular"].rungs]
+    X = [device.to_host(triangular.launch(device, rung, precision, R, B)) for rung in OPERATIONS["triangular"].rungs]
     np.testing.assert_array_equal(*X)
 
 
@@ -187,7 +188,7 @@ def test_one_block_and_grids_agree(device, precision, name, monkeypatch):
     one = fit(device, name, precision, X, Y, v)
     monkeypatch.setattr(least_squares, "fits_one_block", lambda N, P: False)
     many = fit(device, name, precision, X, Y, v)
-    tolerance = 40 * (least_squares.wider(precision) if name == "refine" else precision).u
+    tolerance = 40 * (wider_of(precision) if name == "refine" else precision).u
     np.testing.assert_allclose(unscaled(one, 3), unscaled(many, 3), atol=tolerance)
     assert one.info[0] == many.info[0] == 3
 
@@ -203,7 +204,7 @@ def test_stacks_of_factors_shrink():
 
 
 def test_residuals_are_one_format_higher():
-    wider = {name: least_squares.wider(p).accum.name for name, p in PRECISIONS.items()}
+    wider = {name: wider_of(p).accum.name for name, p in PRECISIONS.items()}
     assert wider == {"fp64": "float64", "fp32": "float64", "fp16": "float32", "mixed_fp16": "float32",
                      "mixed_bf16": "float32"}
 
@@ -215,7 +216,7 @@ def test_a_correction_gains_the_digits_of_the_factor(device, name):
     rng = np.random.default_rng(5)
     X, Y = precision.storage.round(rng.standard_normal((80, 4))), precision.storage.round(rng.standard_normal((80, 1)))
     exact = least_squares.oracle(X, Y, np.ones(1))
-    wide = least_squares.wider(precision)
+    wide = wider_of(precision)
     errors = []
     for iterations in range(4):
         arrays = (device.array(a, wide.storage) for a in (X, Y, np.ones(1)))

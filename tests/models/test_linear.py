@@ -20,6 +20,7 @@ from numprec import LinearRegression
 from numprec import device as devices
 from numprec.kernels import operations
 from numprec.kernels.equations import least_squares
+from numprec.kernels.equations.refinement import wider
 from numprec.models import base
 from numprec.precision import FORMATS, PRECISIONS, Precision
 
@@ -71,7 +72,7 @@ def test_error_is_that_of_the_theorem(precision, solver):
     one = np.ones(1)
     exact, bound = least_squares.oracle(*rounded, one), least_squares.error_bound(precision, *rounded, one)
     if solver == "refine":    # works on the data as they are, one format up
-        wide = least_squares.wider(precision)
+        wide = wider(precision)
         exact, bound = least_squares.oracle(X, y[:, None], one), np.inf
         rounding = abs(wide.storage.round(X).astype(np.float64) - X).max(axis=0)
         assert np.all(rounding <= wide.storage.u * abs(X).max(axis=0))
@@ -566,7 +567,7 @@ def test_memory_is_counted(monkeypatch, solver, N, D, T):
     monkeypatch.setattr(type(device), "to_host", lambda *_: np.zeros(3))
     for p in PRECISIONS["fp64"], PRECISIONS["mixed_bf16"]:
         made.clear()
-        stored = least_squares.wider(p).storage if solver == "refine" else p.storage
+        stored = wider(p).storage if solver == "refine" else p.storage
         arrays = [device.empty(shape, stored) for shape in ((N, D), (N, T), (N,))]
         least_squares.solve(device, rung, p, *arrays)
         assert least_squares.bytes_needed(rung, p, N, D, T) == sum(-(-a.nbytes // 256) * 256 for a in made)

@@ -32,12 +32,12 @@ from types import SimpleNamespace
 import numpy as np
 from numba import cuda
 
-from numprec.language.instructions import add_rn, mul_rn
+from numprec.kernels.equations import centring
+from numprec.kernels.equations.centring import MEAN, TILE
+from numprec.language.instructions import mul_rn
 from numprec.language.ladder import draw, operation, rung
 
-TILE = 16                        # threads per block side; columns of a tile; rows of a strip
-BLOCKS = 2048                    # blocks the grid rung aims for; were it the card's number, results would depend on it
-SHIFT, SCALE, MEAN = 0, 1, 2     # the rows of S
+BLOCKS = 2048     # blocks the grid rung aims for; were it the card's number, results would depend on it
 
 
 # ---- oracle: means and moments in fp64, in the units of the data
@@ -100,116 +100,9 @@ def _rounding_errors(Z, v, shifted, c, u, eta, compute):
 
 @lru_cache(maxsize=None)
 def steps(p):
-    """The device functions of this chapter for the precision p. `entry` reads any element type, so that an array of a
-    wider format may stand for a storage one: it is rounded on the way."""
-    storage, compute, accum = p.storage, p.compute, p.accum
-
-    @cuda.jit(device=True)
-    def entry(X, Y, n, j):
-        """Z[n, j]."""
-        D = X.shape[1]
-        return accum(storage(X[n, j])) if j < D else accum(storage(Y[n, j - D]))
-
-    @cuda.jit(device=True)
-    def weight(V, n):
-        """v[n]."""
-        return accum(storage(V[n])) if V.shape[0] > 1 else accum(storage(V[0]))
-
-    @cuda.jit(device=True)
-    def shifted(X, Y, n, j, S):
-        """z[n, j]."""
-        return (entry(X, Y, n, j) - S[SHIFT, j]) * S[SCALE, j]
-
-    @cuda.jit(device=True)
-    def share(count, scale):
-        """The power of two that comes first below 1 / count; 1 without `scale`."""
-        f = accum(1)
-        half = f / accum(2)
-        while scale and count > 1:
-            f = half * f
-            count = (count + 1) // 2
-        return f
-
-    @cuda.jit(device=True)
-    def column_max(x, scratch):
-        """The largest x of the threads with this tx. The first barrier frees scratch of its last use."""
-        tx = cuda.threadIdx.x
-        ty = cuda.threadIdx.y
-        cuda.syncthreads()
-        scratch[ty, tx] = x
-        half = TILE // 2
-        while half > 0:
-            cuda.syncthreads()
-            if ty < half and scratch[ty + half, tx] > scratch[ty, tx]:
-                scratch[ty, tx] = scratch[ty + half, tx]
-            half //= 2
-        cuda.syncthreads()
-        return scratch[0, tx]
-
-    @cuda.jit(device=True)
-    def column_sum(x, scratch):
-        """The sum of x over the threads with this tx, as a tree. The first barrier frees scratch of its last use."""
-        tx = cuda.threadIdx.x
-        ty = cuda.threadIdx.y
-        cuda.syncthreads()
-        scratch[ty, tx] = x
-        half = TILE // 2
-        while half > 0:
-            cuda.syncthreads()
-            if ty < half:
-                scratch[ty, tx] += scratch[ty + half, tx]
-            half //= 2
-        cuda.syncthreads()
-        return scratch[0, tx]
-
-    @cuda.jit(device=True)
-    def column_range(X, Y, n0, n1, j, b, low, high, scratch):
-        """low[b, j] and high[b, j]: the range of column j over the rows n0 <= n < n1."""
-        P = low.shape[1]
-        least = accum(0)
-        most = accum(0)
-        if j < P:
-            least = entry(X, Y, n0, j)
-            most = least
-            for n in range(n0 + cuda.threadIdx.y, n1, TILE):
-                x = entry(X, Y, n, j)
-                least = x if x < least else least
-                most = x if x > most else most
-        least = -column_max(-least, scratch)
-        most = column_max(most, scratch)
-        if j < P and cuda.threadIdx.y == 0:
-            low[b, j] = least
-            high[b, j] = most
-
-    @cuda.jit(device=True)
-    def shift_and_scale(least, most, centre, scale, j, S):
-        """Column j of S from its range. Without `centre` the shift is 0; without `scale` the scale is 1."""
-        one = accum(1)
-        half = one / accum(2)
-        s = accum(0)
-        if centre:
-            # no overflow in between; and each half is rounded, which it needs where it is subnormal
-            s = least if least == most else add_rn(half * least, half * most)
-        reach = most - s if most - s > s - least else s - least
-        c = one
-        if scale and reach > accum(0):
-            while reach * c > one:
-                c = half * c
-            while reach * c <= half and (c + c) - (c + c) == accum(0):     # as long as the next power is finite
-                c = c + c
-        S[SHIFT, j] = s
-        S[SCALE, j] = c
-
-    @cuda.jit(device=True)
-    def weighted_sum(X, Y, V, n0, n1, j, f, S, scratch):
-        """The sum of v^2 z[:, j] over the rows n0 <= n < n1, or of v^2 for j = P; threads scale theirs by f."""
-        P = S.shape[1]
-        acc = accum(0)
-        if j <= P:
-            for n in range(n0 + cuda.threadIdx.y, n1, TILE):
-                v = weight(V, n)
-                acc += (v * v) * (shifted(X, Y, n, j, S) if j < P else accum(1))
-        return column_sum(f * acc, scratch)
+    compute, accum = p.compute, p.accum
+    step = centring.steps(p)
+    weight, shifted, share = step.weight, step.shifted, step.share
 
     @cuda.jit(device=True)
     def tile_of_moments(X, Y, V, n0, n1, rows, scale, i0, j0, S, A_s, B_s):
@@ -235,38 +128,6 @@ def steps(p):
         return total * share(-(-rows // TILE), scale)
 
     @cuda.jit(device=True)
-    def means(X, Y, V, centre, scale, sums, S, scratch):
-        """The means, by one block, from the other rows of S."""
-        tx = cuda.threadIdx.x
-        ty = cuda.threadIdx.y
-        N = X.shape[0]
-        P = S.shape[1]
-        f = share(-(-N // TILE), scale)
-        for j0 in range(0, P + 1, TILE):
-            total = weighted_sum(X, Y, V, 0, N, j0 + tx, f, S, scratch)
-            if j0 + tx <= P and ty == 0:
-                sums[0, j0 + tx] = total
-        cuda.syncthreads()    # the sum of v^2 stands behind the others
-        for j in range(ty * TILE + tx, P, TILE * TILE):
-            S[MEAN, j] = sums[0, j] / sums[0, P] if centre else accum(0)
-        cuda.syncthreads()    # every column has its mean
-
-    @cuda.jit(device=True)
-    def columns(X, Y, V, centre, scale, low, high, sums, S, scratch):
-        """S by one block. low and high (1, P) and sums (1, P + 1) are workspace."""
-        tx = cuda.threadIdx.x
-        ty = cuda.threadIdx.y
-        N = X.shape[0]
-        P = S.shape[1]
-        for j0 in range(0, P, TILE):
-            j = j0 + tx
-            column_range(X, Y, 0, N, j, 0, low, high, scratch)
-            if j < P and ty == 0:
-                shift_and_scale(low[0, j], high[0, j], centre, scale, j, S)
-        cuda.syncthreads()    # every column has its shift and scale
-        means(X, Y, V, centre, scale, sums, S, scratch)
-
-    @cuda.jit(device=True)
     def moments(X, Y, V, scale, S, G, A_s, B_s):
         """G by one block."""
         N = X.shape[0]
@@ -281,10 +142,7 @@ def steps(p):
                     G[j, i] = total
         cuda.syncthreads()    # G is complete
 
-    return SimpleNamespace(entry=entry, weight=weight, shifted=shifted, share=share, column_max=column_max,
-                           column_sum=column_sum, column_range=column_range, shift_and_scale=shift_and_scale,
-                           weighted_sum=weighted_sum, tile_of_moments=tile_of_moments, columns=columns, means=means,
-                           moments=moments)
+    return SimpleNamespace(tile_of_moments=tile_of_moments, moments=moments)
 
 
 # ---- kernels, slowest first
@@ -292,7 +150,7 @@ def steps(p):
 @rung
 def naive(p):
     compute, accum = p.compute, p.accum
-    step = steps(p)
+    step = centring.steps(p)
     entry, weight, shifted, shift_and_scale = step.entry, step.weight, step.shifted, step.shift_and_scale
     share = step.share
 
@@ -334,8 +192,7 @@ def naive(p):
 @rung
 def block(p):
     compute, accum = p.compute, p.accum
-    step = steps(p)
-    columns, moments = step.columns, step.moments
+    columns, moments = centring.steps(p).columns, steps(p).moments
 
     @cuda.jit
     def gram_block(X, Y, V, centre, scale, low, high, sums, S, G):
@@ -351,9 +208,9 @@ def block(p):
 def grid(p):
     """Block b of a column of blocks takes the rows b * rows <= n < (b + 1) * rows."""
     compute, accum = p.compute, p.accum
-    step = steps(p)
+    step = centring.steps(p)
     column_range, shift_and_scale, weighted_sum = step.column_range, step.shift_and_scale, step.weighted_sum
-    tile_of_moments, column_max, column_sum = step.tile_of_moments, step.column_max, step.column_sum
+    tile_of_moments, column_max, column_sum = steps(p).tile_of_moments, step.column_max, step.column_sum
     share = step.share
 
     @cuda.jit

@@ -20,25 +20,23 @@ Sources    [1] N. J. Higham, Accuracy and Stability of Numerical Algorithms, 2nd
 """
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 from numba import cuda
 
-from numprec.kernels.equations import gram, qr
-from numprec.kernels.equations import solve as solving
-from numprec.kernels.equations.gram import MEAN, SCALE, SHIFT, TILE, gamma
-from numprec.kernels.equations.solve import THREADS
-from numprec.kernels.equations.solve import steps as solve_steps
+from numprec.kernels.equations import centring, gram, triangular
+from numprec.kernels.equations import cholesky as factoring
+from numprec.kernels.equations import qr as reflecting
+from numprec.kernels.equations.centring import MEAN, SCALE, THREADS, TILE
+from numprec.kernels.equations.gram import gamma
+from numprec.kernels.equations.refinement import ENDED, RANK, refinement, wider
 from numprec.language.ladder import operation, rung
-from numprec.precision import FORMATS, Format, Precision
+from numprec.precision import FORMATS, Format
 
 ONE_BLOCK = 2 ** 16                                       # elements of Z up to which one block does it all
 LOOK = 16                                                 # iterations between two looks at whether it has ended
-CONVERGED, STALLED, BROKEN = 1, 2, 3                      # how a refinement ended; 0: after its last iteration
-RANK, ITERATIONS, ENDED = 0, 1, 2                         # the entries of info
 
 
 # ---- oracle: fp64 QR of the centred columns
@@ -95,8 +93,8 @@ def error_bound(precision, X, Y, v):
 @rung
 def cholesky(p):
     compute, accum = p.compute, p.accum
-    columns, moments = gram.steps(p).columns, gram.steps(p).moments
-    factor, backward = solve_steps(p).cholesky, solve_steps(p).backward
+    columns, moments = centring.steps(p).columns, gram.steps(p).moments
+    factor, backward = factoring.steps(p).cholesky, triangular.steps(p).backward
 
     @cuda.jit(device=True)
     def solution(G, floor, W, info):
@@ -126,13 +124,13 @@ def cholesky(p):
     return least_squares_cholesky, cholesky_finish
 
 
-@rung(of="least_squares")
-def qr_(p):
+@rung
+def qr(p):
     accum = p.accum
-    columns, shifted, weight = gram.steps(p).columns, gram.steps(p).shifted, gram.steps(p).weight
-    share = gram.steps(p).share
-    householder, copy_factor = qr.steps(p).householder, qr.steps(p).copy_factor
-    smallest_solution, backward = qr.steps(p).smallest_solution, solve_steps(p).backward
+    columns, shifted, weight = centring.steps(p).columns, centring.steps(p).shifted, centring.steps(p).weight
+    share = centring.steps(p).share
+    householder, copy_factor = reflecting.steps(p).householder, reflecting.steps(p).copy_factor
+    smallest_solution, backward = reflecting.steps(p).smallest_solution, triangular.steps(p).backward
 
     @cuda.jit(device=True)
     def solution(work, tolerance, S, R, order, norms, B, W, info, scratch):
@@ -186,131 +184,11 @@ def qr_(p):
     return least_squares_qr, qr_fill, qr_finish
 
 
-def wider(p):
-    """The precision of refine's residuals: everything one format above the storage of p."""
-    w = p.storage.wider()
-    return Precision("wider", w, w, w)
-
-
-@lru_cache(maxsize=None)
-def refinement(p):
-    """The device functions of refine: what is wide is in the wider format, what is accum in that of the factor."""
-    accum, wide = p.accum, wider(p).accum
-    step = gram.steps(wider(p))
-    shifted, weight, column_sum, share = step.shifted, step.weight, step.column_sum, step.share
-    forward, backward = solve_steps(p).forward, solve_steps(p).backward
-    per_unit = 2 ** wide.significand
-
-    @cuda.jit(device=True)
-    def start(S, wide_S, B, W, progress, info):
-        """W and the shifts and scales in the wider format; the means there are not those of S."""
-        t = cuda.threadIdx.y * TILE + cuda.threadIdx.x
-        D, T = W.shape
-        for j in range(t, S.shape[1], THREADS):
-            wide_S[SHIFT, j] = wide(S[SHIFT, j])
-            wide_S[SCALE, j] = wide(S[SCALE, j])
-        for jk in range(t, D * T, THREADS):
-            W[jk // T, jk % T] = wide(B[jk // T, jk % T])
-        if t == 0:
-            progress[0] = wide(1)
-            info[ITERATIONS] = 0
-            info[ENDED] = 0 if info[RANK] == D else BROKEN
-        cuda.syncthreads()    # everyone may look at info
-
-    @cuda.jit(device=True)
-    def gradient(X, Y, V, n0, n1, scale, S, W, b, residual, out, scratch):
-        """out[b] = X'(Y - X W), over the rows n0 <= n < n1, scaled as G is."""
-        tx = cuda.threadIdx.x
-        ty = cuda.threadIdx.y
-        D, T = W.shape
-        f = share(X.shape[0], scale)
-        for nk in range(ty * TILE + tx, (n1 - n0) * T, THREADS):
-            n = n0 + nk // T
-            k = nk % T
-            acc = shifted(X, Y, n, D + k, S) - S[MEAN, D + k]
-            for j in range(D):
-                acc -= (shifted(X, Y, n, j, S) - S[MEAN, j]) * W[j, k]
-            residual[n, k] = weight(V, n) * acc
-        cuda.syncthreads()    # the residuals of these rows are complete
-        for j0 in range(0, D, TILE):
-            j = j0 + tx
-            for k in range(T):
-                acc = wide(0)
-                if j < D:
-                    for n in range(n0 + ty, n1, TILE):
-                        acc += weight(V, n) * (shifted(X, Y, n, j, S) - S[MEAN, j]) * residual[n, k]
-                acc = column_sum(acc, scratch)
-                if j < D and ty == 0:
-                    out[b, j, k] = f * acc
-        cuda.syncthreads()
-
-    @cuda.jit(device=True)
-    def correct(R, out, units, B, W, progress, info):
-        """One correction of W: R'R dW = the sum of out. Each right-hand side is first brought near 1 by a power of
-        two, units[k], without which a narrow format would lose it as it shrinks [2, section 4]. A correction that is
-        not smaller than the one before is not made; one that is not half as large is the last."""
-        t = cuda.threadIdx.y * TILE + cuda.threadIdx.x
-        D, T = W.shape
-        one = wide(1)
-        half = one / wide(2)
-        for jk in range(t, D * T, THREADS):
-            total = wide(0)
-            for b in range(out.shape[0]):
-                total += out[b, jk // T, jk % T]
-            out[0, jk // T, jk % T] = total
-        cuda.syncthreads()    # out[0] is the whole of it
-        for k in range(t, T, THREADS):
-            reach = wide(0)
-            for j in range(D):
-                reach = abs(out[0, j, k]) if abs(out[0, j, k]) > reach else reach
-            c = one
-            if reach > wide(0):
-                while reach * c > one:
-                    c = half * c
-                while reach * c <= half and (c + c) - (c + c) == wide(0):
-                    c = c + c
-            units[k] = c
-        cuda.syncthreads()    # so are the units
-        for jk in range(t, D * T, THREADS):
-            B[jk // T, jk % T] = accum(out[0, jk // T, jk % T] * units[jk % T])
-        forward(R, B)
-        backward(R, B, D)
-        largest = wide(0)     # of the corrections, each in terms of its own solution; every thread finds the same
-        for k in range(T):
-            change = wide(0)
-            size = wide(0)
-            for j in range(D):
-                dw = abs(wide(B[j, k]))
-                change = dw if not dw <= change else change    # a NaN stays
-                size = abs(W[j, k]) if abs(W[j, k]) > size else size
-            change = change / units[k]
-            if change > wide(0) and size > wide(0):
-                change = change / size
-            largest = change if not change <= largest else largest
-        before = progress[0]
-        cuda.syncthreads()    # everyone has read W and progress
-        if largest < before:
-            for jk in range(t, D * T, THREADS):
-                W[jk // T, jk % T] += wide(B[jk // T, jk % T]) / units[jk % T]
-            if t == 0:
-                progress[0] = largest
-                info[ITERATIONS] += 1
-                if largest <= one / wide(per_unit):
-                    info[ENDED] = CONVERGED
-                elif largest > half * before:
-                    info[ENDED] = STALLED
-        elif t == 0:
-            info[ENDED] = STALLED
-        cuda.syncthreads()    # W and info are up to date
-
-    return SimpleNamespace(start=start, gradient=gradient, correct=correct)
-
-
 @rung
 def refine(p):
     compute, accum, wide = p.compute, p.accum, wider(p).accum
-    columns, moments, means = gram.steps(p).columns, gram.steps(p).moments, gram.steps(wider(p)).means
-    factor, backward = solve_steps(p).cholesky, solve_steps(p).backward
+    columns, moments, means = centring.steps(p).columns, gram.steps(p).moments, centring.steps(wider(p)).means
+    factor, backward = factoring.steps(p).cholesky, triangular.steps(p).backward
     start, gradient, correct = refinement(p).start, refinement(p).gradient, refinement(p).correct
 
     @cuda.jit(device=True)
@@ -390,14 +268,14 @@ def rank_tolerance(precision, N, D):
     """A column with less than this left of the first one's norm is noise. Roundings are as good as random, so a sum
     of K of them errs by some sqrt(K) u (N. J. Higham and T. Mary, A new approach to probabilistic rounding error
     analysis, SIAM J. Sci. Comput. 41(5), 2019); K is the longest sum in a reflection plus the reflections."""
-    K = -(-min(N, qr.rows_of_block(D)) // TILE) + D
+    K = -(-min(N, reflecting.rows_of_block(D)) // TILE) + D
     return precision.accum.element.type(min(4 * np.sqrt(K) * precision.accum.u, 1))
 
 
 def halvings_of_rows(N, P):
     """4^h is the number of rows that one block sums over, or the number of blocks; so the squares of all rows add up to
     a few thousand at most while N is below 10^7, and the squares of a block's do not vanish."""
-    rows = min(N, qr.rows_of_block(P))
+    rows = min(N, reflecting.rows_of_block(P))
     return int(np.ceil(np.log2(max(rows, N / rows)) / 2))
 
 
@@ -434,7 +312,7 @@ def solve(device, rung, precision, X, Y, V, centre=True, scale=True, iterations=
         else:
             gram.launch_columns(device, precision, X, Y, V, centre, scale, S)
             device.launch(kernels[1], (-(-N // TILE), -(-P // TILE)), threads, X, Y, V, scale, halvings, S, work)
-            work = qr.stacked(device, precision, qr.tall[precision][1], work, fit.order)
+            work = reflecting.stacked(device, precision, reflecting.tall[precision][1], work, fit.order)
             device.launch(kernels[2], 1, threads, work, tolerance, S, R, fit.order, norms, B, W, info)
 
     else:
@@ -490,7 +368,7 @@ class _Counting:
 
 
 def cost(precision, N, D, T):
-    parts = gram.cost(precision, N, D, T), solving.cost(precision, D), solving.cost_pair(precision, D, T)
+    parts = gram.cost(precision, N, D, T), factoring.cost(precision, D), triangular.cost(precision, D, T)
     return {"flops": sum(part["flops"] for part in parts),
             "bytes": N * (D + T + 1) * precision.storage.bytes + (3 * (D + T) + D * T) * precision.accum.bytes}
 

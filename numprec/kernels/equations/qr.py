@@ -25,9 +25,9 @@ from types import SimpleNamespace
 import numpy as np
 from numba import cuda
 
-from numprec.kernels.equations.gram import TILE, gamma
-from numprec.kernels.equations.solve import THREADS
-from numprec.kernels.equations.solve import steps as solve_steps
+from numprec.kernels.equations import cholesky, triangular
+from numprec.kernels.equations.centring import THREADS, TILE
+from numprec.kernels.equations.gram import gamma
 from numprec.language.instructions import add_rn, mul_rn
 from numprec.language.ladder import draw, operation, rung
 from numprec.precision import FORMATS
@@ -70,7 +70,7 @@ def _levels(N, P):
 @lru_cache(maxsize=None)
 def steps(p):
     accum = p.accum
-    finite, backward = solve_steps(p).finite, solve_steps(p).backward
+    finite, backward = cholesky.steps(p).finite, triangular.steps(p).backward
     reach = 2 ** min(2 ** (accum.exponent - 2) - 1, 62)    # 1 / reach^2 is the smallest normal number, or above it
 
     @cuda.jit(device=True)

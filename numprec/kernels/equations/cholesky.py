@@ -1,20 +1,20 @@
-"""Cholesky factor, and the triangular systems that follow it.
+"""Cholesky factor.
 
-Maths      R'R = A, R upper triangular with a positive diagonal;  then X from R'(R X) = B, two substitutions
-Shapes     A (D, D): storage, symmetric, of which the upper triangle is read. R (D, D), B and X (D, T): accum
+Maths      R'R = A, R upper triangular with a positive diagonal
+Shapes     A (D, D): storage, symmetric, of which the upper triangle is read. R (D, D): accum
 Mapping    one block: tx runs along a row, the contiguous axis, ty down the rows
 Precision  everything in accum. Each entry of A is reached by D + 1 roundings at most, whatever their order [1, 10.1]:
              |R'R - A| <= g_(D+2) / (1 - g_(D+2)) d d',  d[i] = sqrt(A[i, i]),  g_n = n u / (1 - n u)  [1, theorem 10.5]
            (D + 2: a half precision square root may be a hair off its correct rounding). A pivot that is not above
            (D + 1) u A[j, j], the size of its own error, is noise: there the factorisation stops, and the number of
-           good pivots tells so. Substitution solves a nearby triangular system exactly [1, theorem 8.5]
+           good pivots tells so
 Ladder     serial  one thread
            block   a row of R at a time, then all of the trailing matrix at once: right-looking, two barriers a row.
                    Entries see their updates in the same order as in serial: the results are the same bits
-Cost       D (D + 1) (2 D + 1) / 6 flops for the factor, the sum of the squares up to D^2: with k rows left, k^2;
-           2 D^2 T for the two substitutions; half of A or R read, R (with its zeros) or X written
+Cost       D (D + 1) (2 D + 1) / 6 flops, the sum of the squares up to D^2: with k rows left, k^2; half of A read, R
+           (with its zeros) written
 Sources    [1] N. J. Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., SIAM 2002
-           [2] G. H. Golub and C. F. Van Loan, Matrix Computations, 4th ed., Johns Hopkins 2013, sections 3.1, 4.2
+           [2] G. H. Golub and C. F. Van Loan, Matrix Computations, 4th ed., Johns Hopkins 2013, section 4.2
 """
 import math
 from functools import lru_cache
@@ -23,11 +23,10 @@ from types import SimpleNamespace
 import numpy as np
 from numba import cuda
 
-from numprec.kernels.equations.gram import TILE, gamma
+from numprec.kernels.equations.centring import THREADS, TILE
+from numprec.kernels.equations.gram import gamma
 from numprec.language.ladder import draw, operation, rung
 from numprec.precision import FORMATS
-
-THREADS = TILE * TILE
 
 
 # ---- the factor: judged by its product, as the theorem does
@@ -49,28 +48,6 @@ def error_bound(precision, A):
     g = gamma(D + 2, precision.accum.u)
     g = g / (1 - g) if g < 1 else np.inf
     return (g + (D + 2) * fp64.u) * np.outer(d, d) + (D + 2) * precision.accum.eta
-
-
-# ---- the substitutions: the forward error that the backward error of each allows
-
-def pair_oracle(R, B):
-    R = np.triu(R.astype(np.float64))
-    return np.linalg.solve(R, np.linalg.solve(R.T, B.astype(np.float64)))
-
-
-def pair_error_bound(precision, R, B):
-    """(R' + E1)(R + E2) x = b with |E1| <= g |R'|, |E2| <= g |R| [1, theorem 8.5], hence
-    |x - X| <= |A^-1| ((2 g + g^2) |R'||R| |x| + underflow), and |x| <= |X| + |x - X| is solved for the error.
-    """
-    R, X = np.triu(R.astype(np.float64)), abs(pair_oracle(R, B))
-    D, inverse = len(R), np.linalg.inv(R)
-    g = gamma(D + 1, precision.accum.u) + gamma(D + 1, FORMATS["float64"].u)
-    grown = abs(inverse @ inverse.T)
-    M = grown @ abs(R.T) @ abs(R) * (2 * g + g * g)
-    lost = D * precision.accum.eta * (grown @ (1 + abs(R.T).sum(axis=1, keepdims=True)))
-    if not np.isfinite(g) or max(abs(np.linalg.eigvals(M))) >= 1:
-        return np.full(X.shape, np.inf)
-    return np.linalg.solve(np.eye(D) - M, M @ X + lost)
 
 
 # ---- the steps that the rungs, and the chapters after this one, share
@@ -111,40 +88,12 @@ def steps(p):
         cuda.syncthreads()
         return D
 
-    @cuda.jit(device=True)
-    def forward(R, B):
-        """R'Y = B, in place of B."""
-        t = cuda.threadIdx.y * TILE + cuda.threadIdx.x
-        D, T = B.shape
-        for j in range(D):
-            cuda.syncthreads()    # row j has had its updates
-            for k in range(t, T, THREADS):
-                B[j, k] = B[j, k] / accum(R[j, j])
-            cuda.syncthreads()    # row j is solved
-            for ik in range((j + 1) * T + t, D * T, THREADS):
-                B[ik // T, ik % T] -= accum(R[j, ik // T]) * B[j, ik % T]
-        cuda.syncthreads()
-
-    @cuda.jit(device=True)
-    def backward(R, B, D):
-        """R X = B with the leading D x D part of R, in place of the first D rows of B."""
-        t = cuda.threadIdx.y * TILE + cuda.threadIdx.x
-        T = B.shape[1]
-        for j in range(D - 1, -1, -1):
-            cuda.syncthreads()    # row j has had its updates
-            for k in range(t, T, THREADS):
-                B[j, k] = B[j, k] / accum(R[j, j])
-            cuda.syncthreads()    # row j is solved
-            for ik in range(t, j * T, THREADS):
-                B[ik // T, ik % T] -= accum(R[ik // T, j]) * B[j, ik % T]
-        cuda.syncthreads()
-
-    return SimpleNamespace(finite=finite, cholesky=cholesky, forward=forward, backward=backward)
+    return SimpleNamespace(finite=finite, cholesky=cholesky)
 
 
 # ---- kernels, slowest first
 
-@rung(of="cholesky")
+@rung
 def serial(p):
     accum = p.accum
     per_unit = 2 ** accum.significand
@@ -172,7 +121,7 @@ def serial(p):
     return cholesky_serial
 
 
-@rung(of="cholesky")
+@rung
 def block(p):
     accum = p.accum
     cholesky = steps(p).cholesky
@@ -191,45 +140,6 @@ def block(p):
     return cholesky_block
 
 
-@rung(of="triangular")
-def serial_(p):
-    """A thread per right-hand side; no one waits for anyone."""
-    accum = p.accum
-
-    @cuda.jit
-    def triangular_serial(R, B, X):
-        D, T = B.shape
-        k = cuda.threadIdx.y * TILE + cuda.threadIdx.x
-        if k < T:
-            for i in range(D):
-                acc = accum(B[i, k])
-                for j in range(i):
-                    acc -= accum(R[j, i]) * X[j, k]
-                X[i, k] = acc / accum(R[i, i])
-            for i in range(D - 1, -1, -1):
-                acc = X[i, k]
-                for j in range(D - 1, i, -1):
-                    acc -= accum(R[i, j]) * X[j, k]
-                X[i, k] = acc / accum(R[i, i])
-    return triangular_serial
-
-
-@rung(of="triangular")
-def block_(p):
-    accum = p.accum
-    step = steps(p)
-    forward, backward = step.forward, step.backward
-
-    @cuda.jit
-    def triangular_block(R, B, X):
-        D, T = B.shape
-        for ik in range(cuda.threadIdx.y * TILE + cuda.threadIdx.x, D * T, THREADS):
-            X[ik // T, ik % T] = accum(B[ik // T, ik % T])
-        forward(R, X)
-        backward(R, X, D)
-    return triangular_block
-
-
 # ---- host side
 
 def launch(device, rung, precision, A):
@@ -241,20 +151,9 @@ def launch(device, rung, precision, A):
     return R
 
 
-def launch_pair(device, rung, precision, R, B):
-    X = device.empty(B.shape, precision.accum)
-    device.launch(rung[precision], 1, (TILE, TILE), R, B, X)
-    return X
-
-
 def cost(precision, D):
     half = D * (D + 1) // 2
     return {"flops": half * (2 * D + 1) // 3, "bytes": half * precision.storage.bytes + D * D * precision.accum.bytes}
-
-
-def cost_pair(precision, D, T):
-    read = D * (D + 1) // 2 + D * T
-    return {"flops": 2 * D * D * T, "bytes": read * precision.storage.bytes + D * T * precision.accum.bytes}
 
 
 def inputs(rng, shape, kind, precision):
@@ -265,12 +164,6 @@ def inputs(rng, shape, kind, precision):
     return A / abs(A).max() * _unit(kind, precision),
 
 
-def inputs_pair(rng, shape, kind, precision):
-    D, T = shape
-    R = np.triu(rng.uniform(-1, 1, (D, D)) / D, 1) + np.diag(rng.uniform(0.5, 1, D))
-    return R, draw(rng, (D, T), "random" if kind in ("large", "overflow") else kind, precision)
-
-
 def _unit(kind, precision):
     return {"large": precision.storage.max / 2, "overflow": precision.storage.max / 2,
             "subnormal": precision.storage.tiny * 4}.get(kind, 1.0)
@@ -279,6 +172,3 @@ def _unit(kind, precision):
 operation("cholesky", oracle=oracle, readout=readout, error_bound=error_bound, launch=launch, cost=cost, inputs=inputs,
           shapes=((1,), (2,), (7,), (16,), (17,), (33,)),
           bench_shapes={"smoke": (16,), "quick": (64,), "full": (1024,)})
-operation("triangular", oracle=pair_oracle, error_bound=pair_error_bound, launch=launch_pair, cost=cost_pair,
-          inputs=inputs_pair, shapes=((1, 1), (2, 3), (16, 1), (17, 2), (33, 5)),
-          bench_shapes={"smoke": (16, 1), "quick": (64, 4), "full": (1024, 16)})
