@@ -99,7 +99,8 @@ def test_the_backend_of_a_notebook_is_none_of_ours(tmp_path):
               "print(len(figures.draw_one('loss_scale', rows.runs('mixed_fp16', [0.5, 0.5], rows.network_row),\n"
               "                           rows.environment(), sys.argv[3])))\n"
               "print(matplotlib.get_backend(), 'matplotlib.pyplot' in sys.modules)")
-    done = subprocess.run([sys.executable, "-c", script, *map(str, (ROOT, ROOT / "tests", tmp_path))], text=True,
+    done = subprocess.run([sys.executable, "-c", script, *map(str, (ROOT, ROOT / "tests" / "harness", tmp_path))],
+                          text=True,
                           capture_output=True, env={**os.environ, "MPLBACKEND": "module://nowhere.backend_inline"})
     assert done.stdout == "2\nsvg False\n", done.stderr
 

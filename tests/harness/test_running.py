@@ -55,7 +55,7 @@ def sleep(device, mark):
 
 @pytest.fixture(scope="module")
 def worker():
-    with Worker("emulator", {"PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests")))}) as process:
+    with Worker("emulator", {"PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests" / "harness")))}) as process:
         yield process
 
 
@@ -131,7 +131,7 @@ def test_an_orphan_ends_in_the_middle_of_a_cell(tmp_path):
     script = ("import sys; sys.path[:0] = sys.argv[1:3]\nimport test_running as t\n"
               "w = t.Worker('emulator', {'PYTHONPATH': ':'.join(sys.argv[1:3])})\nprint(w.pid, flush=True)\n"
               "w.call(t.sleep, mark=sys.argv[3])")
-    parent = subprocess.Popen([sys.executable, "-c", script, str(ROOT), str(ROOT / "tests"), str(mark)],
+    parent = subprocess.Popen([sys.executable, "-c", script, str(ROOT), str(ROOT / "tests" / "harness"), str(mark)],
                               stdout=subprocess.PIPE, text=True)
     orphan = int(parent.stdout.readline())
     kills.wait_for(mark.exists, 60)
