@@ -3,7 +3,8 @@
 A `Format` is a way to write a number: float16, bfloat16, ... A `Precision` is a choice of formats:
 
     storage   what arrays in memory hold
-    compute   the format an operand has when it meets another one
+    compute   the format to which the operands of a product that is summed are rounded: of a dot product, a matrix
+              product, a convolution, a kernel function. It matters where it is coarser than storage
     accum     products and running sums: accum(a) * accum(b), in every kernel alike
     master    the copy of the weights that an optimizer updates (training in mixed precision)
     loss_scale  None, "static" or "dynamic"
@@ -97,6 +98,10 @@ class Format:
                 return _round_once_to_bfloat16(values.astype(np.float64))
             return np.array(values, dtype=self.numpy)
 
+    def holds(self, other):
+        """Whether every number of the format `other` is one of this format."""
+        return self.significand >= other.significand and self.exponent >= other.exponent
+
     def wider(self):
         """The format one step up, for residuals: halves -> float32 -> float64; float64 is its own."""
         return FORMATS["float32"] if self.bits < 32 else FORMATS["float64"]
@@ -146,7 +151,7 @@ class Precision:
     def __post_init__(self):
         if self.loss_scale not in (None, "static", "dynamic"):
             raise ValueError(f"loss_scale is None, 'static' or 'dynamic', not {self.loss_scale!r}")
-        if self.accum.significand < self.compute.significand or self.accum.exponent < self.compute.exponent:
+        if not self.accum.holds(self.compute):
             raise ValueError(f"accum ({self.accum}) must hold every value of compute ({self.compute})")
 
     def __str__(self):

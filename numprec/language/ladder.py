@@ -25,13 +25,18 @@ What an operation is made of (arrays on the host are NumPy, rounded to the preci
     readout(result, *arrays)            where the theorem speaks of something else than what `launch` returns: that,
                                         in float64 (for a Cholesky factor R, the product R'R)
     chapter                             name of the chapter that describes it
+    operands                            places of the arrays whose products are summed: each element is rounded to the
+                                        role compute where it meets its partner. `error_bound` is for elements that
+                                        compute holds; what rounding others costs is added here
     cost_differs                        one sentence, where the ladder's first rung does not come within 5 % of `cost`,
                                         in flops or in bytes: why not
 """
 import inspect
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Callable
+
+import numpy as np
 
 KINDS = ("random", "same_sign", "large", "overflow", "subnormal")
 """random: standard normal. same_sign: uniform in [0, 1), where errors add up instead of cancelling. large: scaled
@@ -89,6 +94,7 @@ class Operation:
     readout: Callable | None = None
     cost_differs: str | None = None
     chapter: str | None = None
+    operands: tuple = ()
 
     @property
     def rungs(self):
@@ -133,8 +139,32 @@ def draw(rng, shape, kind, precision, terms=1, factors=1):
 
 def operation(name, **parts):
     """Describes the operation `name`; its rungs were registered above it in the chapter, which is the caller."""
-    _operations[name] = Operation(name, chapter=_last(sys._getframe(1).f_globals["__name__"]), **parts)
-    return _operations[name]
+    described = Operation(name, chapter=_last(sys._getframe(1).f_globals["__name__"]), **parts)
+    if described.operands:
+        described = replace(described, error_bound=_with_compute(described))
+    _operations[name] = described
+    return described
+
+
+def _with_compute(operation):
+    """The operation's error bound, for operands that compute need not hold: a kernel does with them what it does with
+    the rounded ones, so the bound is theirs, and the oracle's change from the given operands to these."""
+    def error_bound(precision, *arrays):
+        if precision.compute.holds(precision.storage):
+            return operation.error_bound(precision, *arrays)
+        rounded = [precision.compute.round(a) if i in operation.operands else a for i, a in enumerate(arrays)]
+        bound = operation.error_bound(precision, *rounded)
+        before, after = operation.oracle(*arrays), operation.oracle(*rounded)
+        if not isinstance(bound, tuple):
+            return _apart(before, after, bound)
+        return tuple(map(_apart, before, after, bound))
+    return error_bound
+
+
+def _apart(before, after, bound):
+    """|after - before| + bound; infinite where that is no number."""
+    with np.errstate(invalid="ignore"):
+        return np.nan_to_num(np.abs(np.subtract(after, before)) + bound, nan=np.inf, posinf=np.inf)
 
 
 def registered():

@@ -74,7 +74,8 @@ def input_computed(precision, dZ, F, X, view, activation="relu"):
 
 @rung
 def direct(p, stride=1, activation="relu"):
-    storage, accum, f = p.storage, p.accum, dense.ACTIVATIONS[activation].value(p)
+    storage, compute, accum = p.storage, p.compute, p.accum
+    f = dense.ACTIVATIONS[activation].value(p)
 
     @cuda.jit
     def conv_direct(X, F, bias, top, left, Z):
@@ -90,7 +91,7 @@ def direct(p, stride=1, activation="relu"):
                     w = uint32(j * stride + s - left)
                     if h < X.shape[1] and w < X.shape[2]:
                         for c in range(C):
-                            acc += accum(X[b, h, w, c]) * accum(F[r, s, c, o])
+                            acc += accum(compute(X[b, h, w, c])) * accum(compute(F[r, s, c, o]))
             Z[b, i, j, o] = storage(f(acc + accum(bias[o])))
     return conv_direct
 
@@ -214,18 +215,19 @@ about = dict(shapes=((1, 1, 1, 1, 1), (2, 5, 7, 3, 33), (1, 2, 6, 17, 5), (3, 1,
              bench_shapes={"smoke": (2, 8, 8, 4, 8), "quick": (4, 32, 32, 32, 32), "full": (128, 32, 32, 64, 64)})
 
 operation(
-    "conv", inputs=lambda *problem: layers(*problem)[:3], cost=cost, **about,
+    "conv", operands=(0, 1), inputs=lambda *problem: layers(*problem)[:3], cost=cost, **about,
     oracle=lambda X, F, bias: oracle(X, F, bias, near(X)),
     error_bound=lambda p, X, F, bias: error_bound(p, X, F, bias, near(X)),
     launch=lambda device, rung, p, X, F, bias: forward(device, rung, p, X, F, bias, near(X)))
 operation(
-    "conv_weight_gradient", inputs=lambda *problem: layers(*problem)[::3], cost=weight_cost, **backward, **about,
+    "conv_weight_gradient", operands=(0, 1), inputs=lambda *problem: layers(*problem)[::3], cost=weight_cost,
+    **backward, **about,
     oracle=lambda X, dZ: columns_of(X, near(X)).T @ matrix(dZ),
     error_bound=lambda p, X, dZ: weight_error_bound(p, X, dZ, near(X)),
     launch=lambda device, rung, p, X, dZ: weight_gradient(device, rung, p, X, dZ, near(X)).reshape(-1, dZ.shape[-1]))
 operation(
-    "conv_input_gradient", inputs=lambda *problem: layers(*problem)[3:0:-2] + layers(*problem)[:1], cost=input_cost,
-    **backward, **about,
+    "conv_input_gradient", operands=(0, 1), cost=input_cost,
+    inputs=lambda *problem: layers(*problem)[3:0:-2] + layers(*problem)[:1], **backward, **about,
     oracle=lambda dZ, F, X: input_computed(PRECISIONS["fp64"], dZ, F, X, near(X)).exact,
     error_bound=lambda p, dZ, F, X: input_computed(p, dZ, F, X, near(X)).error,
     launch=lambda device, rung, p, dZ, F, X: input_gradient(device, rung, p, dZ, F, X, near(X)))

@@ -99,7 +99,7 @@ def filters_backward(p, width):
 
 def convolve(p, stride, backward, patch, epilogue):
     """Forward, and the gradient of the input where `backward`."""
-    storage, accum = p.storage, p.accum
+    storage, compute, accum = p.storage, p.compute, p.accum
     width = SIDE * patch
     place, element, finish = origin(stride, backward), pixel(p, stride, backward), epilogue(p)
     load_filters = (filters_backward if backward else filters_forward)(p, width)
@@ -139,9 +139,9 @@ def convolve(p, stride, backward, patch, epilogue):
             cuda.syncthreads()    # both tiles are complete
             for d in range(DEPTH):
                 for i in range(PATCH):
-                    x_r[i] = accum(X_s[d, m + i])
+                    x_r[i] = accum(compute(X_s[d, m + i]))
                 for j in range(patch):
-                    f_r[j] = accum(F_s[d, n + j])
+                    f_r[j] = accum(compute(F_s[d, n + j]))
                 for i in range(PATCH):
                     for j in range(patch):
                         acc[i, j] += x_r[i] * f_r[j]
@@ -155,7 +155,7 @@ def convolve(p, stride, backward, patch, epilogue):
 
 def weights(p, stride, patch):
     """Sums over `each` rows, left in parts[z]. A thread fills one column of the tile of windows: THREADS == BLOCK."""
-    storage, accum = p.storage, p.accum
+    storage, compute, accum = p.storage, p.compute, p.accum
     width = SIDE * patch
     place, element = origin(stride, False), pixel(p, stride, False)
 
@@ -200,9 +200,9 @@ def weights(p, stride, patch):
             cuda.syncthreads()    # both tiles, and the places of the next windows, are complete
             for d in range(DEPTH):
                 for i in range(PATCH):
-                    x_r[i] = accum(X_s[d, m + i])
+                    x_r[i] = accum(compute(X_s[d, m + i]))
                 for j in range(patch):
-                    z_r[j] = accum(Z_s[d, n + j])
+                    z_r[j] = accum(compute(Z_s[d, n + j]))
                 for i in range(PATCH):
                     for j in range(patch):
                         acc[i, j] += x_r[i] * z_r[j]

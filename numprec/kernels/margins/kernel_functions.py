@@ -99,7 +99,7 @@ FUNCTIONS = {
 def value(p):
     """value(X, m, n, parameters, which): K[m, n] of X with itself, the same bits that the kernels of matmul compute;
     `which` is the number of the kernel function in FUNCTIONS."""
-    storage, accum = p.storage, p.accum
+    storage, compute, accum = p.storage, p.compute, p.accum
     times, square = matmul.product(p), squared_difference(p)
     gauss, raised, tanh = gaussian(p), power(p), tangent(p)
     RBF, POLY, SIGMOID = map(list(FUNCTIONS).index, ("rbf", "poly", "sigmoid"))
@@ -109,10 +109,10 @@ def value(p):
         acc = accum(0)
         if which == RBF:
             for d in range(X.shape[1]):
-                acc = square(acc, accum(X[m, d]), accum(X[n, d]))
+                acc = square(acc, accum(compute(X[m, d])), accum(compute(X[n, d])))
             return storage(gauss(acc, m, n, parameters))
         for d in range(X.shape[1]):    # a loop for each term: a sum of one or the other would not be a multiply-add
-            acc = times(acc, accum(X[m, d]), accum(X[n, d]))
+            acc = times(acc, accum(compute(X[m, d])), accum(compute(X[n, d])))
         if which == POLY:
             acc = raised(acc, m, n, parameters)
         elif which == SIGMOID:
@@ -228,7 +228,7 @@ def inputs(rng, shape, kind, precision):
 
 
 about = dict(
-    ladder="matmul", inputs=inputs,
+    operands=(0, 1), ladder="matmul", inputs=inputs,
     shapes=((1, 1, 1), (2, 3, 5), (17, 15, 31), (65, 63, 4), (2, 3, 4096)),
     bench_shapes={"smoke": (150, 150, 4), "quick": (512, 512, 64), "full": (4096, 4096, 784)})
 

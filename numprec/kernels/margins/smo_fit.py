@@ -86,6 +86,6 @@ def inputs(rng, shape, kind, precision):
     return X, np.array([1 / D, 0, 0]), *smo.inputs(rng, (n, P), kind, precision)[1:]
 
 
-operation("smo_fit", oracle=oracle, readout=readout, error_bound=error_bound, launch=launch,
+operation("smo_fit", operands=(0,), oracle=oracle, readout=readout, error_bound=error_bound, launch=launch,
           cost=cost, inputs=inputs, shapes=((1, 1, 1), (2, 1, 3), (5, 3, 2), (31, 2, 4), (257, 1, 5)),
           bench_shapes={"smoke": (100, 3, 4), "quick": (500, 3, 8), "full": (1000, 10, 32)})

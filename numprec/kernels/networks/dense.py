@@ -316,12 +316,12 @@ products = dict(shapes=((1, 1, 1), (17, 15, 31), (65, 10, 130)),
                 bench_shapes={"smoke": (64, 64, 64), "quick": (128, 256, 784), "full": (8192, 1024, 1024)})
 
 operation(
-    "dense", ladder="matmul", inputs=forward_inputs, launch=forward, **products,
+    "dense", ladder="matmul", operands=(0, 1), inputs=forward_inputs, launch=forward, **products,
     oracle=oracle,
     error_bound=lambda precision, X, W, b: activated(precision, X, W, b, "relu").error,
     cost=lambda p, M, N, K: {"flops": M * N * (2 * K + 1), "bytes": (M * K + K * N + N + M * N) * p.storage.bytes})
 operation(
-    "dense_input_gradient", ladder="matmul", inputs=backward_inputs, launch=input_gradient, **products,
+    "dense_input_gradient", ladder="matmul", operands=(0, 1), inputs=backward_inputs, launch=input_gradient, **products,
     oracle=input_gradient_oracle,
     error_bound=lambda precision, dZ, W, X: differentiated(precision, dZ, W, X, "relu").error,
     cost=lambda p, M, N, K: {"flops": 2 * M * N * K, "bytes": (M * K + K * N + 2 * M * N) * p.storage.bytes})

@@ -5,8 +5,9 @@ Shapes     A (M, K), B (K, N), C (M, N): storage, row-major; any M, N, K >= 1. W
            as (K, M); with transpose_b, B lies as (N, K)
 Mapping    n runs along grid x, the contiguous axis, so that a warp reads and writes neighbouring elements;
            m runs along grid y
-Precision  operands are widened to accum, exactly; product and sum are one fused multiply-add, rounded once to
-           accum; one rounding to storage when C is written. Hence, for any K and any order of summation,
+Precision  operands are rounded to compute (nothing happens where that is storage) and widened to accum, exactly;
+           product and sum are one fused multiply-add, rounded once to accum; one rounding to storage when C is
+           written. Hence, for operands that compute holds, any K and any order of summation,
            |error| <= K u_accum |A||B| + u_storage |C|  [2], plus what underflow costs
 Ladder     naive             a thread per C[m, n] reads its row of A and its column of B from global memory
            tiled             a block shares square tiles of both through shared memory: TILE times fewer global reads
@@ -84,7 +85,7 @@ def identity(p):
 
 @rung
 def naive(p, transpose_a=False, transpose_b=False, term=product, epilogue=identity):
-    storage, accum = p.storage, p.accum
+    storage, compute, accum = p.storage, p.compute, p.accum
     a, b = element(transpose_a), element(transpose_b)
     plus, finish = term(p), epilogue(p)
 
@@ -96,14 +97,14 @@ def naive(p, transpose_a=False, transpose_b=False, term=product, epilogue=identi
         if m < M and n < N:
             acc = accum(0)
             for k in range(K):
-                acc = plus(acc, accum(a(A, m, k)), accum(b(B, k, n)))
+                acc = plus(acc, accum(compute(a(A, m, k))), accum(compute(b(B, k, n))))
             C[m, n] = storage(finish(acc, m, n, extra))
     return matmul_naive
 
 
 @rung
 def tiled(p, transpose_a=False, transpose_b=False, term=product, epilogue=identity):
-    storage, accum = p.storage, p.accum
+    storage, compute, accum = p.storage, p.compute, p.accum
     a, b = element(transpose_a), element(transpose_b)
     plus, finish = term(p), epilogue(p)
 
@@ -125,7 +126,7 @@ def tiled(p, transpose_a=False, transpose_b=False, term=product, epilogue=identi
             B_s[ty, tx] = b(B, k0 + ty, n) if k0 + ty < K and n < N else storage(0)
             cuda.syncthreads()    # both tiles are complete
             for k in range(TILE):
-                acc = plus(acc, accum(A_s[ty, k]), accum(B_s[k, tx]))
+                acc = plus(acc, accum(compute(A_s[ty, k])), accum(compute(B_s[k, tx])))
             cuda.syncthreads()    # everyone has read them; the next pair may overwrite
         if m < M and n < N:
             C[m, n] = storage(finish(acc, m, n, extra))
@@ -156,7 +157,7 @@ def tile_loader(p, turned, threads=THREADS):
 
 @rung
 def register_blocked(p, transpose_a=False, transpose_b=False, term=product, epilogue=identity, patch=PATCH):
-    storage, accum = p.storage, p.accum
+    storage, compute, accum = p.storage, p.compute, p.accum
     side = BLOCK // patch
     load_A, load_B = tile_loader(p, not transpose_a, side * side), tile_loader(p, transpose_b, side * side)
     plus, finish = term(p), epilogue(p)
@@ -190,9 +191,9 @@ def register_blocked(p, transpose_a=False, transpose_b=False, term=product, epil
             cuda.syncthreads()    # both tiles are complete
             for k in range(DEPTH):
                 for i in range(patch):
-                    a_r[i] = accum(A_s[k, m + i])
+                    a_r[i] = accum(compute(A_s[k, m + i]))
                 for j in range(patch):
-                    b_r[j] = accum(B_s[k, n + j])
+                    b_r[j] = accum(compute(B_s[k, n + j]))
                 for i in range(patch):
                     for j in range(patch):
                         acc[i, j] = plus(acc[i, j], a_r[i], b_r[j])
@@ -233,7 +234,7 @@ def inputs(rng, shape, kind, precision):
 
 
 about = dict(
-    inputs=inputs, oracle=oracle, error_bound=error_bound, launch=launch, cost=cost,
+    operands=(0, 1), inputs=inputs, oracle=oracle, error_bound=error_bound, launch=launch, cost=cost,
     shapes=((1, 1, 1), (2, 3, 5), (16, 16, 16), (17, 15, 31), (33, 7, 64), (1, 129, 127), (64, 64, 17), (65, 63, 33),
             (2, 3, 4096)),
     bench_shapes={"smoke": (64, 64, 64), "quick": (256, 256, 256), "full": (4096, 4096, 4096)})

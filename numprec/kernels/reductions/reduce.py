@@ -5,7 +5,8 @@ Shapes     x (n,), y (n,): storage; any n >= 1. The result is one accum
 Mapping    thread t of the whole grid takes the elements t, t + threads, t + 2 threads, ..., so that a warp reads
            neighbours; then a block combines its threads' sums, and a second launch combines the blocks'.
            Who adds what to what depends on n alone: a result is the same bits on every run and every device
-Precision  elements are widened to accum, exactly; a product and its sum are one fused multiply-add. In any order
+Precision  elements are widened to accum, exactly (factors of a product are rounded to compute first, which changes
+           nothing where that is storage); a product and its sum are one fused multiply-add. In any order
              sum   |error| <= (n - 1) u_accum sum |x|
              dot   |error| <= n u_accum sum |x| |y|, plus what underflow costs              [1]
            The proof of [1] asks of each addition that one operand be a number of the format and the result be
@@ -63,11 +64,11 @@ def element(p):
 
 
 def product(p):
-    accum = p.accum
+    compute, accum = p.compute, p.accum
 
     @cuda.jit(device=True)
     def product(x, y, i):
-        return accum(x[i]) * accum(y[i])
+        return accum(compute(x[i])) * accum(compute(y[i]))
     return product
 
 
@@ -217,5 +218,5 @@ shapes = dict(
 
 operation("sum", inputs=sum_inputs, oracle=sum_oracle, error_bound=sum_error_bound, launch=sum_launch,
           cost=sum_cost, **shapes)
-operation("dot", ladder="sum", inputs=inputs, oracle=oracle, error_bound=error_bound, launch=launch, cost=cost,
-          **shapes)
+operation("dot", ladder="sum", operands=(0, 1), inputs=inputs, oracle=oracle, error_bound=error_bound,
+          launch=launch, cost=cost, **shapes)
