@@ -44,8 +44,6 @@ TOO_LONG = {
     "numprec/kernels/equations/least_squares.py",
     "numprec/kernels/equations/qr.py",
     "numprec/kernels/networks/dense.py",
-    "numprec/kernels/trees/grow.py",
-    "numprec/kernels/trees/histogram.py",
     "numprec/kernels/trees/levels.py",
     "numprec/kernels/trees/split.py",
     "numprec/models/classifier.py",

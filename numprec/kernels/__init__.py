@@ -11,7 +11,8 @@ PARTS = {
     "equations": ("centring", "gram", "cholesky", "triangular", "qr", "refinement", "least_squares"),
     "networks": ("philox", "dense", "cross_entropy", "batch", "loss_scale", "optimizer"),
     "images": ("im2col", "implicit", "conv", "pooling", "batch_moments", "batch_norm", "augment"),
-    "trees": ("sort", "histogram", "impurity", "split", "partition", "grow", "levels"),
+    "trees": ("sort", "bins", "histogram", "impurity", "scan", "split", "nodes", "partition", "descend", "grow",
+              "levels"),
     "margins": ("kernel_functions", "smo_step", "smo", "smo_fit", "working_set"),
 }
 

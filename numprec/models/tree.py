@@ -12,10 +12,10 @@ from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.validation import check_is_fitted
 
 from numprec.kernels.trees import levels
-from numprec.kernels.trees.grow import NONE, Rules, flatten, warps_for
-from numprec.kernels.trees.histogram import bins_of
+from numprec.kernels.trees.bins import bins_of
+from numprec.kernels.trees.grow import NONE, Rules, warps_for
 from numprec.kernels.trees.impurity import entropy, gini, room
-from numprec.kernels.trees.partition import COUNT, DEPTH, FEATURE, MISSING
+from numprec.kernels.trees.nodes import COUNT, DEPTH, FEATURE, MISSING, flatten
 from numprec.models.base import CLASS_WEIGHT, Estimator, Scored, check_memory, check_parameters, is_real, is_whole
 from numprec.precision import FORMATS
 

@@ -3,10 +3,10 @@ import numpy as np
 import pytest
 
 from numprec.kernels import operations
-from numprec.kernels.trees import histogram, split
-from numprec.kernels.trees.grow import flatten
-from numprec.kernels.trees.histogram import BINS
+from numprec.kernels.trees import split
+from numprec.kernels.trees.bins import BINS, quantise
 from numprec.kernels.trees.impurity import entropy, gini, left_over_bound
+from numprec.kernels.trees.nodes import flatten
 from numprec.precision import PRECISIONS
 
 RUNGS = operations()["split"].rungs
@@ -87,10 +87,10 @@ def test_edges_of_many_rows(device, precision):
     rng = np.random.default_rng(0)
     x = np.sort(precision.storage.round(rng.standard_normal(5000)))
     x[-1] = precision.storage.round(100)
-    edges, codes = (device.to_host(a) for a in histogram.quantise(device, precision, device.array(x[None])))
+    edges, codes = (device.to_host(a) for a in quantise(device, precision, device.array(x[None])))
     assert codes[-1] == codes.max() and (np.diff(codes[:, 0].astype(int)) >= 0).all()
     x[::3] = np.nan
-    _, missing = (device.to_host(a) for a in histogram.quantise(device, precision, device.array(x[None]), BINS - 1))
+    _, missing = (device.to_host(a) for a in quantise(device, precision, device.array(x[None]), BINS - 1))
     known = missing[~np.isnan(x.astype(np.float64)), 0].astype(int)
     assert (missing[::3] == BINS - 1).all() and (np.diff(known) >= 0).all() and known[0] == 0 < known[-1] < BINS - 1
     if precision.storage.bits > 16:

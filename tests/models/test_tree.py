@@ -19,9 +19,10 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from numprec import device as devices
 from numprec.kernels.networks.philox import permutation_oracle
-from numprec.kernels.trees import levels, partition
-from numprec.kernels.trees.grow import FEATURE, Rules, flatten
+from numprec.kernels.trees import descend, levels
+from numprec.kernels.trees.grow import Rules
 from numprec.kernels.trees.impurity import left_over_of
+from numprec.kernels.trees.nodes import FEATURE, flatten
 from numprec.kernels.trees.split import every_cut
 from numprec.models.tree import CRITERIA, Columns, DecisionTreeClassifier
 from numprec.precision import PRECISIONS
@@ -384,7 +385,7 @@ def test_a_prediction_is_the_kernels(precision, offset, device, monkeypatch):
     monkeypatch.setenv("NUMPREC_DEVICE", "gpu")
     elsewhere = pickle.loads(pickle.dumps(model)).set_params(device="gpu")
     for data in X, X_test:
-        leaf = partition.descend(device, partition.walk, precision, device.array(np.ascontiguousarray(
+        leaf = descend.launch(device, descend.walk, precision, device.array(np.ascontiguousarray(
             columns.stored(data).T)), device.array(links.astype(np.int32)), device.array(threshold))
         np.testing.assert_array_equal(model.apply(data), device.to_host(leaf))
         np.testing.assert_array_equal(elsewhere.apply(data), model.apply(data))

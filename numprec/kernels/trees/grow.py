@@ -23,11 +23,13 @@ from numba import cuda, int32
 from numprec.kernels.networks.philox import permuted
 from numprec.kernels.reductions.argmax import warp_argmax
 from numprec.kernels.reductions.reduce import ALL_LANES, WARP
-from numprec.kernels.trees.histogram import BLOCKS, cut, types_of, word
+from numprec.kernels.trees.bins import cut, word
+from numprec.kernels.trees.histogram import BLOCKS, types_of
 from numprec.kernels.trees.impurity import gini, impurity, left_over_bound, share
-from numprec.kernels.trees.partition import BIN, COUNT, CUT, DEPTH, FEATURE, MISSING, ROOT, START
+from numprec.kernels.trees.nodes import BIN, COUNT, CUT, DEPTH, FEATURE, MISSING, START
+from numprec.kernels.trees.scan import LEFT, known_rows, scan_rows, warp_scan
 from numprec.kernels.trees.sort import CAPACITY, THREADS, block_sort
-from numprec.kernels.trees.split import LEFT, NONE, known_rows, scan_rows, warp_scan
+from numprec.kernels.trees.split import NONE
 from numprec.language.instructions import number
 from numprec.language.ladder import rung
 
@@ -271,16 +273,6 @@ def one_block(p, criterion=gini, weighted=False):
 
 # ---- host side
 
-@dataclass
-class Grown:
-    """The table of nodes (see partition) and what goes with it, on the device."""
-
-    nodes: object
-    threshold: object
-    impurities: object
-    values: object
-
-
 def warps_for(C, weighted):
     """Warps of a block, so that the running counts of each fit into SHARED bytes; 0 where not even one's do."""
     return min(WARPS, SHARED // (C * (8 if weighted else 4)))
@@ -297,27 +289,3 @@ def finish(device, precision, kinds, X, y, w, C, everything, rows, roots, totals
         device.empty((D, half), precision.accum), device.empty((D, half), np.int32), device.empty((2, N), np.int32),
         device.empty(N if min(N, rules.exact) > CAPACITY else 1, precision.storage), count.type(rules.lightest), *when,
         shared=threads // WARP * C * count.itemsize)
-
-
-def flatten(nodes):
-    """The nodes that are in use, parents before children and left before right: (places in the table, left, right).
-
-    `left` and `right` are numbers in that order, -1 in a leaf.
-    """
-    generations = [np.array([ROOT])]
-    while len(generations[-1]):
-        middle = nodes[generations[-1], CUT]
-        middle = middle[middle > 0]
-        generations.append(np.stack([2 * middle, 2 * middle + 1], axis=1).ravel())
-    size = [np.ones(len(g), int) for g in generations]      # of subtrees
-    for g in range(len(generations) - 2, -1, -1):
-        size[g][nodes[generations[g], CUT] > 0] += size[g + 1].reshape(-1, 2).sum(axis=1)
-    number_of = np.zeros(len(nodes), int)
-    place = np.zeros(size[0][0], int)
-    left, right = np.full((2, size[0][0]), -1)
-    for g, ids in enumerate(generations[:-1]):
-        place[number_of[ids]] = ids
-        parents = number_of[ids[nodes[ids, CUT] > 0]]
-        left[parents], right[parents] = parents + 1, parents + 1 + size[g + 1][::2]
-        number_of[generations[g + 1]] = np.stack([left[parents], right[parents]], axis=1).ravel()
-    return place, left, right

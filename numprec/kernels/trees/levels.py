@@ -1,6 +1,6 @@
 """A decision tree of many rows, level by level.
 
-Maths      as in grow; nodes of more than `exact` rows are cut at the edges of bins (see histogram)
+Maths      as in grow; nodes of more than `exact` rows are cut at the edges of bins (see bins)
 Shapes     as in grow; counts (slots, D, BINS, K): the histograms of the nodes of a level
 Mapping    a level takes eight launches, whatever it holds: empty, count, search, divide, plan, and three that move rows
 Precision  as in grow. Histograms are integers, so that a difference of two is exact
@@ -18,14 +18,16 @@ from numba import cuda, int32
 
 from numprec.kernels.reductions.argmax import warp_argmax
 from numprec.kernels.reductions.reduce import WARP
-from numprec.kernels.trees import grow, histogram, partition
-from numprec.kernels.trees.grow import (ACTIVE, CHUNKS, JOBS, NONE, SMALL, WARPS, Grown, Rules, finish, flatten,
-                                        gain_floor, steps, warps_for)
-from numprec.kernels.trees.histogram import BINS, BLOCKS, CHUNK, JOB_CHUNK, JOB_COUNT, JOB_SLOT, JOB_START, types_of
+from numprec.kernels.trees import descend, grow, histogram, partition
+from numprec.kernels.trees.bins import BINS, quantise
+from numprec.kernels.trees.grow import (ACTIVE, CHUNKS, JOBS, NONE, SMALL, WARPS, Rules, finish, gain_floor, steps,
+                                        warps_for)
+from numprec.kernels.trees.histogram import BLOCKS, CHUNK, JOB_CHUNK, JOB_COUNT, JOB_SLOT, JOB_START, types_of
 from numprec.kernels.trees.impurity import gini
-from numprec.kernels.trees.partition import BIN, COUNT, CUT, FEATURE, MISSING, ROOT, START, block_scan
+from numprec.kernels.trees.nodes import BIN, COUNT, CUT, FEATURE, MISSING, ROOT, START, Grown, flatten
+from numprec.kernels.trees.partition import block_scan
+from numprec.kernels.trees.scan import LEFT, scan_bins
 from numprec.kernels.trees.sort import THREADS
-from numprec.kernels.trees.split import LEFT, scan_bins
 from numprec.language.ladder import operation, rung
 
 PATIENCE = 16            # levels between two looks at whether there are nodes left
@@ -45,7 +47,7 @@ def error_bound(precision, *arrays):
 def readout(results, X, y):
     """The class of the leaf that each row ends in."""
     links, threshold, label = results
-    return label[partition.descend_oracle(X, links, threshold)]
+    return label[descend.oracle(X, links, threshold)]
 
 
 # ---- kernels
@@ -237,7 +239,7 @@ def by_levels(device, precision, kinds, X, y, w, C, everything, rows, grown, rul
     count = histogram.private.variant(precision, weighted=kinds["weighted"])
     clear, root, search, divide, plan = levels.variant(precision, **kinds)
     nodes, threshold, impurities, values = grown.nodes, grown.threshold, grown.impurities, grown.values
-    edges, codes = histogram.quantise(device, precision, X, bins)
+    edges, codes = quantise(device, precision, X, bins)
     hists = [device.empty((2 * most, D, BINS, K), counts) for _ in range(2)]
     active = [device.array(np.tile(np.array([ROOT, 0, -1, -1], np.int32), (most, 1))) for _ in range(2)]
     jobs = device.array(np.tile(np.array([0, 0, N, 0], np.int32), (most, 1)))
@@ -271,7 +273,7 @@ def by_levels(device, precision, kinds, X, y, w, C, everything, rows, grown, rul
 
 
 def launch(device, rung, precision, X, y):
-    """links and threshold as partition.descend takes them, and the class of each leaf."""
+    """links and threshold as descend takes them, and the class of each leaf."""
     N = len(y)
     C = int(device.to_host(y).max()) + 1
     rules = Rules(max_depth=64, exact=N if rung is grow.one_block else max(2, N // 8))

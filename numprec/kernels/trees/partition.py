@@ -1,22 +1,14 @@
-"""The table of nodes, rows sorted by the side they fall on, and the way down a finished tree.
+"""Rows sorted by the side of the cut that they fall on, in all nodes at once.
 
 Maths      rows START .. START + COUNT of a node are divided, in their order, into those left of its cut and the others;
            the place where the right ones begin, CUT, is in START < CUT < START + COUNT
-           descend: from the root, to the left child if X[feature, n] <= threshold, or if it is missing (NaN) and the
-           node sends that left; else to the right one
-Shapes     nodes (2 N, 7): int32, a row per node. MISSING says where the rows went whose values are missing: 1 left,
-           0 right, -1 if there were none. The children of the node with cut s are 2 s and 2 s + 1, the root is
-           1: as no two nodes cut at the same place, every node has a number of its own, without anyone counting, and
-           all of them together need no more than 2 N. Leaves have CUT 0 and FEATURE -1
-           codes (N, D): uint8 (see histogram). rows (N,): int32, by place; node_of (N,): the node of each place
-           X (D, M): storage, links (K, 4): int32, feature (-1 in a leaf), left, right, and whether missing values go
-           left; threshold (K,): storage
-Mapping    partition: a thread per place, in all nodes at once; descend: a thread per row
-Precision  exact: codes are integers, thresholds and features have one format
+Shapes     nodes (2 N, 7): int32, see nodes. codes (N, D): uint8 (see bins). rows (N,): int32, by place; node_of (N,):
+           the node of each place
+Mapping    a thread per place
+Precision  exact: codes are integers
 Ladder     counted  every row counts those on its side that come before it in the node
            scanned  one prefix sum over all places counts for everybody: within blocks, over blocks, and then the move
-Cost       no flops; N codes, rows and numbers of nodes read, N rows written. descend: of each row,
-           a value for each level, but no more than D of them, and its leaf; every node once
+Cost       no flops; N codes, rows and numbers of nodes read, N rows written
 Sources    [1] G. E. Blelloch, Prefix sums and their applications, CMU-CS-90-190, 1990, section 1.3 (split)
            [2] M. Harris, S. Sengupta, J. D. Owens, Parallel prefix sum (scan) with CUDA, GPU Gems 3, 2007, chapter 39
 """
@@ -26,38 +18,27 @@ import numpy as np
 from numba import cuda, int32
 
 from numprec.kernels.reductions.reduce import WARP
-from numprec.kernels.trees.histogram import BINS
+from numprec.kernels.trees.bins import BINS
+from numprec.kernels.trees.nodes import BIN, CUT, FEATURE, MISSING, ROOT, START
+from numprec.kernels.trees.scan import warp_scan
 from numprec.kernels.trees.sort import THREADS
-from numprec.kernels.trees.split import warp_scan
-from numprec.language.ladder import draw, operation, rung
+from numprec.language.ladder import operation, rung
 
-START, COUNT, DEPTH, FEATURE, BIN, CUT, MISSING = range(7)
-ROOT = 1
 EACH = 4                 # places per thread
 PLACES = EACH * THREADS
 
 
-# ---- oracles: one node, cut in the middle of the bins; the tree that the inputs describe
+# ---- oracle: one node, cut in the middle of the bins
 
 def oracle(codes):
     return np.argsort(codes[:, 0] > BINS // 2, kind="stable")
-
-
-def descend_oracle(X, links, threshold):
-    at = np.zeros(X.shape[1], int)
-    while (links[at, 0] >= 0).any():
-        f, t = np.maximum(links[at, 0], 0), threshold[at].astype(np.float64)
-        x = X[f, np.arange(len(at))].astype(np.float64)
-        left = np.where(np.isnan(x), links[at, 3] > 0, x <= t)
-        at = np.where(links[at, 0] < 0, at, np.where(left, links[at, 1], links[at, 2]))
-    return at
 
 
 def error_bound(precision, *arrays):
     return 0
 
 
-# ---- partition: kernels, slowest first
+# ---- kernels, slowest first
 
 @cuda.jit(device=True)
 def on_the_left(codes, row, nodes, k):
@@ -159,24 +140,6 @@ def scanned(p):
     return partition_mark, partition_offsets, partition_move
 
 
-# ---- the way down
-
-@rung(of="descend")
-def walk(p):
-    accum = p.accum
-
-    @cuda.jit
-    def descend_walk(X, links, threshold, leaf):
-        n = cuda.grid(1)
-        if n < X.shape[1]:
-            k = 0
-            while links[k, 0] >= 0:
-                x = accum(X[links[k, 0], n])
-                k = links[k, 1] if x <= accum(threshold[k]) or (x != x and links[k, 3] > 0) else links[k, 2]
-            leaf[n] = k
-    return descend_walk
-
-
 # ---- host side
 
 def launch(device, rung, precision, codes, rows=None, node_of=None, nodes=None, scratch=None, moved=None):
@@ -201,20 +164,8 @@ def launch(device, rung, precision, codes, rows=None, node_of=None, nodes=None, 
     return moved
 
 
-def descend(device, rung, precision, X, links, threshold):
-    """The leaf of each column of X."""
-    leaf = device.empty(X.shape[1], np.int32)
-    device.launch(rung[precision], -(-X.shape[1] // THREADS), THREADS, X, links, threshold, leaf)
-    return leaf
-
-
 def cost(precision, N):
     return {"flops": 0, "bytes": 13 * N}
-
-
-def descend_cost(precision, D, M, depth):
-    storage, nodes = precision.storage.bytes, 2 ** (depth + 1) - 1
-    return {"flops": 0, "bytes": M * (min(D, depth) * storage + 4) + nodes * (16 + storage)}
 
 
 def inputs(rng, shape, kind, precision):
@@ -224,23 +175,6 @@ def inputs(rng, shape, kind, precision):
     return codes.astype(np.uint8),
 
 
-def descend_inputs(rng, shape, kind, precision):
-    """A complete tree of some depth, except that some nodes are leaves early. A threshold may equal a value, and some
-    values are missing."""
-    D, M, depth = shape
-    K = 2 ** (depth + 1) - 1
-    k = np.arange(K)
-    feature = np.where((k < K // 2) & (rng.random(K) < 0.9), rng.integers(0, D, K), -1)
-    X = draw(rng, (D, M), kind, precision)
-    threshold = rng.choice(X.ravel(), K)
-    X[rng.random((D, M)) < 0.1] = np.nan
-    return X, np.stack([feature, 2 * k + 1, 2 * k + 2, rng.integers(0, 2, K)], axis=1).astype(np.int32), threshold
-
-
 operation("partition", oracle=oracle, error_bound=error_bound, launch=launch, cost=cost, inputs=inputs,
           shapes=((2,), (33,), (257,), (PLACES + 1,), (3000,)),
           bench_shapes={"smoke": (1000,), "quick": (10_000,), "full": (40_000,)})
-operation("descend", oracle=descend_oracle, error_bound=error_bound, launch=descend, cost=descend_cost,
-          inputs=descend_inputs, shapes=((1, 1, 0), (3, 257, 5), (2, 1000, 9)),
-          bench_shapes={"smoke": (4, 150, 5), "quick": (8, 10_000, 10), "full": (32, 1_000_000, 12)},
-          cost_differs="Nodes that nobody comes to are not read, nor values that no node on a row's way asks for.")
