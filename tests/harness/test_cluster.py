@@ -44,7 +44,7 @@ def outcome(tmp_path_factory):
     """Five cells on two workers: {seed: rows}, and how often the worker was killed in each."""
     folder = tmp_path_factory.mktemp("marks")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join((str(ROOT), str(ROOT / "tests"))))
+        patch.setenv("PYTHONPATH", os.pathsep.join((str(ROOT), str(Path(__file__).parent))))
         patch.setenv("NUMPREC_TEST_FOLDER", str(folder))
         cells = [(Doomed if seed in (1, 2, 3) else cases.TrainingCell)(
             cases.MODELS[1], seed, PRECISIONS, Effort(budget=0.0, warm_up=0.0, least=1)) for seed in range(5)]
@@ -103,7 +103,7 @@ def unlike_the_others(device):
 
 
 def test_workers_with_different_kinds_of_device_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(ROOT), str(ROOT / "tests"))))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(ROOT), str(Path(__file__).parent))))
     monkeypatch.setenv("NUMPREC_TEST_FOLDER", str(tmp_path))
     monkeypatch.setattr(cluster, "identity", unlike_the_others)
     with pytest.raises(cluster.Unreachable, match="different kinds of device: emulator, gpu.*--device"):

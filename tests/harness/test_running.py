@@ -1,4 +1,5 @@
 """Running: cells survive crashes, runs survive kills, and what was finished is neither lost nor done twice."""
+import importlib
 import json
 import os
 import re
@@ -78,6 +79,14 @@ def test_it_stays_and_what_it_prints_does_no_harm(worker):
 def test_what_is_raised_there_is_raised_here(worker):
     with pytest.raises(ValueError, match="not this one"):
         worker.call(refuse)
+    assert worker.call(talk)[0] == worker.pid
+
+
+def test_a_request_that_cannot_be_unpickled_is_answered(worker):
+    """As where the process lacks a module; without an answer, its owner would wait for ever."""
+    rows = worker.run(lethal(importlib.import_module, "module_of_nobody"), limit=60)
+    assert {row["reason"] for row in rows} == {"the worker process cannot read what it is asked: ModuleNotFoundError: "
+                                               "No module named 'module_of_nobody'"}
     assert worker.call(talk)[0] == worker.pid
 
 

@@ -52,6 +52,10 @@ class NoDevice(Died):
     """The process could not get its device."""
 
 
+class Unreadable(Died):
+    """The process could not unpickle a request."""
+
+
 class Worker:
     """Runs cells in a process of its own; `device` is "gpu" or "emulator", `environment` what it has besides the
     variables of this process, `stderr` as in subprocess. The process starts at once, and imports while its owner
@@ -196,12 +200,21 @@ def main(device_name):
 
 
 def _read(requests, waiting):
-    """Passes requests on until there are no more; it notices in the middle of a cell too."""
-    try:
-        while True:
-            waiting.put(receive(requests))
-    except (EOFError, OSError):
-        os._exit(0)
+    """Passes requests on until there are no more; it notices in the middle of a cell too. One that cannot be unpickled,
+    as where a module is missing here, is answered with what that raises."""
+    while True:
+        try:
+            request = receive(requests)
+        except (EOFError, OSError):
+            os._exit(0)
+        except Exception as error:
+            request = _refuse, {"reason": f"{type(error).__name__}: {error}"}
+        waiting.put(request)
+
+
+def _refuse(reason, device):
+    from numprec.harness.run.worker import Unreadable  # as NoDevice above
+    raise Unreadable(f"the worker process cannot read what it is asked: {reason}")
 
 
 def _healthy(device, value):
