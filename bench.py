@@ -96,7 +96,6 @@ def parser():
     other.add_argument("--list", action="store_true", help="show precisions, models and operations, and stop")
     other.add_argument("--emulator", action="store_true", help="measure the emulator itself, and stop")
     other.add_argument("--clear-cache", action="store_true", help="empty the cache of compiled kernels, and stop")
-    p.set_defaults(arguments=())    # the command line, by which a run can be resumed
     return p
 
 
@@ -178,7 +177,7 @@ def _sanitize(arguments):
                    help="a line for each rung and precision; those that are there already are not done again")
     options = p.parse_args(arguments)
     from numprec.harness.run import commands
-    return commands.sanitize(options)
+    return commands.sanitize((options.operation, options.chapter), options.precision, options.seeds, options.out)
 
 
 def _profile(arguments):
@@ -195,7 +194,7 @@ def _profile(arguments):
     p.add_argument("--lines", action="store_true", help="also count line by line of the source")
     options = p.parse_args(arguments)
     from numprec.harness.run import commands
-    return commands.profile(options)
+    return commands.profile((options.operation, options.chapter), options.precision, options.scale, options.lines)
 
 
 COMMANDS = {"plot": _plot, "report": _report, "compare": _compare, "publish": _publish, "sanitize": _sanitize,
@@ -220,16 +219,22 @@ def main(arguments=None):
         return commands.clear_cache()
     if options.list:
         return commands.show_list()
-    options.arguments = list(arguments)
+    asked = request(arguments)
     if options.resume:
         try:
-            folder, before = folders.to_resume(options, RUNS)
+            folder, before = folders.to_resume(asked)
         except folders.Refused as refused:
             print(f"bench.py: {refused}", file=sys.stderr)
             return refused.code
-        options = parser().parse_args([*before, *arguments])
-        options.out, options.arguments, options.fresh = str(folder), before, False
-    return run.benchmark(options, shlex.join(["python", "bench.py", *arguments]), root=RUNS)
+        asked = request([*before, *arguments], asked.command).resumed(folder, before)
+    return run.benchmark(asked)
+
+
+def request(arguments, command=None, root=RUNS):
+    """The numprec.harness.run.request.Request of a command line."""
+    from numprec.harness.run.request import Request
+    return Request.of(parser().parse_args(arguments), root, arguments,
+                      command or shlex.join(["python", "bench.py", *arguments]))
 
 
 if __name__ == "__main__":

@@ -209,6 +209,6 @@ def test_a_fault_costs_one_precision():
     ("1,7", ["1"]), ("1, 0", ["1", "0"]), ("0,-1,1", ["0"]),
     ("GPU-face0075-1234-4321-abcd-000000000002,x", ["GPU-face0075-1234-4321-abcd-000000000002"])])
 def test_cards_of_a_cluster_are_those_that_cuda_shows(named, found):
-    done = python("-c", "from numprec.harness import cluster\nprint(cluster._gpus())", FAKEGPU_DEVICES="2",
+    done = python("-c", "from numprec.harness.run import cluster\nprint(cluster._gpus())", FAKEGPU_DEVICES="2",
                   CUDA_VISIBLE_DEVICES=named)
     assert done.stdout.strip() == str(found), done.stderr

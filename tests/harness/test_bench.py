@@ -174,8 +174,7 @@ def in_process(monkeypatch):
     monkeypatch.setattr(folders, "_peaks", lambda runs: None)
 
     def main(*arguments, executor=executors.InProcess):
-        options = bench.parser().parse_args(["--scale", "smoke", *map(str, arguments)])
-        return run.benchmark(options, "command", ROOT, executor)
+        return run.benchmark(bench.request(["--scale", "smoke", *map(str, arguments)], root=ROOT), executor)
     return main
 
 

@@ -19,6 +19,7 @@ from numprec.harness.measure.timing import Effort
 from numprec.harness.proofs import kills
 from numprec.harness.record import exits, store, streams
 from numprec.harness.run import executors, folders, planning, precompile, progress, run
+from numprec.harness.run.request import Request
 from numprec.harness.run.worker import Worker
 from numprec.precision import precision_named
 
@@ -262,9 +263,9 @@ def in_process(monkeypatch, tmp_path):
     sys.path.remove(str(ROOT))
 
     def main(*arguments, executor=Fabricating):
-        options = command_line.parser().parse_args(["--scale", "smoke", "--no-plots", "--out", str(tmp_path / "out"),
-                                                    *arguments])
-        return run.benchmark(options, "command", tmp_path / "runs", executor)
+        asked = command_line.request(["--scale", "smoke", "--no-plots", "--out", str(tmp_path / "out"), *arguments],
+                                     "command", tmp_path / "runs")
+        return run.benchmark(asked, executor)
     return main
 
 
@@ -309,7 +310,7 @@ def test_an_interruption_leaves_finished_cells(in_process, tmp_path, capsys):
             raise streams.Stopped(signal.SIGTERM)
     assert in_process(*MODEL, executor=Terminated) == 143
     printed = capsys.readouterr().out
-    assert "ended by SIGTERM: 10 results" in printed and "go on with: python bench.py --resume" in printed
+    assert "ended by SIGTERM: 10 results" in printed and "resume with: python bench.py --resume" in printed
 
 
 def test_a_cell_whose_worker_was_killed_is_tried_again_and_one_that_failed_is_not(in_process, tmp_path, capsys):
@@ -323,13 +324,13 @@ def test_a_cell_whose_worker_was_killed_is_tried_again_and_one_that_failed_is_no
                 yield each, [{**row, "reason": self.died if each.seed == 1 else row["reason"]} for row in rows], seconds
     out = tmp_path / "out"
     assert in_process(*MODEL, "--seeds", "3", executor=Killing) == 1 and Killing.ran == [0, 1, 2]
-    assert f"go on with: python bench.py --resume --out {out}" in capsys.readouterr().out
+    assert f"resume with: python bench.py --resume --out {out}" in capsys.readouterr().out
     assert in_process(*MODEL, "--seeds", "3", executor=Killing) == 1 and Killing.ran == [0, 1, 2, 1]
     Killing.died = "made up"
     assert in_process(*MODEL, "--seeds", "3", executor=Killing) == 1 and Killing.ran == [0, 1, 2, 1, 1]
     assert "15 results, 5 of them in these" in capsys.readouterr().out and len(store.read(out)[1]) == 15
     assert in_process(*MODEL, "--seeds", "3", executor=Killing) == 1 and Killing.ran == [0, 1, 2, 1, 1]
-    assert "go on with" not in capsys.readouterr().out.rpartition("0 of them")[2]
+    assert "resume with" not in capsys.readouterr().out.rpartition("0 of them")[2]
 
 
 def test_a_folder_that_is_gone_ends_the_run_with_a_sentence(in_process, tmp_path, capsys):
@@ -361,7 +362,7 @@ def test_a_folder_that_cannot_be_read_is_refused(tmp_path):
         if name == "loop":
             (tmp_path / name).symlink_to(tmp_path / name)
         with pytest.raises(folders.Refused, match="cannot read a run: "):
-            folders.to_resume(SimpleNamespace(fresh=False, out=str(tmp_path / name)), tmp_path)
+            folders.to_resume(Request(tmp_path, out=tmp_path / name))
 
 
 def test_a_new_run_gets_a_new_folder_whatever_the_clock_says(tmp_path, monkeypatch):
@@ -383,36 +384,35 @@ def test_an_odd_folder_disturbs_no_other_run(in_process, tmp_path, odd, capsys):
         (runs / name / store.ENVIRONMENT).write_text(text)
         (runs / name / store.RESULTS).write_text("5\nnull\n[]\n{}\n" + odd + "\n")
     assert in_process(*MODEL, "--seeds", "1") == 1 and "Traceback" not in capsys.readouterr().err
-    assert folders.to_resume(SimpleNamespace(fresh=False, out=None), runs) == (runs / "2", [])
+    assert folders.to_resume(Request(runs)) == (runs / "2", [])
 
 
 def test_the_latest_unfinished_run_is_the_one_to_resume(in_process, tmp_path):
     runs = tmp_path / "runs"
-    options = SimpleNamespace(fresh=False, out=None)
     with pytest.raises(folders.Refused, match="no unfinished run"):
-        folders.to_resume(options, runs)
+        folders.to_resume(Request(runs))
     for name, results in (("1", 6), ("2", 7), ("3", 5)):
         with store.Store(runs / name) as results_of:
             results_of.write_environment(fabricated.environment(
                 results=results, options={"arguments": ["--scale", name]}))
             for i in range(5):
                 results_of.append([fabricated.training_row(seed=i)])
-    assert folders.to_resume(options, runs) == (runs / "2", ["--scale", "2"])
+    assert folders.to_resume(Request(runs)) == (runs / "2", ["--scale", "2"])
     with pytest.raises(folders.Refused, match="choose one"):
-        folders.to_resume(SimpleNamespace(fresh=True, out=None), runs)
+        folders.to_resume(Request(runs, fresh=True))
     with pytest.raises(folders.Refused, match="holds no run"):
-        folders.to_resume(SimpleNamespace(fresh=False, out=str(tmp_path)), runs)
+        folders.to_resume(Request(runs, out=tmp_path))
 
 
 def test_a_budget_is_for_what_is_left(in_process, tmp_path, capsys):
     """Until everything is done the run counts as unfinished, and each time it is gone on with it does what it plans."""
-    out, options = tmp_path / "runs" / "1", SimpleNamespace(fresh=False, out=None)
+    out = tmp_path / "runs" / "1"
     asked = *MODEL, "--seeds", "4", "--out", str(out), "--budget"
     assert in_process(*asked, "0.001") == 1
     found = len(keys(out))
     assert 0 < found < 20
     for _ in range(5):
-        assert folders.to_resume(options, tmp_path / "runs")[0] == out
+        assert folders.to_resume(Request(tmp_path / "runs"))[0] == out
         assert f"--resume --out {out}" in capsys.readouterr().out
         assert in_process(*asked, "1.2", "--dry-run") == 0          # there is time for two cells
         planned = int(re.search(r"cells with (\d+) results", capsys.readouterr().out)[1])
@@ -423,7 +423,7 @@ def test_a_budget_is_for_what_is_left(in_process, tmp_path, capsys):
             break
     assert found == 20 == store.read(out)[0]["results"]
     with pytest.raises(folders.Refused, match="no unfinished run"):
-        folders.to_resume(options, tmp_path / "runs")
+        folders.to_resume(Request(tmp_path / "runs"))
 
 
 def test_a_fresh_run_replaces_the_one_there(in_process, tmp_path):
@@ -445,7 +445,7 @@ def test_a_fresh_run_leaves_nothing_of_the_one_before(in_process, tmp_path, monk
     assert in_process(*MODEL, "--seeds", "2", "--fresh") == 130
     assert sorted(path.name for path in out.iterdir()) == sorted([*kept, store.RESULTS, store.LOCK])
     with pytest.raises(folders.Refused, match="holds no run"):
-        folders.to_resume(SimpleNamespace(fresh=False, out=str(out)), tmp_path)
+        folders.to_resume(Request(tmp_path, out=out))
 
 
 def test_a_fresh_run_has_no_environment_before_it_has_no_results(tmp_path, monkeypatch):

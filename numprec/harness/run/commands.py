@@ -3,7 +3,8 @@ import sys
 
 from numprec.harness.measure import cases
 from numprec.harness.record.exits import OK, USAGE, Refused, typed
-from numprec.precision import GROUPS, PRECISIONS
+from numprec.harness.run.request import listed, operations_named
+from numprec.precision import GROUPS, PRECISIONS, select
 
 
 def about(command):
@@ -52,28 +53,26 @@ def show_list():
     return OK
 
 
-def sanitize(options):
-    """Looks for bugs in kernels."""
+def sanitize(chosen, precision, seeds, out):
+    """Looks for bugs in kernels. `chosen` are the lists of --operation and --chapter."""
     from numprec.harness.measure import sanitizing
-    return _with_chosen(options, lambda names, precisions: sanitizing.run(
-        names, precisions, options.seeds or sanitizing.SEEDS, options.out))
+    return _with_chosen(chosen, precision, lambda names, precisions: sanitizing.run(
+        names, precisions, seeds or sanitizing.SEEDS, out))
 
 
-def profile(options):
+def profile(chosen, precision, scale, lines):
     """Counts what kernels make a GPU do."""
     from numprec.harness.measure import profiling
-    return _with_chosen(options, lambda names, precisions: profiling.show(
-        names, precisions, options.scale, options.lines))
+    return _with_chosen(chosen, precision, lambda names, precisions: profiling.show(
+        names, precisions, scale, lines))
 
 
-def _with_chosen(options, command):
-    """Calls `command(operations, precisions)` with what the options name; what cannot be done is a sentence."""
-    from numprec.harness.run import run
-    from numprec.precision import select
+def _with_chosen(chosen, precision, command):
+    """Calls `command(operations, precisions)` with what the lists name; what cannot be done is a sentence."""
     try:
-        names = run.operations_named(options)
+        names = operations_named(*map(listed, chosen))
         cases.rungs(names)
-        precisions = select(options.precision)
+        precisions = select(precision)
     except ValueError as error:
         print(f"bench.py: {error}", file=sys.stderr)
         return USAGE

@@ -1,4 +1,5 @@
-"""The folder of a run: a new one, or one that is gone on with; and what its env.json says."""
+"""The folder of a run: a new one, or one that is resumed; and what its env.json says."""
+import contextlib
 import itertools
 import os
 import re
@@ -8,17 +9,33 @@ from pathlib import Path
 
 from numprec.harness.record import environment, store
 from numprec.harness.record.exits import Refused
+from numprec.harness.run import planning
 
 PEAKS = {True: 0.5, False: 2.0}    # seconds to measure them in; the emulator's are a CPU's, and judge nothing
 
 
-def opened(folder, options, scale, device):
-    """The store, at the end of the run that is there if it is one of the same kind."""
+@contextlib.contextmanager
+def opened(request, plan, runs):
+    """(store, environment) of a run in its folder, with the environment written; a run of the same kind that is there
+    is resumed."""
+    with _store(request.out or new(request.root), request, plan, runs.device) as results:
+        facts = environment_for(results, request, plan, runs)
+        left = planning.remaining(plan.wanted, results.done)
+        facts["cells"] = len(plan.wanted)
+        facts["results"] = max(facts.get("results", 0), len(results.done) + sum(len(cell.precisions) for cell in left))
+        try:
+            results.write_environment(facts)
+        except OSError as error:
+            raise Refused(f"cannot write results: {error}") from None
+        yield results, facts
+
+
+def _store(folder, request, plan, device):
     try:
-        before = None if options.fresh else store.environment_of(folder)
+        before = None if request.fresh else store.environment_of(folder)
         if before is not None:
-            _same(folder, before, options, scale, device)
-        return store.Store(folder, resume=before is not None, fresh=options.fresh, files=_made(Path(folder)))
+            _same(folder, before, request, plan, device)
+        return store.Store(folder, resume=before is not None, fresh=request.fresh, files=_made(Path(folder)))
     except store.Unusable as error:
         raise Refused(error) from None
     except OSError as error:
@@ -54,37 +71,34 @@ def _made(folder):
     return found
 
 
-def done(options):
+def done(request):
     """Pairs of cell key and precision that the run in --out has finished."""
-    if options.fresh or not options.out:
+    if request.fresh or not request.out:
         return set()
     try:
-        if store.environment_of(options.out) is None:
+        if store.environment_of(request.out) is None:
             return set()
-        return store.finished(options.out, tell=lambda problem: None)
-    except OSError:      # which is told of when the folder is opened
+        return store.finished(request.out, tell=lambda problem: None)
+    except OSError:      # reported when the folder is opened
         return set()
 
 
-def _same(folder, before, options, scale, device):
+def _same(folder, before, request, plan, device):
     had = {"device": before["device"], "scale": before["scale"], "grow": before.get("options", {}).get("grow")}
-    has = {"device": device.name, "scale": scale.name, "grow": list(options.grow)}
+    has = {"device": device.name, "scale": plan.scale.name, "grow": list(request.grow)}
     for what in has:
         if had[what] != has[what]:
             raise Refused(f"{folder} holds a run with {what} {had[what]}, and this one has {what} {has[what]}: name "
                           "another folder with --out, or discard that run with --fresh")
 
 
-def environment_for(results, runs, precisions, scale, command, options):
+def environment_for(results, request, plan, runs):
     """What env.json is going to hold. A resumed run keeps what the first one found out about the device."""
-    facts = runs.call(environment.collect, precisions=precisions, scale=scale.name, command=command)
+    facts = runs.call(environment.collect, precisions=plan.precisions, scale=plan.scale.name, command=request.command)
     before = store.environment_of(results.folder) if results.rows else None
     if before is None:
         facts["peaks"] = _peaks(runs)
-        facts["options"] = {"scale": scale.name, "grow": list(options.grow), "seeds": options.seeds,
-                            "precision": options.precision, "model": options.model, "operation": options.operation,
-                            "chapter": options.chapter,
-                            "compare": options.compare, "budget": options.budget, "arguments": options.arguments}
+        facts["options"] = request.recorded(plan.scale)
         return facts
     if (before["git_commit"], before["git_dirty"]) != (facts["git_commit"], facts["git_dirty"]):
         print(f"bench.py: warning: the results so far are of commit {_commit(before)}, those to come of "
@@ -114,13 +128,13 @@ def _peaks(runs):
         return None
 
 
-def to_resume(options, root):
+def to_resume(request):
     """(folder, command line) of the run that --resume means: that in --out, or the latest unfinished one."""
-    if options.fresh:
-        raise Refused("--resume goes on with a run, and --fresh discards it: choose one")
-    folder = Path(options.out) if options.out else _unfinished(root)
+    if request.fresh:
+        raise Refused("--resume continues a run, and --fresh discards it: choose one")
+    folder = request.out or _unfinished(request.root)
     if folder is None:
-        raise Refused(f"there is no unfinished run under {root}")
+        raise Refused(f"there is no unfinished run under {request.root}")
     try:
         facts = store.environment_of(folder)
     except store.Unusable as error:

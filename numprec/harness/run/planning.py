@@ -7,18 +7,55 @@ are some; otherwise only a lower bound is, the time its samples are given and, o
 import math
 import textwrap
 from collections import deque
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median_low
 from time import perf_counter
 
 from tabulate import tabulate
 
+from numprec.harness.measure import cases
 from numprec.harness.record import store
+from numprec.precision import select
 
 EARLIER = 5            # runs that are looked at
 LEAST_SEEDS = 2        # per model, before precisions are dropped: one has no spread
 BASELINE = "fp64"      # the precision that the others are compared with, and that is never dropped
 COMPILING = {"kernel": 4, "training": 20}    # seconds for a GPU, of a rung or a model in one precision, on one core
+
+
+def made(request, device, done):
+    """The Plan of a Request; `done` are pairs of cell key and precision that need not run again. ValueError where the
+    request names what there is not."""
+    precisions = select(request.precision, available=lambda p: device.availability(p).status == "native")
+    scale = cases.SCALES[request.scale or ("quick" if device.is_emulator else "full")]
+    wanted = ordered(cases.plan(scale, precisions, *request.chosen(), seeds=request.seeds, grow=request.grow,
+                                compare=request.compare))
+    if not wanted:
+        raise ValueError("no cell is left to run: no chosen rung supports a chosen precision")
+    expected = Expected(request.root, scale.name, request.grow, device.name, also=request.out,
+                        compiles=not device.is_emulator)
+    left = remaining(wanted, done)
+    cells = left if request.budget is None else fit(left, request.budget, expected.seconds)
+    return Plan(scale, precisions, wanted, cells, difference(left, cells), expected, device.name, request.budget)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`wanted` is all that the request names, `cells` what this invocation runs of it; `dropped` says in words what was
+    left out to fit into the budget."""
+
+    scale: cases.Scale
+    precisions: list
+    wanted: list
+    cells: list
+    dropped: str
+    expected: "Expected"
+    device: str
+    budget: float | None
+
+    def __str__(self):
+        return describe(self.cells, self.dropped, self.expected, self.scale.name, self.device, self.budget)
 
 
 def ordered(cells):
