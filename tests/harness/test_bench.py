@@ -163,8 +163,8 @@ def test_an_operation_is_that_one_and_a_chapter_is_all_of_its_own():
     assert [(operation.name, rung.name) for operation, rung in cases.rungs(["matmul/tiled"])] == [("matmul", "tiled")]
     assert cases.operations_of(["matmul"]) == ["matmul", "matmul_ta", "matmul_tb"]
     assert cases.operations_of(["norm", "reduce"]) == ["sum", "dot", "norm"]
-    options = bench.parser().parse_args(["--operation", "sum/tree", "--chapter", "norm"])
-    assert run.chosen(options) == (["sum/tree", "norm"], [])
+    asked = bench.request(["--operation", "sum/tree", "--chapter", "norm"])
+    assert asked.chosen() == (["sum/tree", "norm"], [])
 
 
 @pytest.fixture
