@@ -6,7 +6,7 @@ order, so that a chapter uses only what stands before it.
 import importlib
 
 PARTS = {
-    "reductions": ("reduce", "argmax", "norm"),
+    "reductions": ("collectives", "reduce", "argmax", "norm"),
     "products": ("matmul",),
     "equations": ("centring", "gram", "cholesky", "triangular", "qr", "refinement", "least_squares"),
     "networks": ("philox", "dense", "cross_entropy", "batch", "loss_scale", "optimizer"),

@@ -5,6 +5,15 @@ to compute it: a factory that closes over a Precision and returns the `@cuda.jit
 A chapter declares rungs with `@rung`, slowest first, and describes the operation at its end with `operation(...)`.
 Tests, audit and benchmark walk `operations()`: a new step is one function in its chapter, and nothing else.
 
+What several kernels share is a device function, and a *helper* hands it out: a factory like a rung's, decorated with
+`@helper`, at the top level of its chapter, where a search for its name finds it.
+
+    @helper
+    def warp_sum(p, width=WARP):         warp_sum[p], or warp_sum(p, width=16): built once, the same object ever after
+        @cuda.jit(device=True)
+        def warp_sum(acc): ...
+        return warp_sum
+
 What an operation is made of (arrays on the host are NumPy, rounded to the precision's storage format):
 
     inputs(rng, shape, kind, precision) the arrays of one problem, in float64 (or integers); `kind` is one of KINDS
@@ -31,6 +40,7 @@ What an operation is made of (arrays on the host are NumPy, rounded to the preci
     cost_differs                        one sentence, where the ladder's first rung does not come within 5 % of `cost`,
                                         in flops or in bytes: why not
 """
+import functools
 import inspect
 import sys
 from dataclasses import dataclass, replace
@@ -47,32 +57,54 @@ _rungs = {}          # operation name -> its rungs, in the order of their defini
 _operations = {}
 
 
-class Rung:
-    """One step of a ladder. `rung[precision]` is what its factory returns for that precision, built once;
-    `rung.variant(precision, **options)` the same for factories that take options, such as a transposed operand."""
+class _Factory:
+    """`factory(precision, **options)`, called once for each precision and choice of options (hashable values)."""
 
-    def __init__(self, factory, operation, compute_capability, supports):
+    def __init__(self, factory):
         self.factory = factory
-        self.name = factory.__name__.rstrip("_")
-        self.operation = operation
-        self.chapter = _last(factory.__module__)
-        self.compute_capability = compute_capability
-        self.supports = supports
         self._signature = inspect.signature(factory)
         self._built = {}
 
     def __getitem__(self, precision):
         return self.variant(precision)
 
-    def variant(self, precision, **options):
-        """What the factory returns for `precision` and `options` (hashable values), built once."""
-        chosen = self._signature.bind(precision, **options)
+    def variant(self, precision, *options, **named):
+        """What the factory returns for `precision` and these options, built once."""
+        chosen = self._signature.bind(precision, *options, **named)
         chosen.apply_defaults()
         key = chosen.args
         if key not in self._built:
             from numprec.language import formats  # noqa: F401  teaches Numba what a Format is
-            self._built[key] = self.factory(precision, **options)
+            self._built[key] = self.factory(*key)
         return self._built[key]
+
+
+class Helper(_Factory):
+    """A device function for each precision: `helper[p]`, or `helper(p, **options)` for a factory that takes options."""
+
+    def __init__(self, factory):
+        super().__init__(factory)
+        functools.update_wrapper(self, factory)
+
+    __call__ = _Factory.variant
+
+
+def helper(factory):
+    """Decorator: `factory(precision, **options)` returns a device function, and is called once for each choice."""
+    return Helper(factory)
+
+
+class Rung(_Factory):
+    """One step of a ladder. `rung[precision]` is what its factory returns for that precision, built once;
+    `rung.variant(precision, **options)` the same for factories that take options, such as a transposed operand."""
+
+    def __init__(self, factory, operation, compute_capability, supports):
+        super().__init__(factory)
+        self.name = factory.__name__.rstrip("_")
+        self.operation = operation
+        self.chapter = _last(factory.__module__)
+        self.compute_capability = compute_capability
+        self.supports = supports
 
     def __repr__(self):
         return f"{self.operation}/{self.name}"

@@ -32,7 +32,8 @@ PRECISION, SEEDS, EACH = "fp32", 3, 2
 ROUNDS = 10 ** 6                 # of loops, before a launch counts as endless
 
 # a chapter that holds device functions: the operations that call them
-SERVES = {"implicit": ("conv", "conv_weight_gradient", "conv_input_gradient"), "smo_step": ("smo", "smo_fit"),
+SERVES = {"collectives": ("sum", "argmax", "partition", "cross_entropy", "bias_gradient", "normalize_gradient"),
+          "implicit": ("conv", "conv_weight_gradient", "conv_input_gradient"), "smo_step": ("smo", "smo_fit"),
           "impurity": ("split",), "philox": ("uniform", "permutation")}
 
 KINDS = {

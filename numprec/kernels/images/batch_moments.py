@@ -22,10 +22,10 @@ from numba import cuda
 
 from numprec.kernels.networks.batch import APPLY, COUNT, STATE
 from numprec.kernels.networks.dense import LANES, THREADS
-from numprec.kernels.reductions.reduce import WARP
+from numprec.kernels.reductions.collectives import WARP, column_sum
 from numprec.language.errors import Computed
 from numprec.language.formats import constant
-from numprec.language.ladder import draw, operation, rung
+from numprec.language.ladder import draw, helper, operation, rung
 from numprec.precision import PRECISIONS
 
 STRIP = 64 * LANES       # rows of a block
@@ -73,6 +73,7 @@ def running_computed(precision, fresh, running, state):
 
 # ---- kernels
 
+@helper
 def strips_of(p):
     """strips_of(n): the number of strips that n rows are, in accum, with a fraction. n itself may be out of range."""
     accum = p.accum
@@ -83,25 +84,9 @@ def strips_of(p):
     return strips_of
 
 
-def column_sums(p):
-    """column_sums(part_s): the sum of each column of part_s (LANES, WARP), in its row 0. Synchronises at entry and
-    exit."""
-    @cuda.jit(device=True)
-    def column_sums(part_s):
-        tx, ty = cuda.threadIdx.x, cuda.threadIdx.y
-        half = LANES // 2
-        while half > 0:
-            cuda.syncthreads()    # part_s[0 : 2 half] is complete
-            if ty < half:
-                part_s[ty, tx] += part_s[ty + half, tx]
-            half //= 2
-        cuda.syncthreads()        # row 0 is complete
-    return column_sums
-
-
 @rung(of="moments")
 def strips(p):
-    accum, over_lanes, count = p.accum, column_sums(p), strips_of(p)
+    accum, over_lanes, count = p.accum, column_sum(p, LANES, WARP), strips_of[p]
 
     @cuda.jit
     def moments_strips(X, state, each, parts):
@@ -118,19 +103,15 @@ def strips(p):
                 pivot = accum(X[first, c])
                 for m in range(first + ty, last, LANES):
                     acc += (accum(X[m, c]) - pivot) * inverse
-            part_s[ty, tx] = acc
-            over_lanes(part_s)
-            mean = part_s[0, tx] + pivot
-            cuda.syncthreads()    # everyone has read it
+            mean = over_lanes(acc, part_s) + pivot
             acc = accum(0)
             if c < X.shape[1]:
                 for m in range(first + ty, last, LANES):
                     d = accum(X[m, c]) - mean
                     acc += d * inverse * d
-            part_s[ty, tx] = acc
-            over_lanes(part_s)
+            var = over_lanes(acc, part_s)
             if ty == 0 and c < X.shape[1]:
-                parts[cuda.blockIdx.y, MEAN, c], parts[cuda.blockIdx.y, VAR, c] = mean, part_s[0, tx]
+                parts[cuda.blockIdx.y, MEAN, c], parts[cuda.blockIdx.y, VAR, c] = mean, var
 
     @cuda.jit
     def moments_combine(parts, state, each, mean, var):

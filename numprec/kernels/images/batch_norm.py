@@ -19,12 +19,12 @@ import math
 import numpy as np
 from numba import cuda
 
-from numprec.kernels.images.batch_moments import STRIP, batch, column_sums, described, in_strips, strips_of
+from numprec.kernels.images.batch_moments import STRIP, batch, described, in_strips, strips_of
 from numprec.kernels.images.im2col import derivative
 from numprec.kernels.networks import dense
 from numprec.kernels.networks.batch import COUNT
 from numprec.kernels.networks.dense import LANES, THREADS
-from numprec.kernels.reductions.reduce import WARP
+from numprec.kernels.reductions.collectives import WARP, column_sum
 from numprec.language.errors import Computed
 from numprec.language.formats import constant
 from numprec.language.ladder import draw, operation, rung
@@ -96,14 +96,13 @@ def each(p, activation="relu"):
 
 @rung(of="normalize_gradient")
 def strips(p, activation="relu"):
-    storage, accum, over_lanes, count = p.storage, p.accum, column_sums(p), strips_of(p)
+    storage, accum, over_lanes, count = p.storage, p.accum, column_sum(p, LANES, WARP), strips_of[p]
     times, eps = dense.ACTIVATIONS[activation].gradient(p), constant(accum, epsilon(p))
 
     @cuda.jit
     def normalize_sums(dZ, X, mean, var, state, each, parts):
         """Strip y leaves its sums in parts[y]."""
-        beta_s = cuda.shared.array((LANES, WARP), accum)
-        gamma_s = cuda.shared.array((LANES, WARP), accum)
+        part_s = cuda.shared.array((LANES, WARP), accum)
         tx, ty = cuda.threadIdx.x, cuda.threadIdx.y
         c = cuda.blockIdx.x * WARP + tx
         first = cuda.blockIdx.y * STRIP
@@ -113,11 +112,10 @@ def strips(p, activation="relu"):
             for m in range(first + ty, min(first + STRIP, state[COUNT] * each), LANES):
                 dbeta += accum(dZ[m, c])
                 dgamma += accum(dZ[m, c]) * ((accum(X[m, c]) - accum(mean[c])) * inverse)
-        beta_s[ty, tx], gamma_s[ty, tx] = dbeta, dgamma
-        over_lanes(beta_s)
-        over_lanes(gamma_s)
+        dbeta = over_lanes(dbeta, part_s)
+        dgamma = over_lanes(dgamma, part_s)
         if ty == 0 and c < X.shape[1]:
-            parts[cuda.blockIdx.y, DBETA, c], parts[cuda.blockIdx.y, DGAMMA, c] = beta_s[0, tx], gamma_s[0, tx]
+            parts[cuda.blockIdx.y, DBETA, c], parts[cuda.blockIdx.y, DGAMMA, c] = dbeta, dgamma
 
     @cuda.jit
     def normalize_combine(parts, sums, dgamma, dbeta):

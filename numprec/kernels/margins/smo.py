@@ -32,7 +32,7 @@ from numba import cuda, int32
 
 from numprec.kernels.margins.smo_step import (BEST, ENDED, ITERATIONS, MOVE, OVERFLOW, REST, SCRATCH, SINCE, STALLED, I,
                                               J, steps)
-from numprec.kernels.reductions.reduce import WARP
+from numprec.kernels.reductions.collectives import WARP
 from numprec.language.ladder import draw, operation, rung
 from numprec.precision import FORMATS
 

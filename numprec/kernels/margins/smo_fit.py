@@ -15,7 +15,7 @@ from numba import cuda, int32
 from numprec.kernels.margins import kernel_functions, smo
 from numprec.kernels.margins.smo import NARROW, STEPS
 from numprec.kernels.margins.smo_step import SCRATCH, steps
-from numprec.kernels.reductions.reduce import WARP
+from numprec.kernels.reductions.collectives import WARP
 from numprec.language.ladder import draw, operation, rung
 
 RBF = list(kernel_functions.FUNCTIONS).index("rbf")

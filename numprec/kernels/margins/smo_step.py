@@ -27,10 +27,9 @@ from types import SimpleNamespace
 import numpy as np
 from numba import cuda, int32
 
-from numprec.kernels.reductions.argmax import beats
-from numprec.kernels.reductions.reduce import ALL_LANES, WARP, block_sum
+from numprec.kernels.reductions.collectives import WARP, beats, block_sum, larger, warp_argmax, warp_fold
 from numprec.language.formats import constant
-from numprec.language.instructions import bits, number
+from numprec.language.ladder import helper
 
 SCRATCH = 2 * WARP           # numbers that a block exchanges
 # The four numbers that a_it is made of are each off by their rounding to storage at least, u |K|; twice that leaves as
@@ -49,36 +48,26 @@ GAP, INTERCEPT, SIZE, BEST, MOVE, REST = range(6)                         # and 
 
 # ---- the best of a block
 
+@helper
 def block_best(p, threads):
     """block_best(a, i, x, key_s, where_s): the best (key a, index i) of a one-dimensional block as in `argmax`, and its
     largest x, or a NaN; in each of its threads. `key_s` (accum, SCRATCH long) and `where_s` (int32, WARP long) are
     shared. Synchronises at entry."""
-    warps = threads // WARP
-
-    @cuda.jit(device=True)
-    def warp_best(a, i, x):
-        distance = WARP // 2
-        while distance > 0:
-            b = number(cuda.shfl_xor_sync(ALL_LANES, bits(a), distance), a)
-            j = cuda.shfl_xor_sync(ALL_LANES, i, distance)
-            y = number(cuda.shfl_xor_sync(ALL_LANES, bits(x), distance), x)
-            if beats(b, j, a, i):
-                a, i = b, j
-            x = y if x == x and not y <= x else x
-            distance //= 2
-        return a, i, x
+    best_of_warp, largest_of_warp, warps = warp_argmax[p], warp_fold(p, combine=larger), threads // WARP
 
     @cuda.jit(device=True)
     def block_best(a, i, x, key_s, where_s):
         lane = cuda.threadIdx.x % WARP
         warp = cuda.threadIdx.x // WARP
-        a, i, x = warp_best(a, i, x)
+        a, i = best_of_warp(a, i)
+        x = largest_of_warp(x)
         cuda.syncthreads()    # everyone is done with the scratch
         if lane == 0:
             key_s[warp], key_s[WARP + warp], where_s[warp] = a, x, i
         cuda.syncthreads()    # each warp has left its best
         w = lane if lane < warps else 0
-        return warp_best(key_s[w], where_s[w], key_s[WARP + w])
+        a, i = best_of_warp(key_s[w], where_s[w])
+        return a, i, largest_of_warp(key_s[WARP + w])
     return block_best
 
 
@@ -91,7 +80,7 @@ def steps(p, state, threads):
     ulp = 2 * max(state.u, accum.u)
     infinity, tiny, tau = constant(accum, np.inf), constant(accum, accum.tiny), constant(accum, TAU * p.u)
     spacing, noise = constant(accum, ulp), constant(accum, min(NOISE * ulp, 1))
-    over_block, sum_over_block = block_best(p, threads), block_sum(p, threads)
+    over_block, sum_over_block, wins = block_best(p, threads), block_sum(p, threads), beats[p]
 
     @cuda.jit(device=True)
     def I_up(y, a, c):
@@ -127,7 +116,7 @@ def steps(p, state, threads):
         i = int32(0)
         for t in range(cuda.threadIdx.x, y.size, threads):
             y_t, a, c, f_t = accum(y[t]), accum(alpha[t]), accum(C[t]), accum(f[t])
-            if I_up(y_t, a, c) and beats(-f_t, int32(t), up, i):
+            if I_up(y_t, a, c) and wins(-f_t, int32(t), up, i):
                 up, i = -f_t, int32(t)
             if I_low(y_t, a, c):
                 low = f_t if low == low and not f_t <= low else low
@@ -176,7 +165,7 @@ def steps(p, state, threads):
                 b = accum(f[t]) - f_i
                 if b > accum(0):
                     gain = b * (b / curvature(K, row, col, i, t))
-                    if beats(gain, int32(t), best, j):
+                    if wins(gain, int32(t), best, j):
                         best, j = gain, int32(t)
         _, j, _ = over_block(best, j, best, key_s, where_s)
         return j

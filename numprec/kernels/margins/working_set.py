@@ -22,7 +22,7 @@ from numba import cuda, int32
 from numprec.kernels.margins import kernel_functions, smo
 from numprec.kernels.margins.smo import STEPS, WIDE
 from numprec.kernels.margins.smo_step import BEST, ENDED, GAP, ITERATIONS, OVERFLOW, SCRATCH, SINCE, STALLED, steps
-from numprec.kernels.reductions.reduce import WARP
+from numprec.kernels.reductions.collectives import WARP
 from numprec.kernels.trees.sort import block_sort
 from numprec.language.formats import constant
 from numprec.language.ladder import operation, rung

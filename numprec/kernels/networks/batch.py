@@ -22,7 +22,7 @@ import numpy as np
 from numba import cuda, int32
 
 from numprec.kernels.networks.philox import THREADS, permutation_oracle, permuted
-from numprec.kernels.reductions.reduce import WARP, block_sum
+from numprec.kernels.reductions.collectives import WARP, block_sum
 from numprec.language.errors import Computed
 from numprec.language.ladder import draw, operation, rung
 from numprec.precision import PRECISIONS

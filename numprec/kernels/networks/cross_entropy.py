@@ -19,9 +19,8 @@ import math
 import numpy as np
 from numba import cuda, int32
 
-from numprec.kernels.reductions.reduce import ALL_LANES, WARP, warp_sum
+from numprec.kernels.reductions.collectives import WARP, warp_argmax, warp_sum
 from numprec.language.errors import Computed
-from numprec.language.instructions import bits, number
 from numprec.language.ladder import draw, operation, rung
 from numprec.precision import PRECISIONS
 
@@ -83,7 +82,7 @@ def serial(p, each=False):
 
 @rung
 def warp(p, each=False):
-    storage, accum, over_warp = p.storage, p.accum, warp_sum(p)
+    storage, accum, over_warp, best_of_warp = p.storage, p.accum, warp_sum[p], warp_argmax[p]
 
     @cuda.jit
     def cross_entropy_warp(Z, y, factor, loss, hit, dZ):
@@ -97,13 +96,7 @@ def warp(p, each=False):
             for c in range(lane + WARP, C, WARP):
                 if accum(Z[m, c]) > top:
                     best, top = int32(c), accum(Z[m, c])
-            distance = WARP // 2
-            while distance > 0:
-                z = number(cuda.shfl_xor_sync(ALL_LANES, bits(top), distance), top)
-                other = cuda.shfl_xor_sync(ALL_LANES, best, distance)
-                if z > top or (z == top and other < best):
-                    best, top = other, z
-                distance //= 2
+            top, best = best_of_warp(top, best)
             total = accum(0)
             for c in range(lane, C, WARP):
                 total += math.exp(accum(Z[m, c]) - top)

@@ -24,7 +24,7 @@ import numpy as np
 from numba import cuda
 
 from numprec.kernels.products import matmul
-from numprec.kernels.reductions.reduce import WARP
+from numprec.kernels.reductions.collectives import WARP, halving, merge_rows
 from numprec.language.errors import Computed
 from numprec.language.ladder import draw, operation, rung
 
@@ -232,6 +232,7 @@ def column(p, last=True):
 @rung(of="bias_gradient")
 def strips(p, last=True):
     accum, result = p.accum, p.storage if last else p.accum
+    halve = halving(p, merge_rows[p], LANES, WARP)
 
     @cuda.jit
     def bias_gradient_strips(X, out):
@@ -245,12 +246,7 @@ def strips(p, last=True):
             for m in range(first, M, cuda.gridDim.y * LANES):
                 acc += accum(X[m, n])
         part_s[ty, tx] = acc
-        half = LANES // 2
-        while half > 0:
-            cuda.syncthreads()    # part_s[0 : 2 half] is complete
-            if ty < half:
-                part_s[ty, tx] += part_s[ty + half, tx]
-            half //= 2
+        halve(part_s)
         if ty == 0 and n < N:
             out[cuda.blockIdx.y, n] = result(part_s[0, tx])
     return bias_gradient_strips

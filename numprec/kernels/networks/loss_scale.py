@@ -26,7 +26,8 @@ from numba import cuda, int32
 
 from numprec.kernels.networks.batch import (APPLY, BAD_INDEX, BAD_STEP, BASE, BATCHES, COLLAPSED, COUNT, EPOCH, GOOD,
                                             OVERFLOW, PATIENCE, POSITION, ROW, STATE, STEP, STOP, UPDATES)
-from numprec.language.ladder import draw, operation, rung
+from numprec.kernels.reductions.collectives import halving
+from numprec.language.ladder import draw, helper, operation, rung
 from numprec.precision import FORMATS
 
 THREADS = 256            # per block
@@ -104,28 +105,25 @@ def error_bound(precision, G, loss, hit):
 
 # ---- kernels
 
-@cuda.jit(device=True)
-def combine(numbers_s, counts_s):
-    """From the columns of a block of THREADS into column 0. Synchronises at entry and exit."""
-    t = cuda.threadIdx.x
-    half = THREADS // 2
-    while half > 0:
-        cuda.syncthreads()    # columns [0, 2 half) are complete
-        if t < half:
-            numbers_s[LOSS, t] += numbers_s[LOSS, t + half]
-            numbers_s[LARGEST, t] = max(numbers_s[LARGEST, t], numbers_s[LARGEST, t + half])
-            numbers_s[SMALLEST, t] = min(numbers_s[SMALLEST, t], numbers_s[SMALLEST, t + half])
-            for c in range(FIRST):
-                counts_s[c, t] += counts_s[c, t + half]
-            counts_s[FIRST, t] = min(counts_s[FIRST, t], counts_s[FIRST, t + half])
-        half //= 2
-    cuda.syncthreads()        # column 0 is complete
+@helper
+def merge_findings(p):
+    """The findings of thread j into those of thread i."""
+    @cuda.jit(device=True)
+    def merge_findings(findings_s, i, j, c):
+        numbers_s, counts_s = findings_s
+        numbers_s[LOSS, i] += numbers_s[LOSS, j]
+        numbers_s[LARGEST, i] = max(numbers_s[LARGEST, i], numbers_s[LARGEST, j])
+        numbers_s[SMALLEST, i] = min(numbers_s[SMALLEST, i], numbers_s[SMALLEST, j])
+        for k in range(FIRST):
+            counts_s[k, i] += counts_s[k, j]
+        counts_s[FIRST, i] = min(counts_s[FIRST, i], counts_s[FIRST, j])
+    return merge_findings
 
 
 @rung
 def survey(p, dynamic=True, weighted=False):
     """Two kernels: `survey` leaves a row of findings per block, `judge` decides by them."""
-    accum = p.accum
+    accum, halve = p.accum, halving(p, merge_findings[p], THREADS)
 
     @cuda.jit
     def loss_scale_survey(G, control, numbers, counts):
@@ -147,7 +145,8 @@ def survey(p, dynamic=True, weighted=False):
                 first = min(first, int32(i))
         numbers_s[LOSS, t], numbers_s[LARGEST, t], numbers_s[SMALLEST, t] = accum(0), largest, smallest
         counts_s[HITS, t], counts_s[BAD, t], counts_s[SUBNORMAL, t], counts_s[FIRST, t] = 0, bad, subnormal, first
-        combine(numbers_s, counts_s)
+        halve((numbers_s, counts_s))
+        cuda.syncthreads()    # column 0 is complete
         if t < SCALED:
             numbers[block, t] = numbers_s[t, 0]
         if t <= FIRST:
@@ -171,7 +170,7 @@ def survey(p, dynamic=True, weighted=False):
         numbers_s[LOSS, t], counts_s[HITS, t] = mean, hits
         if t >= blocks:
             counts_s[FIRST, t] = int32(NOWHERE)
-        combine(numbers_s, counts_s)
+        halve((numbers_s, counts_s))
         if t == 0:
             good = counts_s[BAD, 0] == 0
             apply = good and state[STOP] == 0

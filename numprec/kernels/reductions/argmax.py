@@ -15,9 +15,10 @@ from functools import partial
 import numpy as np
 from numba import cuda, int32
 
-from numprec.kernels.reductions.reduce import ALL_LANES, THREADS, WARP, grid_of, shapes
-from numprec.language.instructions import bits, number
-from numprec.language.ladder import draw, operation, rung
+from numprec.kernels.reductions.collectives import (THREADS, WARP, beats, block_argmax,  # noqa: F401
+                                                    halving, warp_argmax)
+from numprec.kernels.reductions.reduce import grid_of, shapes
+from numprec.language.ladder import draw, helper, operation, rung
 
 
 # ---- oracles; NumPy's ties and NaN are the kernels'
@@ -40,6 +41,7 @@ def error_bound(precision, x):
 
 # ---- what is compared: key(x, i), in accum
 
+@helper
 def largest(p):
     accum = p.accum
 
@@ -49,6 +51,7 @@ def largest(p):
     return largest
 
 
+@helper
 def smallest(p):
     accum = p.accum
 
@@ -58,6 +61,7 @@ def smallest(p):
     return smallest
 
 
+@helper
 def magnitude(p):
     accum = p.accum
 
@@ -67,16 +71,11 @@ def magnitude(p):
     return magnitude
 
 
-@cuda.jit(device=True)
-def beats(b, j, a, i):
-    """Whether element j of key b comes before element i of key a: larger, or NaN, or as large and earlier."""
-    if b != b or a != a:
-        return b != b and (a == a or j < i)
-    return b > a or (b == a and j < i)
-
-
+@helper
 def best_of_thread(p, key, again):
     """The best of a thread's elements: of all n or, `again`, of the candidates that the first launch left."""
+    wins = beats[p]
+
     @cuda.jit(device=True)
     def best_of_thread(x, candidates, first, step):
         i = int32(candidates[0]) if again else int32(0)    # everyone may start from the same element
@@ -84,7 +83,7 @@ def best_of_thread(p, key, again):
         for c in range(first, candidates.size if again else x.size, step):
             j = int32(candidates[c]) if again else int32(c)
             b = key(x, j)
-            if beats(b, j, a, i):
+            if wins(b, j, a, i):
                 a, i = b, j
         return a, i
     return best_of_thread
@@ -102,9 +101,22 @@ def serial(p, key=largest, again=False):
     return argmax_serial
 
 
+@helper
+def better(p):
+    """Candidate j takes the place of candidate i if it beats it."""
+    wins = beats[p]
+
+    @cuda.jit(device=True)
+    def better(candidates_s, i, j, c):
+        key_s, where_s = candidates_s
+        if wins(key_s[j], where_s[j], key_s[i], where_s[i]):
+            key_s[i], where_s[i] = key_s[j], where_s[j]
+    return better
+
+
 @rung
 def tree(p, key=largest, again=False):
-    accum = p.accum
+    accum, halve = p.accum, halving(p, better[p], THREADS)
     best_of = best_of_thread(p, key(p), again)
 
     @cuda.jit
@@ -113,55 +125,15 @@ def tree(p, key=largest, again=False):
         where_s = cuda.shared.array(THREADS, int32)
         t = cuda.threadIdx.x
         key_s[t], where_s[t] = best_of(x, candidates, cuda.grid(1), cuda.gridsize(1))
-        half = THREADS // 2
-        while half > 0:
-            cuda.syncthreads()    # both are complete in [0, 2 half)
-            if t < half and beats(key_s[t + half], where_s[t + half], key_s[t], where_s[t]):
-                key_s[t], where_s[t] = key_s[t + half], where_s[t + half]
-            half //= 2
+        halve((key_s, where_s))
         if t == 0:
             best[cuda.blockIdx.x], where[cuda.blockIdx.x] = key_s[0], where_s[0]
     return argmax_tree
 
 
-def warp_argmax(p):
-    """warp_argmax(a, i): the best (key, index) of the warp, in each lane."""
-    @cuda.jit(device=True)
-    def warp_argmax(a, i):
-        distance = WARP // 2
-        while distance > 0:
-            b = number(cuda.shfl_xor_sync(ALL_LANES, bits(a), distance), a)
-            j = cuda.shfl_xor_sync(ALL_LANES, i, distance)
-            if beats(b, j, a, i):
-                a, i = b, j
-            distance //= 2
-        return a, i
-    return warp_argmax
-
-
-def block_argmax(p, threads=THREADS):
-    """block_argmax(a, i, key_s, where_s): the best (key, index) of a one-dimensional block, in each of its threads.
-
-    `key_s` (accum) and `where_s` (int32) are shared and WARP long. Synchronises at entry.
-    """
-    over_warp, warps = warp_argmax(p), threads // WARP
-
-    @cuda.jit(device=True)
-    def block_argmax(a, i, key_s, where_s):
-        lane = cuda.threadIdx.x % WARP
-        a, i = over_warp(a, i)
-        cuda.syncthreads()    # everyone is done with the scratch
-        if lane == 0:
-            key_s[cuda.threadIdx.x // WARP], where_s[cuda.threadIdx.x // WARP] = a, i
-        cuda.syncthreads()    # each warp has left its best
-        w = lane if lane < warps else 0
-        return over_warp(key_s[w], where_s[w])
-    return block_argmax
-
-
 @rung
 def shuffle(p, key=largest, again=False):
-    accum, over_block = p.accum, block_argmax(p)
+    accum, over_block = p.accum, block_argmax[p]
     best_of = best_of_thread(p, key(p), again)
 
     @cuda.jit

@@ -18,7 +18,7 @@ from numba import cuda
 
 from numprec.kernels.reductions import argmax, reduce
 from numprec.language.instructions import bits, number
-from numprec.language.ladder import draw, operation
+from numprec.language.ladder import draw, helper, operation
 from numprec.precision import FORMATS
 
 
@@ -48,6 +48,7 @@ def _scale(x):
 
 # ---- the summand, and what becomes of the sum
 
+@helper
 def power_of_two(p):
     """The largest power of two that does not exceed `largest`, kept between the smallest and largest normal one."""
     step = 1 << (p.accum.significand - 1)             # an exponent of 1, as an integer
@@ -59,8 +60,9 @@ def power_of_two(p):
     return power_of_two
 
 
+@helper
 def scaled_square(p):
-    accum, scale = p.accum, power_of_two(p)
+    accum, scale = p.accum, power_of_two[p]
 
     @cuda.jit(device=True)
     def scaled_square(x, largest, i):
@@ -69,8 +71,9 @@ def scaled_square(p):
     return scaled_square
 
 
+@helper
 def scaled_root(p):
-    scale = power_of_two(p)
+    scale = power_of_two[p]
 
     @cuda.jit(device=True)
     def scaled_root(total, largest):

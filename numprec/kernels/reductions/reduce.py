@@ -14,6 +14,7 @@ Precision  elements are widened to accum, exactly (factors of a product are roun
 Ladder     serial   one thread
            tree     a block halves its sums in shared memory, log2(THREADS) times, with a barrier each   [2]
            shuffle  a warp exchanges registers; shared memory carries one sum a warp, with two barriers
+           Both are drawn, lane by lane, in `collectives`
 Cost       n operations (dot: 2 n); n elements read (dot: 2 n)
 Sources    [1] C.-P. Jeannerod and S. M. Rump, Improved error bounds for inner products in floating-point
                arithmetic, SIAM J. Matrix Anal. Appl. 34(2), 2013
@@ -22,15 +23,13 @@ Sources    [1] C.-P. Jeannerod and S. M. Rump, Improved error bounds for inner p
 import numpy as np
 from numba import cuda
 
-from numprec.language.instructions import bits, number
-from numprec.language.ladder import draw, operation, rung
+from numprec.kernels.reductions.collectives import (ALL_LANES, THREADS, WARP, block_sum,  # noqa: F401
+                                                    halving, merge_rows)
+from numprec.language.ladder import draw, helper, operation, rung
 from numprec.precision import FORMATS, precision_named
 
-THREADS = 256            # per block: a power of two, and a multiple of the warp
 EACH = 8                 # elements per thread that make another block worth while
 BLOCKS = 1024            # at most
-WARP = 32
-ALL_LANES = 0xFFFFFFFF
 
 
 # ---- oracle: the maths line, in fp64, on the operands that the kernel receives
@@ -54,6 +53,7 @@ def sum_error_bound(precision, x):
 
 # ---- what is summed: term(x, y, i) is the i-th summand, and finish(total, y) the result, both in accum
 
+@helper
 def element(p):
     accum = p.accum
 
@@ -63,6 +63,7 @@ def element(p):
     return element
 
 
+@helper
 def product(p):
     compute, accum = p.compute, p.accum
 
@@ -72,6 +73,7 @@ def product(p):
     return product
 
 
+@helper
 def unchanged(p):
     @cuda.jit(device=True)
     def unchanged(total, y):
@@ -97,62 +99,26 @@ def serial(p, term=element, finish=unchanged):
 
 @rung(of="sum")
 def tree(p, term=element, finish=unchanged):
-    accum = p.accum
+    accum, halve = p.accum, halving(p, merge_rows[p], THREADS)
     term, finish = term(p), finish(p)
 
     @cuda.jit
     def sum_tree(x, y, out):
-        partial_s = cuda.shared.array(THREADS, accum)
+        partial_s = cuda.shared.array((THREADS, 1), accum)
         t = cuda.threadIdx.x
         acc = accum(0)
         for i in range(cuda.grid(1), x.size, cuda.gridsize(1)):
             acc += term(x, y, i)
-        partial_s[t] = acc
-        half = THREADS // 2
-        while half > 0:
-            cuda.syncthreads()    # partial_s[0 : 2 half] is complete
-            if t < half:
-                partial_s[t] += partial_s[t + half]
-            half //= 2
+        partial_s[t, 0] = acc
+        halve(partial_s)
         if t == 0:
-            out[cuda.blockIdx.x] = finish(partial_s[0], y)
+            out[cuda.blockIdx.x] = finish(partial_s[0, 0], y)
     return sum_tree
-
-
-def warp_sum(p):
-    """warp_sum(acc): the sum over the warp, the same bits in each lane, since a + b is b + a."""
-    @cuda.jit(device=True)
-    def warp_sum(acc):
-        distance = WARP // 2
-        while distance > 0:
-            acc += number(cuda.shfl_xor_sync(ALL_LANES, bits(acc), distance), acc)
-            distance //= 2
-        return acc
-    return warp_sum
-
-
-def block_sum(p, threads=THREADS):
-    """block_sum(acc, warps_s): the sum over a one-dimensional block, the same bits in each of its threads.
-
-    `warps_s` is shared, WARP accum long. Synchronises at entry: the same scratch may be used again at once.
-    """
-    accum, over_warp, warps = p.accum, warp_sum(p), threads // WARP
-
-    @cuda.jit(device=True)
-    def block_sum(acc, warps_s):
-        lane = cuda.threadIdx.x % WARP
-        acc = over_warp(acc)
-        cuda.syncthreads()    # everyone is done with the scratch
-        if lane == 0:
-            warps_s[cuda.threadIdx.x // WARP] = acc
-        cuda.syncthreads()    # each warp has left its sum
-        return over_warp(warps_s[lane] if lane < warps else accum(0))
-    return block_sum
 
 
 @rung(of="sum")
 def shuffle(p, term=element, finish=unchanged):
-    accum, over_block = p.accum, block_sum(p)
+    accum, over_block = p.accum, block_sum[p]
     term, finish = term(p), finish(p)
 
     @cuda.jit
