@@ -37,6 +37,8 @@ What an operation is made of (arrays on the host are NumPy, rounded to the preci
     operands                            places of the arrays whose products are summed: each element is rounded to the
                                         role compute where it meets its partner. `error_bound` is for elements that
                                         compute holds; what rounding others costs is added here
+    memory(precision, *shape)           bytes that its arguments and results take on the device, where a floor under
+                                        what is moved says too little: of a matrix that is read in part, all of it
     cost_differs                        one sentence, where the ladder's first rung does not come within 5 % of `cost`,
                                         in flops or in bytes: why not
 """
@@ -124,6 +126,7 @@ class Operation:
     bench_shapes: dict
     ladder: str | None = None
     readout: Callable | None = None
+    memory: Callable | None = None
     cost_differs: str | None = None
     chapter: str | None = None
     operands: tuple = ()

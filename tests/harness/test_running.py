@@ -11,9 +11,11 @@ from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import rows as fabricated
 
+from numprec import kernels
 from numprec.harness.measure import cases
 from numprec.harness.measure.timing import Effort
 from numprec.harness.proofs import kills
@@ -580,6 +582,20 @@ def test_earlier_runs_say_how_long_cells_take(tmp_path):
         assert planning.Expected(tmp_path, *other).runs == 0
     text = planning.describe(cells, "", expected, "smoke", "D", budget=100)
     assert "at least" in text and "48 s" in text and "Budget 2 min" in text
+
+
+def test_the_memory_of_a_kernel_is_that_of_its_arrays(tmp_path):
+    """At least half of what the inputs take: of triangular matrices, cost counts the half that is read."""
+    expected, fp32 = planning.Expected(tmp_path, "smoke", (1,), "D"), precision_named("fp32")
+    for operation in kernels.operations().values():
+        shape = max(operation.shapes, key=np.prod)
+        with np.errstate(all="ignore"):
+            arrays = [np.asarray(a) for a in operation.inputs(np.random.default_rng(0), shape, "random", fp32)]
+        size = sum(a.size * (4 if a.dtype.kind == "f" else a.itemsize) for a in arrays)
+        each = cases.KernelCell(operation, operation.rungs[0], shape, (fp32,), Effort(0.0, 0.0, 1))
+        assert expected.bytes(each) >= size / 2, operation.name
+    full = cases.KernelCell(operation, operation.rungs[0], operation.bench_shapes["full"], (fp32,), Effort(0.0, 0.0, 1))
+    assert operation.name == "working_set" and expected.bytes(full) >= 20_000 ** 2 * 4
 
 
 def test_a_plan_is_quick_and_runs_nothing(tmp_path):

@@ -128,7 +128,8 @@ class Expected:
     def bytes(self, cell):
         """Memory that a cell takes on the device, or None where it is not known."""
         if cell.kind == "kernel":
-            return max(cell.operation.cost(p, *cell.shape)["bytes"] for p in cell.precisions)
+            size = cell.operation.memory or (lambda *of: cell.operation.cost(*of)["bytes"])
+            return max(size(p, *cell.shape) for p in cell.precisions)
         return max(self._bytes.get(without_seed(cell.key)) or [None])
 
 

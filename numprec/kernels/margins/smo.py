@@ -293,6 +293,7 @@ def inputs(rng, shape, kind, precision):
 
 
 operation("smo", oracle=oracle, readout=readout, error_bound=error_bound, launch=launch, cost=cost, inputs=inputs,
+          memory=lambda precision, n, P: n * n * precision.storage.bytes,    # all of K, of which few steps read little
           shapes=((1, 1), (2, 1), (5, 3), (31, 2), (257, 1)),
           bench_shapes={"smoke": (150, 3), "quick": (1000, 3), "full": (10_000, 1)},
           cost_differs="Each phase is a launch that reads its arrays anew; the error of a curvature, and what the box "

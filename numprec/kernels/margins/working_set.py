@@ -252,6 +252,7 @@ def cost(precision, n, P):
 
 
 operation("working_set", oracle=smo.oracle, readout=smo.readout, error_bound=smo.error_bound, launch=launch, cost=cost,
-          inputs=smo.inputs, shapes=((1, 1), (5, 1), (31, 2), (2100, 1)),
+          inputs=smo.inputs, memory=lambda precision, n, P: n * n * precision.storage.bytes,    # all of K
+          shapes=((1, 1), (5, 1), (31, 2), (2100, 1)),
           bench_shapes={"smoke": (600, 1), "quick": (3000, 1), "full": (20_000, 1)},
           cost_differs="Two sets are chosen, by sorting, and solved by smo's loop over their samples.")
