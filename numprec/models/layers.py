@@ -139,7 +139,7 @@ class BatchNorm(Layer):
         self.activation = activation
 
     def build(self, shape):
-        self.each, C = math.prod(shape[:-1]), (shape[-1],)
+        self.rows_per_sample, C = math.prod(shape[:-1]), (shape[-1],)
         return shape, (Parameter("gamma", C, ones, decay=False), Parameter("beta", C, zeros, decay=False),
                        Parameter("mean", C, zeros, decay=False, trained=False),
                        Parameter("var", C, ones, decay=False, trained=False))
@@ -150,17 +150,18 @@ class BatchNorm(Layer):
         state, mean, var = self._every(network), values["mean"], values["var"]
         if training:
             state, (mean, var) = network.state, self._moments()
-            batch_moments.launch(device, network.rung("moments"), precision, rows, state, self.each, out=(mean, var),
-                                 buffer=network.maker(self, "strips"))
-        batch_norm.forward(device, network.rung("normalize"), precision, rows, mean, var, values["gamma"],
-                           values["beta"], state, self.each, self.activation, out=self._like(network, "y", rows))
+            batch_moments.launch(device, network.rung("batch_moments"), precision, rows, state, self.rows_per_sample,
+                                 out=(mean, var), buffer=network.maker(self, "strips"))
+        batch_norm.forward(device, network.rung("batch_norm"), precision, rows, mean, var, values["gamma"],
+                           values["beta"], state, self.rows_per_sample, self.activation,
+                           out=self._like(network, "y", rows))
         return self._like(network, "y", rows).reshape(x.shape)
 
     def backward(self, network, x, dz, below):
         rows, dz = x.reshape(-1, x.shape[-1]), dz.reshape(-1, x.shape[-1])
         dx = self._like(network, "dx", rows)
-        batch_norm.gradient(network.device, network.rung("normalize_gradient"), network.precision, dz, rows,
-                            *self._moments(), self.values["gamma"], network.state, self.each,
+        batch_norm.gradient(network.device, network.rung("batch_norm_gradient"), network.precision, dz, rows,
+                            *self._moments(), self.values["gamma"], network.state, self.rows_per_sample,
                             below or "identity", out=(dx, self.gradients["gamma"], self.gradients["beta"]),
                             buffer=network.maker(self, "sums"))
         return dx.reshape(x.shape)

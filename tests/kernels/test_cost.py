@@ -60,8 +60,8 @@ def test_the_profile_shows_the_cost(capsys):
     """Counts and cost stand in one row, and below why they differ."""
     profiling.show(["running_moments"], [FP32], "smoke", lines=False)
     text = capsys.readouterr().out
-    line, = (line.split() for line in text.splitlines() if line.startswith("each"))
-    assert line[:7] == ["each", "fp32", "1", "256", "776", "192", "768"]
+    line, = (line.split() for line in text.splitlines() if line.startswith("elementwise"))
+    assert line[:7] == ["elementwise", "fp32", "1", "256", "776", "192", "768"]
     assert operations()["running_moments"].cost_differs in text and "model" in text and "Nothing was measured" in text
 
 
@@ -72,7 +72,7 @@ def test_what_is_measured_stands_beside_the_model(monkeypatch, capsys):
     monkeypatch.setattr(profiling, "measured", lambda *what: seen.append(what) or "12.5 µs")
     profiling.show(["convert"], [FP32], "smoke", lines=False)
     text = capsys.readouterr().out
-    line, = (line.rstrip() for line in text.splitlines() if line.startswith("each"))
+    line, = (line.rstrip() for line in text.splitlines() if line.startswith("elementwise"))
     assert line.endswith("12.5 µs") and line.count("µs") == 4 and "the median on a card" in text
     assert seen == [(card, operations()["convert"], operations()["convert"].rungs[0], FP32, (10_000,))]
 

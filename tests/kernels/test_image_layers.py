@@ -132,7 +132,7 @@ def test_pooling_of_any_kind(device, size, stride):
 def test_max_pooling_keeps_a_nan(device, precision):
     X = np.zeros((1, 2, 4, 1))
     X[0, 1, 0], X[0, 0, 2], X[0, 0, 3] = np.nan, -np.inf, np.inf
-    Y, where = pooling.max_pool(device, pooling.each, precision, device.array(X, precision.storage),
+    Y, where = pooling.max_pool(device, pooling.elementwise, precision, device.array(X, precision.storage),
                                 window((2, 4), (2, 2), 2))
     np.testing.assert_array_equal(device.to_host(Y).astype(np.float64).ravel(), [np.nan, np.inf])
     np.testing.assert_array_equal(device.to_host(where).ravel(), [4, 3])
@@ -160,8 +160,8 @@ def test_running_moments(device, precision):
         for fresh in [2, 4, 0, -1.5], [np.nan, 4, np.inf, -np.inf]:
             moved = device.array(running, precision.accum)
             fresh_there = device.array(np.array(fresh), precision.accum)
-            batch_moments.move(device, batch_moments.each, precision, fresh_there, moved, state_of(device, apply=apply),
-                               out=moved)
+            batch_moments.move(device, batch_moments.elementwise, precision, fresh_there, moved,
+                               state_of(device, apply=apply), out=moved)
             expected = np.where(np.isfinite(fresh) & (apply == 1), 0.9 * running + 0.1 * np.array(fresh), running)
             np.testing.assert_allclose(device.to_host(moved).astype(np.float64), expected, rtol=4 * precision.accum.u)
 
@@ -176,7 +176,7 @@ def test_padding_rows_change_nothing(device, precision):
         state = state_of(device, count=2)
         x, dz, g, b = map(device.array, (X[:rows], dZ[:rows], gamma, beta))
         mean, var = batch_moments.launch(device, batch_moments.strips, precision, x, state, 3)
-        y = batch_norm.forward(device, batch_norm.each, precision, x, mean, var, g, b, state, 3)
+        y = batch_norm.forward(device, batch_norm.elementwise, precision, x, mean, var, g, b, state, 3)
         parts = batch_norm.gradient(device, batch_norm.strips, precision, dz, x, mean, var, g, state, 3)
         return [device.to_host(a) for a in (mean, var, y, *parts)]
     for few, many in zip(run(6), run(12)):

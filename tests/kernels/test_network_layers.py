@@ -126,7 +126,7 @@ def test_uniform_numbers_are_prefixes_of_each_other(device):
     """Precisions differ in how many bits of the same number they have room for; and the numbers are uniform."""
     key, index = np.array([7, 3], np.int32), np.arange(20000, dtype=np.int32)
     numbers = {name: device.to_host(philox.launch(
-        device, philox.each, PRECISIONS[name], device.array(key), device.array(index))).astype(np.float64)
+        device, philox.elementwise, PRECISIONS[name], device.array(key), device.array(index))).astype(np.float64)
         for name in ("fp64", "fp32", "fp16")}
     for name, bits in ("fp32", 24), ("fp16", 11):
         np.testing.assert_array_equal(numbers[name], np.floor(numbers["fp64"] * 2 ** bits) / 2 ** bits)

@@ -13,7 +13,8 @@ from numprec.precision import unknown
 TRAINED = ("least_squares/cholesky", "smo_fit/fused", "dense/register_blocked",
            "dense_input_gradient/register_blocked", "matmul_ta/register_blocked", "bias_gradient/strips",
            "cross_entropy/warp", "batch/gather", "loss_scale/survey", "adam/moments", "conv/implicit",
-           "conv_weight_gradient/implicit", "conv_input_gradient/implicit", "max_pool/each", "max_pool_gradient/gather")
+           "conv_weight_gradient/implicit", "conv_input_gradient/implicit", "max_pool/elementwise",
+           "max_pool_gradient/gather")
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 Maths      moments  mean[c] = sum of X[m, c] / n;  var[c] = sum of (X[m, c] - mean[c])^2 / n;  over the rows m < n
            running_moments  running[i] = (1 - momentum) running[i] + momentum fresh[i], if fresh[i] is finite and the
                     batch updates the weights, else running[i]: a step that is skipped leaves no trace
-Shapes     X (M, C): storage; mean, var (C,): accum; n = state[COUNT] times `each`, the rows of a sample (state: see
+Shapes     X (M, C): storage; mean, var (C,): accum; n = state[COUNT] times rows_per_sample (state: see
            `batch`): the other rows pad the batch. fresh, running (n,): accum, any number of moments of a batch and of
            all so far; state[APPLY] tells whether the batch updates the weights
 Mapping    c along x. A block has a strip of STRIP rows, LANES threads a column; a second launch combines the strips.
@@ -84,18 +84,18 @@ def strips_of(p):
     return strips_of
 
 
-@rung(of="moments")
+@rung(of="batch_moments")
 def strips(p):
     accum, over_lanes, count = p.accum, column_sum(p, LANES, WARP), strips_of[p]
 
     @cuda.jit
-    def moments_strips(X, state, each, parts):
+    def batch_moments_strips(X, state, rows_per_sample, parts):
         """Strip y leaves its mean and variance in parts[y]; one without rows leaves nothing."""
         part_s = cuda.shared.array((LANES, WARP), accum)
         tx, ty = cuda.threadIdx.x, cuda.threadIdx.y
         c = cuda.blockIdx.x * WARP + tx
         first = cuda.blockIdx.y * STRIP
-        last = min(first + STRIP, state[COUNT] * each)
+        last = min(first + STRIP, state[COUNT] * rows_per_sample)
         if first < last:          # all threads of the block, or none
             inverse = accum(1) / accum(last - first)
             acc, pivot = accum(0), accum(0)
@@ -114,10 +114,10 @@ def strips(p):
                 parts[cuda.blockIdx.y, MEAN, c], parts[cuda.blockIdx.y, VAR, c] = mean, var
 
     @cuda.jit
-    def moments_combine(parts, state, each, mean, var):
+    def batch_moments_combine(parts, state, rows_per_sample, mean, var):
         """A thread a column."""
         c = cuda.grid(1)
-        n = state[COUNT] * each
+        n = state[COUNT] * rows_per_sample
         if c < mean.size:
             m, v, pivot = accum(0), accum(0), parts[0, MEAN, c]
             for first in range(0, n, STRIP):
@@ -127,16 +127,16 @@ def strips(p):
                 d = parts[first // STRIP, MEAN, c] - m
                 v += accum(min(STRIP, n - first)) / accum(STRIP) / count(n) * (parts[first // STRIP, VAR, c] + d * d)
             mean[c], var[c] = m, v
-    return moments_strips, moments_combine
+    return batch_moments_strips, batch_moments_combine
 
 
 @rung(of="running_moments")
-def each(p):
+def elementwise(p):
     accum = p.accum
     new, old = constant(accum, MOMENTUM), constant(accum, 1 - MOMENTUM)
 
     @cuda.jit
-    def moments_each(fresh, running, state, out):
+    def running_moments_elementwise(fresh, running, state, out):
         """`out` may be `running`."""
         i = cuda.grid(1)
         if i < running.size:
@@ -144,19 +144,19 @@ def each(p):
             if state[APPLY] != 0 and f - f == accum(0):    # an infinity or a NaN less itself is a NaN
                 r = old() * r + new() * f
             out[i] = r
-    return moments_each
+    return running_moments_elementwise
 
 
 # ---- host side
 
-def launch(device, rung, precision, X, state, each, out=None, buffer=None):
+def launch(device, rung, precision, X, state, rows_per_sample, out=None, buffer=None):
     """(mean, var)."""
     (M, C), buffer = X.shape, buffer or device.empty
     mean, var = out or (device.empty((C,), precision.accum), device.empty((C,), precision.accum))
     parts = buffer((-(-M // STRIP), 2, C), precision.accum)
     strip, combine = rung[precision]
-    device.launch(strip, (-(-C // WARP), parts.shape[0]), (WARP, LANES), X, state, each, parts)
-    device.launch(combine, -(-C // THREADS), THREADS, parts, state, each, mean, var)
+    device.launch(strip, (-(-C // WARP), parts.shape[0]), (WARP, LANES), X, state, rows_per_sample, parts)
+    device.launch(combine, -(-C // THREADS), THREADS, parts, state, rows_per_sample, mean, var)
     return mean, var
 
 
@@ -198,7 +198,7 @@ def described(compute):
                 bench_shapes={"smoke": (128, 16), "quick": (8192, 32), "full": (131072, 64)})
 
 
-operation("moments", inputs=moments_inputs, launch=lambda *arrays: launch(*arrays, 1),
+operation("batch_moments", inputs=moments_inputs, launch=lambda *arrays: launch(*arrays, 1),
           cost=lambda p, M, C: {"flops": 4 * M * C, "bytes": M * C * p.storage.bytes + 2 * C * p.accum.bytes},
           cost_differs="Every term is taken from a pivot, and divided by the number of rows, before it is added.",
           **described(moments_computed))

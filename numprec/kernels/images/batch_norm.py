@@ -75,32 +75,32 @@ def padded(result, n):
 
 # ---- kernels
 
-@rung(of="normalize")
-def each(p, activation="relu"):
+@rung(of="batch_norm")
+def elementwise(p, activation="relu"):
     storage, accum, f = p.storage, p.accum, dense.ACTIVATIONS[activation].value(p)
     eps = constant(accum, epsilon(p))
 
     @cuda.jit
-    def normalize_each(X, mean, var, gamma, beta, state, each, Y):
+    def batch_norm_elementwise(X, mean, var, gamma, beta, state, rows_per_sample, Y):
         i = cuda.grid(1)
         C = X.shape[1]
         if i < X.size:
             m, c = i // C, i % C
-            if m < state[COUNT] * each:
+            if m < state[COUNT] * rows_per_sample:
                 u = (accum(X[m, c]) - accum(mean[c])) * (accum(1) / math.sqrt(accum(var[c]) + eps()))
                 Y[m, c] = storage(f(accum(gamma[c]) * u + accum(beta[c])))
             else:
                 Y[m, c] = storage(0)
-    return normalize_each
+    return batch_norm_elementwise
 
 
-@rung(of="normalize_gradient")
+@rung(of="batch_norm_gradient")
 def strips(p, activation="relu"):
     storage, accum, over_lanes, count = p.storage, p.accum, column_sum(p, LANES, WARP), strips_of[p]
     times, eps = dense.ACTIVATIONS[activation].gradient(p), constant(accum, epsilon(p))
 
     @cuda.jit
-    def normalize_sums(dZ, X, mean, var, state, each, parts):
+    def batch_norm_sums(dZ, X, mean, var, state, rows_per_sample, parts):
         """Strip y leaves its sums in parts[y]."""
         part_s = cuda.shared.array((LANES, WARP), accum)
         tx, ty = cuda.threadIdx.x, cuda.threadIdx.y
@@ -109,7 +109,7 @@ def strips(p, activation="relu"):
         dbeta, dgamma = accum(0), accum(0)
         if c < X.shape[1]:
             inverse = accum(1) / math.sqrt(accum(var[c]) + eps())
-            for m in range(first + ty, min(first + STRIP, state[COUNT] * each), LANES):
+            for m in range(first + ty, min(first + STRIP, state[COUNT] * rows_per_sample), LANES):
                 dbeta += accum(dZ[m, c])
                 dgamma += accum(dZ[m, c]) * ((accum(X[m, c]) - accum(mean[c])) * inverse)
         dbeta = over_lanes(dbeta, part_s)
@@ -118,7 +118,7 @@ def strips(p, activation="relu"):
             parts[cuda.blockIdx.y, DBETA, c], parts[cuda.blockIdx.y, DGAMMA, c] = dbeta, dgamma
 
     @cuda.jit
-    def normalize_combine(parts, sums, dgamma, dbeta):
+    def batch_norm_combine(parts, sums, dgamma, dbeta):
         """A thread a column; `sums` keeps in accum what the gradients round to storage."""
         c = cuda.grid(1)
         if c < dbeta.size:
@@ -130,12 +130,12 @@ def strips(p, activation="relu"):
             dbeta[c], dgamma[c] = storage(b), storage(g)
 
     @cuda.jit
-    def normalize_gradient(dZ, X, mean, var, gamma, sums, state, each, dX):
+    def batch_norm_gradient(dZ, X, mean, var, gamma, sums, state, rows_per_sample, dX):
         i = cuda.grid(1)
         C = X.shape[1]
         if i < X.size:
             m, c = i // C, i % C
-            n = state[COUNT] * each
+            n = state[COUNT] * rows_per_sample
             if m < n:
                 inverse = accum(1) / math.sqrt(accum(var[c]) + eps())
                 x = accum(X[m, c])
@@ -146,28 +146,30 @@ def strips(p, activation="relu"):
                 dX[m, c] = storage(times(dx * (inverse * accum(gamma[c])), x))
             else:
                 dX[m, c] = storage(0)
-    return normalize_sums, normalize_combine, normalize_gradient
+    return batch_norm_sums, batch_norm_combine, batch_norm_gradient
 
 
 # ---- host side
 
-def forward(device, rung, precision, X, mean, var, gamma, beta, state, each, activation="relu", out=None):
+def forward(device, rung, precision, X, mean, var, gamma, beta, state, rows_per_sample, activation="relu", out=None):
     """Y."""
     Y = device.empty(X.shape, precision.storage) if out is None else out
     device.launch(rung.variant(precision, activation=activation), -(-X.size // THREADS), THREADS,
-                  X, mean, var, gamma, beta, state, each, Y)
+                  X, mean, var, gamma, beta, state, rows_per_sample, Y)
     return Y
 
 
-def gradient(device, rung, precision, dZ, X, mean, var, gamma, state, each, activation="relu", out=None, buffer=None):
+def gradient(device, rung, precision, dZ, X, mean, var, gamma, state, rows_per_sample, activation="relu", out=None,
+             buffer=None):
     """(dX, dgamma, dbeta); dX times the derivative at X of the activation that made X."""
     (M, C), buffer = X.shape, buffer or device.empty
     dX, dgamma, dbeta = out or [device.empty(shape, precision.storage) for shape in (X.shape, (C,), (C,))]
     parts, sums = buffer((-(-M // STRIP), 2, C), precision.accum), buffer((2, C), precision.accum)
     add, combine, differentiate = rung.variant(precision, activation=activation)
-    device.launch(add, (-(-C // WARP), parts.shape[0]), (WARP, LANES), dZ, X, mean, var, state, each, parts)
+    device.launch(add, (-(-C // WARP), parts.shape[0]), (WARP, LANES), dZ, X, mean, var, state, rows_per_sample, parts)
     device.launch(combine, -(-C // THREADS), THREADS, parts, sums, dgamma, dbeta)
-    device.launch(differentiate, -(-X.size // THREADS), THREADS, dZ, X, mean, var, gamma, sums, state, each, dX)
+    device.launch(differentiate, -(-X.size // THREADS), THREADS,
+                  dZ, X, mean, var, gamma, sums, state, rows_per_sample, dX)
     return dX, dgamma, dbeta
 
 
@@ -188,11 +190,11 @@ def gradient_inputs(rng, shape, kind, precision):
     return dZ, X, *channels(rng, shape), batch(shape[0])
 
 
-operation("normalize", inputs=forward_inputs, launch=lambda *arrays: forward(*arrays, 1),
+operation("batch_norm", inputs=forward_inputs, launch=lambda *arrays: forward(*arrays, 1),
           cost=lambda p, M, C: {"flops": 4 * M * C,
                                 "bytes": 2 * (M + 1) * C * p.storage.bytes + 2 * C * p.accum.bytes},
           cost_differs="1 / sqrt(var + epsilon) is computed anew for each element.", **described(computed))
-operation("normalize_gradient", inputs=gradient_inputs, launch=lambda *arrays: gradient(*arrays, 1),
+operation("batch_norm_gradient", inputs=gradient_inputs, launch=lambda *arrays: gradient(*arrays, 1),
           cost=lambda p, M, C: {"flops": 9 * M * C,
                                 "bytes": 3 * (M + 1) * C * p.storage.bytes + 2 * C * p.accum.bytes},
           cost_differs="Two launches read X and dZ, and compute u, and what a channel shares, anew for each element.",

@@ -125,7 +125,7 @@ def forward(device, rung, precision, X, F, bias, view, activation="relu", out=No
                       (-(-O // AREA[0]), -(-rows // AREA[1])), AREA, X, F, bias, top, left, Z)
     elif rung.name == "unfolded":
         columns = buffer((rows, R * S * X.shape[3]), precision.storage)
-        im2col.im2col(device, im2col.each, precision, X, view, out=columns)
+        im2col.im2col(device, im2col.elementwise, precision, X, view, out=columns)
         dense.forward(device, matmul.register_blocked, precision, columns, F.reshape(-1, O), bias, activation,
                       out=Z.reshape(rows, O))
     else:
@@ -144,18 +144,18 @@ def weight_gradient(device, rung, precision, X, dZ, view, out=None, buffer=None)
     rows, K = X.shape[0] * P * Q, R * S * C
     if rung.name == "unfolded":
         columns = buffer((rows, K), precision.storage)
-        im2col.im2col(device, im2col.each, precision, X, view, out=columns)
+        im2col.im2col(device, im2col.elementwise, precision, X, view, out=columns)
         dense.weight_gradient(device, matmul.register_blocked, precision, columns, dZ.reshape(rows, O),
                               out=dF.reshape(K, O))
         return dF
     patch = patch_width(O)
     blocks = -(-O // (SIDE * patch)), -(-K // BLOCK)
     splits = max(1, min(-(-ENOUGH // (blocks[0] * blocks[1])), -(-rows // ROWS)))
-    each = -(-rows // (splits * matmul.DEPTH)) * matmul.DEPTH
-    parts = buffer((-(-rows // each), K, O), precision.accum)
+    strip = -(-rows // (splits * matmul.DEPTH)) * matmul.DEPTH    # rows a block
+    parts = buffer((-(-rows // strip), K, O), precision.accum)
     kernel = rung.variant(precision, product="weights", stride=stride, patch=patch)
     device.launch(kernel, (*blocks, parts.shape[0]), THREADS,
-                  X, dZ.reshape(rows, O), top, left, P, Q, S, each, parts)
+                  X, dZ.reshape(rows, O), top, left, P, Q, S, strip, parts)
     dense.bias_gradient(device, dense.column, precision, parts.reshape(-1, K * O), out=dF.reshape(-1))
     return dF
 

@@ -101,11 +101,11 @@ def folded(precision, columns, X, view, activation):
 # ---- kernels
 
 @rung(of="im2col")
-def each(p, stride=1):
+def elementwise(p, stride=1):
     storage = p.storage
 
     @cuda.jit
-    def im2col_each(X, top, left, P, Q, R, S, columns):
+    def im2col_elementwise(X, top, left, P, Q, R, S, columns):
         k, m = cuda.grid(2)
         H, W, C = uint32(X.shape[1]), uint32(X.shape[2]), uint32(X.shape[3])
         if m < columns.shape[0] and k < columns.shape[1]:
@@ -115,7 +115,7 @@ def each(p, stride=1):
             h = uint32(pq % uint32(P) * stride + rs // uint32(S) - top)
             w = uint32(q * stride + rs % uint32(S) - left)
             columns[m, k] = X[uint32(pq // uint32(P)), h, w, c] if h < H and w < W else storage(0)
-    return im2col_each
+    return im2col_elementwise
 
 
 @rung(of="col2im")

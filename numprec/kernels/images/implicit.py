@@ -154,13 +154,13 @@ def convolve(p, stride, backward, patch, epilogue):
 
 
 def weights(p, stride, patch):
-    """Sums over `each` rows, left in parts[z]. A thread fills one column of the tile of windows: THREADS == BLOCK."""
+    """Sums over `rows` rows, left in parts[z]. A thread fills one column of the tile of windows: THREADS == BLOCK."""
     storage, compute, accum = p.storage, p.compute, p.accum
     width = SIDE * patch
     place, element = origin(stride, False), pixel(p, stride, False)
 
     @cuda.jit
-    def implicit_weight_gradient(X, dZ, top, left, P, Q, S, each, parts):
+    def implicit_weight_gradient(X, dZ, top, left, P, Q, S, rows, parts):
         X_s = cuda.shared.array((DEPTH, ROW), storage)    # X_s[d, k] = element k0 + k of the window of row m0 + d
         Z_s = cuda.shared.array((DEPTH, ROW), storage)    # Z_s[d, n] = dZ[m0 + d, n0 + n]
         b_s = cuda.shared.array((2, DEPTH), uint32)       # windows of these rows, and of the next ones
@@ -179,7 +179,7 @@ def weights(p, stride, patch):
         C = uint32(X.shape[3])
         rs, c = uint32((k0 + t) // C), uint32((k0 + t) % C)
         r, s = uint32(rs // uint32(S)), uint32(rs % uint32(S))
-        first, last = z * each, min((z + 1) * each, dZ.shape[0])
+        first, last = z * rows, min((z + 1) * rows, dZ.shape[0])
 
         if t < DEPTH:
             b_s[0, t], h_s[0, t], w_s[0, t] = place(first + t, last, P, Q, top, left)

@@ -61,11 +61,11 @@ def average_gradient_computed(precision, dY, X, view, activation="relu"):
 # ---- kernels
 
 @rung(of="max_pool")
-def each(p, stride=2):
+def elementwise(p, stride=2):
     storage, accum = p.storage, p.accum
 
     @cuda.jit
-    def max_pool_each(X, R, S, Y, where):
+    def max_pool_elementwise(X, R, S, Y, where):
         qc, bp = cuda.grid(2)
         B, P, Q, C = Y.shape
         if bp < B * P and qc < Q * C:
@@ -80,7 +80,7 @@ def each(p, stride=2):
                         best, first = x, int32((h + r) * X.shape[2] + w + s)
             Y[b, i, j, c] = storage(best)
             where[b, i, j, c] = first
-    return max_pool_each
+    return max_pool_elementwise
 
 
 @rung(of="average_pool")
@@ -88,7 +88,7 @@ def each_(p, stride=2):
     storage, accum = p.storage, p.accum
 
     @cuda.jit
-    def average_pool_each(X, R, S, Y):
+    def average_pool_elementwise(X, R, S, Y):
         qc, bp = cuda.grid(2)
         B, P, Q, C = Y.shape
         if bp < B * P and qc < Q * C:
@@ -99,7 +99,7 @@ def each_(p, stride=2):
                 for s in range(S):
                     acc += accum(X[b, i * stride + r, j * stride + s, c])
             Y[b, i, j, c] = storage(acc / accum(R * S))
-    return average_pool_each
+    return average_pool_elementwise
 
 
 def from_largest(p):

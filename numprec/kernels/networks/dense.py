@@ -200,15 +200,15 @@ def bias_gradient_error_bound(precision, dZ):
 # ---- the derivative by itself
 
 @rung(of="activation_gradient")
-def each(p, activation="tanh"):
+def elementwise(p, activation="tanh"):
     storage, accum, times = p.storage, p.accum, ACTIVATIONS[activation].gradient(p)
 
     @cuda.jit
-    def activation_gradient_each(dY, Y, dZ):
+    def activation_gradient_elementwise(dY, Y, dZ):
         i = cuda.grid(1)
         if i < Y.size:
             dZ[i] = storage(times(accum(dY[i]), accum(Y[i])))
-    return activation_gradient_each
+    return activation_gradient_elementwise
 
 
 # ---- column sums, slowest first. The elements of X may be those of any format; `last` rounds to storage, not accum
@@ -291,7 +291,7 @@ def bias_gradient(device, rung, precision, dZ, out=None, buffer=None):
 def differentiate(device, precision, dY, Y, activation="tanh", out=None):
     """dZ = dY * g(Y), element by element, for layers whose kernels cannot do it on the way."""
     out = device.empty(Y.shape, precision.storage) if out is None else out
-    device.launch(each.variant(precision, activation=activation), -(-Y.size // THREADS), THREADS,
+    device.launch(elementwise.variant(precision, activation=activation), -(-Y.size // THREADS), THREADS,
                   dY.reshape(-1), Y.reshape(-1), out.reshape(-1))
     return out
 

@@ -126,7 +126,7 @@ def moments(p):
 
 
 @rung(of="convert")
-def each(p):
+def elementwise(p):
     """The same numbers in the format of masters and moments."""
     kept = kept_format(p)
 
@@ -147,7 +147,7 @@ def update(device, kernel, W, *arrays):
 
 def convert(device, rung, precision, x):
     out = device.empty(x.shape, kept_format(precision))
-    device.launch(each[precision], -(-x.size // THREADS), THREADS, x, out)
+    device.launch(elementwise[precision], -(-x.size // THREADS), THREADS, x, out)
     return out
 
 

@@ -138,7 +138,7 @@ def permuted(i, n, seed, step):
 # ---- kernels
 
 @rung(of="uniform")
-def each(p):
+def elementwise(p):
     number = fraction(p)
 
     @cuda.jit
@@ -162,7 +162,7 @@ def walk(p):
 # ---- host side
 
 def launch(device, rung, precision, key, index):
-    out = device.empty(index.shape, precision.accum if rung is each else np.int32)
+    out = device.empty(index.shape, precision.accum if rung is elementwise else np.int32)
     device.launch(rung[precision], -(-out.size // THREADS), THREADS, key, index, out)
     return out
 
