@@ -12,26 +12,26 @@ CELL_LIMIT = 7200    # seconds; the longest cell of a quick run takes 25 on two 
 
 EPILOG = """\
 commands
-  python bench.py plot RUN           draw the figures of a run again
-  python bench.py report RUN         write a run as one HTML page, tables and figures in it
+  python bench.py plot RUN           redraw the figures of a run
+  python bench.py report RUN         write a run as one HTML page with tables and figures
   python bench.py compare A B        has B become faster or slower than A?
-  python bench.py publish            bring the README's tables and figures up to data/results/
+  python bench.py publish            update the README's tables and figures from data/results/
   python bench.py profile            count what kernels make a GPU do; model their time
-  python bench.py sanitize           look for bugs in the kernels: races, accesses outside arrays, barriers missed
+  python bench.py sanitize           look for bugs in the kernels: races, accesses outside arrays, missed barriers
 
 examples
   python bench.py --precision all                    everything; the results go to a new folder under runs/
   python bench.py --scale smoke                      a first look, in under a minute without a GPU
   python bench.py --operation matmul --precision core
   python bench.py --model LinearRegression --seeds 20
-  python bench.py --budget 600 --dry-run             what would be run in ten minutes
-  python bench.py --resume                           goes on with the latest run that was not finished
-  python bench.py --emulator                         how fast the CPU emulation of the kernels is, by itself
+  python bench.py --budget 600 --dry-run             what would run in ten minutes
+  python bench.py --resume                           resumes the latest unfinished run
+  python bench.py --emulator                         speed of the CPU emulation itself
 
 Without a GPU the same kernels run on the CPU; their times are marked, and say nothing about a GPU.
-exit codes: 0 all passed; 1 a result was wrong, failed or cannot be written; 2 usage; 3 --device gpu and there is none;
-4 compare found a regression; 5 --strict-data and a data set is missing; 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP, with what
-was finished kept"""
+exit codes: 0 all passed; 1 a result was wrong, failed or cannot be written; 2 usage; 3 --device gpu without a GPU;
+4 compare found a regression; 5 --strict-data and a data set is missing; 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP, results so
+far kept"""
 
 
 class Parser(argparse.ArgumentParser):
@@ -62,40 +62,40 @@ def parser():
     what.add_argument("--scale", choices=("smoke", "quick", "full"),
                       help="size and effort; default full on a GPU, quick without one")
     what.add_argument("--grow", type=_factors, default=(1,), metavar="LIST",
-                      help="enlarge the training data so many times, synthetically (1,10,100); default 1")
+                      help="also train on synthetically enlarged data, by these factors (1,10,100); default 1")
     what.add_argument("--seeds", type=_positive, metavar="N", help="number of data splits per model")
     what.add_argument("--compare", action="store_true",
-                      help="train the same with other libraries too: scikit-learn, and those that are installed")
+                      help="also train the same models with scikit-learn and other installed libraries")
     what.add_argument("--strict-data", action="store_true",
-                      help="stop with 5 where a data set cannot be had; else digits stand in for it, and are named")
+                      help="exit with 5 if a data set is missing; otherwise digits replace it, and every row says so")
     how = p.add_argument_group("how")
     how.add_argument("--budget", type=_seconds, metavar="SECONDS",
-                     help="plan for so long, with fewer seeds and then fewer precisions, and start nothing after it")
+                     help="fit the plan into this time, with fewer seeds, then precisions; start no cell after it")
     how.add_argument("--cell-limit", type=_seconds, default=CELL_LIMIT, metavar="SECONDS",
-                     help=f"end a cell that takes longer, and go on with the next (default {CELL_LIMIT}); --resume "
-                          "tries it again, as those whose worker was killed")
+                     help=f"stop a cell that takes longer, and run the next (default {CELL_LIMIT}); --resume "
+                          "retries it, like cells whose worker was killed")
     how.add_argument("--device", choices=("gpu", "emulator"), help="default: the GPU where there is one")
     how.add_argument("--scheduler", metavar="ADDRESS",
-                     help='spread the cells over the workers of a dask.distributed scheduler (tcp://host:8786), or '
+                     help='distribute the cells over the workers of a dask.distributed scheduler (tcp://host:8786), or '
                           '"local": one worker for each GPU of this machine')
     how.add_argument("--workers", type=_positive, metavar="N",
-                     help="with --scheduler local: so many workers (default one per GPU; two without a GPU)")
+                     help="with --scheduler local: number of workers (default one per GPU; two without a GPU)")
     how.add_argument("--resume", action="store_true",
-                     help="go on with the run in --out, or with the latest unfinished one, as it was asked for")
-    how.add_argument("--fresh", action="store_true", help="discard the run that --out names, and start anew")
+                     help="continue the run in --out, or the latest unfinished one, with its own options")
+    how.add_argument("--fresh", action="store_true", help="discard the run in --out, and start again")
     out = p.add_argument_group("what comes out")
     out.add_argument("--out", metavar="DIR",
-                     help="folder of the results; a run of the same kind that is there is gone on with; default a new "
+                     help="folder of the results; resumes a run of the same kind if it holds one; default a new "
                           "one under runs/")
     out.add_argument("--no-plots", dest="plots", action="store_false", help="tables and raw results only")
     out.add_argument("-q", "--quiet", dest="verbosity", action="store_const", const=-1, default=0,
-                     help="no progress; failures are told all the same")
-    out.add_argument("-v", "--verbose", dest="verbosity", action="store_const", const=1, help="tell of each result")
+                     help="no progress; failures are still shown")
+    out.add_argument("-v", "--verbose", dest="verbosity", action="store_const", const=1, help="show each result")
     other = p.add_argument_group("instead of a run")
-    other.add_argument("--dry-run", action="store_true", help="show the plan with its time and memory, and stop")
-    other.add_argument("--list", action="store_true", help="show precisions, models and operations, and stop")
-    other.add_argument("--emulator", action="store_true", help="measure the emulator itself, and stop")
-    other.add_argument("--clear-cache", action="store_true", help="empty the cache of compiled kernels, and stop")
+    other.add_argument("--dry-run", action="store_true", help="show the plan with its time and memory, then stop")
+    other.add_argument("--list", action="store_true", help="show precisions, models and operations, then stop")
+    other.add_argument("--emulator", action="store_true", help="measure the emulator itself, then stop")
+    other.add_argument("--clear-cache", action="store_true", help="empty the cache of compiled kernels, then stop")
     return p
 
 
@@ -122,7 +122,7 @@ def _seconds(text):
 # ---- commands
 
 def _plot(arguments):
-    p = Parser(prog="bench.py plot", description="Draws the figures of a run again; needs no GPU.")
+    p = Parser(prog="bench.py plot", description="Redraws the figures of a run; needs no GPU.")
     p.add_argument("run", help="its folder")
     folder = p.parse_args(arguments).run
     from numprec.harness.record import store
@@ -132,7 +132,7 @@ def _plot(arguments):
 
 
 def _report(arguments):
-    p = Parser(prog="bench.py report", description="Writes a run as one HTML page, tables and figures in it.")
+    p = Parser(prog="bench.py report", description="Writes a run as one HTML page with tables and figures.")
     p.add_argument("run", help="its folder")
     folder = p.parse_args(arguments).run
     from numprec.harness.run import commands
@@ -153,8 +153,8 @@ def _compare(arguments):
 
 
 def _publish(arguments):
-    p = Parser(prog="bench.py publish", description="Brings the tables and figures in README.md up to data/results/.")
-    p.add_argument("--check", action="store_true", help="change nothing; exit 1 where they have drifted")
+    p = Parser(prog="bench.py publish", description="Updates the tables and figures in README.md from data/results/.")
+    p.add_argument("--check", action="store_true", help="change nothing; exit 1 if they are out of date")
     options = p.parse_args(arguments)
     from numprec.harness.run import commands
     from numprec.harness.show import published
@@ -166,7 +166,7 @@ def _publish(arguments):
 def _sanitize(arguments):
     p = Parser(prog="bench.py sanitize", formatter_class=argparse.RawDescriptionHelpFormatter,
                description="Runs the kernels on the emulator, which sees every access, in random orders of threads, "
-                           "and\nlooks for bugs: accesses outside an array, races, values that nobody wrote, barriers "
+                           "and\nlooks for bugs: accesses outside an array, races, values never written, barriers "
                            "that some\nthreads miss, loops without end.",
                epilog="exit codes: 0 nothing was found; 1 something was; 2 usage")
     p.add_argument("--operation", metavar="LIST", help="only these operations or rungs (matmul/tiled)")
@@ -174,7 +174,7 @@ def _sanitize(arguments):
     p.add_argument("--precision", default="all", metavar="LIST", help="names or groups; default all")
     p.add_argument("--seeds", type=_positive, metavar="N", help="random orders of each launch; default 20")
     p.add_argument("--out", metavar="FILE", default=str(RUNS / "sanitize.jsonl"),
-                   help="a line for each rung and precision; those that are there already are not done again")
+                   help="a line for each rung and precision; existing lines are not computed again")
     options = p.parse_args(arguments)
     from numprec.harness.run import commands
     return commands.sanitize((options.operation, options.chapter), options.precision, options.seeds, options.out)
@@ -182,9 +182,9 @@ def _sanitize(arguments):
 
 def _profile(arguments):
     p = Parser(prog="bench.py profile", formatter_class=argparse.RawDescriptionHelpFormatter,
-               description="Counts, on the emulator, what the rungs of an operation make a GPU do: sectors of memory, "
-                           "bank\nconflicts, idle lanes, operations. Beside them stands what the operation needs, and "
-                           "a model of the\ntime on a T4, an A100 and an H100; where there is a GPU, the time measured "
+               description="Counts, on the emulator, the work that each rung gives a GPU: sectors of memory, "
+                           "bank\nconflicts, idle lanes, operations. Next to them: what the operation needs, and "
+                           "a model of the\ntime on a T4, an A100 and an H100; with a GPU, the time measured "
                            "on it, too.")
     which = p.add_mutually_exclusive_group(required=True)
     which.add_argument("--operation", metavar="LIST", help="operations or rungs (matmul/tiled)")
@@ -240,6 +240,6 @@ def request(arguments, command=None, root=RUNS):
 if __name__ == "__main__":
     try:
         from numprec.harness.record.streams import guarded
-    except ImportError:    # numprec cannot run here, which main() tells
+    except ImportError:    # numprec cannot run here; main() says why
         sys.exit(main())
     sys.exit(guarded(main))

@@ -129,7 +129,7 @@ def test_an_unwritable_folder_is_refused_before_the_first_cell(tmp_path):
 @pytest.mark.parametrize("command", [("plot", "nowhere"), ("report", "nowhere"), ("compare", "nowhere", "nowhere")])
 def test_commands_about_a_run_that_is_not_there(command, tmp_path):
     done = command_line(command[0], *(tmp_path / name for name in command[1:]))
-    assert done.returncode == 2 and "no run there" in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 2 and "no run found" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_a_run_compared_with_itself(smoke):

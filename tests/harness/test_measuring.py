@@ -472,7 +472,7 @@ def test_a_library_wakes_up_before_it_is_timed_and_says_how_it_ended(clock, monk
     assert row["samples_s"] == (1,) and row["first_fit_s"] == 3601
     assert (row["stop_reason"], row["finished"]) == (stop, finished)
     outcome, = outcomes.by_model([row], "peer")["SVC on iris"].values()
-    assert bool(outcome.medians) == (finished is not False)      # a fit that does not tell is shown
+    assert bool(outcome.medians) == (finished is not False)      # a fit that does not say how it ended is shown
 
 
 @pytest.mark.parametrize("given, stop", [

@@ -86,7 +86,7 @@ def test_what_is_raised_there_is_raised_here(worker):
 
 
 def test_a_request_that_cannot_be_unpickled_is_answered(worker):
-    """As where the process lacks a module; without an answer, its owner would wait for ever."""
+    """As where the process lacks a module; without an answer, its owner would wait forever."""
     rows = worker.run(lethal(importlib.import_module, "module_of_nobody"), limit=60)
     assert {row["reason"] for row in rows} == {"the worker process cannot read what it is asked: ModuleNotFoundError: "
                                                "No module named 'module_of_nobody'"}
@@ -96,7 +96,7 @@ def test_a_request_that_cannot_be_unpickled_is_answered(worker):
 @pytest.mark.parametrize("function, argument, reason", [
     (os._exit, 3, "the worker process ended with exit code 3"),
     pytest.param(die, 11, "the worker process died (signal 11, SIGSEGV)", marks=POSIX),
-    pytest.param(die, 9, "the worker was lost: somebody killed it, or the system, as it does where memory runs out "
+    pytest.param(die, 9, "the worker was lost: it was killed, by a user or by the system when memory ran out "
                  "(signal 9, SIGKILL)", marks=POSIX),
 ])
 def test_a_crash_costs_one_cell(worker, function, argument, reason):
@@ -115,7 +115,7 @@ def test_a_cell_that_does_not_end_is_ended(worker, function, argument):
     before = worker.call(talk)[0]
     rows = worker.run(lethal(function, argument), limit=0.5)
     assert {row["reason"] for row in rows} == {
-        "the worker was lost: it had no answer after 0.5 seconds, and was ended"}
+        "the worker was lost: it gave no answer within 0.5 seconds, and was stopped"}
     assert not any(map(store.final, rows)) and worker.call(talk, limit=600)[0] == worker.pid != before
 
 
@@ -175,7 +175,7 @@ def test_kernels_are_compiled_ahead_once(tmp_path, monkeypatch):
         assert precompile.missing(cells) == []
 
 
-# ---- a run that is killed, and gone on with
+# ---- a run that is killed, and resumed
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
@@ -213,11 +213,11 @@ def keys(folder):
     return [(row["cell"], row["precision"]) for row in map(json.loads, lines)]
 
 
-def test_a_finished_run_is_gone_on_with_and_has_nothing_to_do(whole):
+def test_a_finished_run_that_is_resumed_has_nothing_to_do(whole):
     before = (whole.folder / store.RESULTS).read_bytes()
     done = bench(*kills.ARGUMENTS, "--out", whole.folder)
     assert done.returncode == 0, done.stderr
-    assert "results are there already" in done.stderr and "0 of them in these" in done.stdout
+    assert "results are already there" in done.stderr and "0 of them in these" in done.stdout
     assert (whole.folder / store.RESULTS).read_bytes() == before
     assert len(store.read(whole.folder)[0]["resumed"]) == 1
     assert "0 cells with 0 results" in bench(*kills.ARGUMENTS, "--dry-run", "--out", whole.folder).stdout
@@ -294,7 +294,7 @@ def test_a_disk_that_fills_up_ends_the_run_with_a_sentence(in_process, tmp_path,
     monkeypatch.setattr(store.Store, "append", full)
     assert in_process(*MODEL) == 1
     printed = capsys.readouterr()
-    assert "cannot write results: [Errno 28] No space left on device; the results so far are kept" in printed.err
+    assert "cannot write results: [Errno 28] No space left on device; results so far are kept" in printed.err
     assert "stopped: 10 results" in printed.out and len(keys(tmp_path / "out")) == 10
 
 
@@ -407,7 +407,7 @@ def test_the_latest_unfinished_run_is_the_one_to_resume(in_process, tmp_path):
 
 
 def test_a_budget_is_for_what_is_left(in_process, tmp_path, capsys):
-    """Until everything is done the run counts as unfinished, and each time it is gone on with it does what it plans."""
+    """Until everything is done the run counts as unfinished, and each time it is resumed it does what it plans."""
     out = tmp_path / "runs" / "1"
     asked = *MODEL, "--seeds", "4", "--out", str(out), "--budget"
     assert in_process(*asked, "0.001") == 1
@@ -436,7 +436,7 @@ def test_a_fresh_run_replaces_the_one_there(in_process, tmp_path):
 
 
 def test_a_fresh_run_leaves_nothing_of_the_one_before(in_process, tmp_path, monkeypatch):
-    """Its tables and figures go, and other files stay; and when it is killed early there is nothing to go on with."""
+    """Its tables and figures go, and other files stay; and when it is killed early there is nothing to resume."""
     out = tmp_path / "out"
     in_process(*MODEL, "--seeds", "1")
     made = ["scores.png", "scores_2.png", "scores_12.svg", "kernels.csv", "error_time.svg"]
@@ -475,7 +475,7 @@ def test_another_commit_is_warned_of(in_process, tmp_path, capsys):
     path.write_text(json.dumps({**facts, "git_commit": "f" * 40}), encoding="utf-8")
     in_process(*MODEL, "--seeds", "2")
     printed = capsys.readouterr()
-    assert "warning: the results so far are of commit ffffffffffff" in printed.err
+    assert "warning: results so far are of commit ffffffffffff" in printed.err
     again, = json.loads(path.read_text(encoding="utf-8"))["resumed"]
     commit = f"commit {again['git_commit'][:12]}" if again["git_commit"] else "no git checkout"
     assert f"\nresumed   {again['time']}  command  ({commit}" in printed.out
@@ -491,8 +491,8 @@ def test_another_cpu_or_driver_is_warned_of(in_process, tmp_path, capsys):
     path.write_text(json.dumps({**facts, "cpu": "abacus", "gpu": {"driver": "1.2"}}), encoding="utf-8")
     in_process(*MODEL, "--seeds", "2")
     printed = capsys.readouterr()
-    assert f"warning: the results so far are of CPU abacus, those to come of {facts['cpu']}" in printed.err
-    assert "warning: the results so far are of driver 1.2, those to come of unknown" in printed.err
+    assert f"warning: results so far are of CPU abacus, those to come of {facts['cpu']}" in printed.err
+    assert "warning: results so far are of driver 1.2, those to come of unknown" in printed.err
     assert f"CPU {facts['cpu']}; driver unknown" in " ".join(printed.out.split())
 
 

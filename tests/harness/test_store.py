@@ -148,7 +148,7 @@ def test_many_damaged_lines_are_not_told_of_one_by_one(folder, capsys):
         file.write(b"#\n" * 100)
     assert len(store.read(folder)[1]) == 5
     said = capsys.readouterr().err.splitlines()
-    assert len(said) == store.TOLD + 1 and "95 more lines" in said[-1]
+    assert len(said) == store.REPORTED + 1 and "95 more lines" in said[-1]
 
 
 @pytest.mark.parametrize("of", [-2, 0, 10 ** 6, 10 ** 30, 1.5, "2", None, True, [2]])
@@ -241,7 +241,7 @@ FOREIGN = {store.RESULTS: b"thesis", store.ENVIRONMENT: b'{"my": "settings"}', "
 @pytest.mark.parametrize("name", FOREIGN)
 @pytest.mark.parametrize("how", [{}, {"fresh": True}, {"resume": True}])
 def test_a_file_of_somebody_else_stays(tmp_path, name, how, capsys):
-    """Where a run is gone on with, or discarded, a picture keeps nobody from that: early ones carry no mark."""
+    """A picture does not prevent a run from being resumed or discarded: early ones carry no mark."""
     (tmp_path / name).write_bytes(FOREIGN[name])
     if name in (store.RESULTS, store.ENVIRONMENT) or "resume" not in how and not (
             "fresh" in how and name.endswith((".png", ".svg"))):
@@ -252,8 +252,8 @@ def test_a_file_of_somebody_else_stays(tmp_path, name, how, capsys):
         store.Store(tmp_path, files=list(FOREIGN), **how).__exit__()
         told = capsys.readouterr().err
         assert told == ("" if "resume" in how else f"bench.py: warning: {tmp_path / name} does not say that this "
-                        "program drew it, and stays as it is\n")
-    with pytest.raises(store.Unusable, match="stays as it is"):
+                        "program drew it, and is not touched\n")
+    with pytest.raises(store.Unusable, match="is not touched"):
         store.replace(tmp_path / name, b"")
     assert (tmp_path / name).read_bytes() == FOREIGN[name]
 
@@ -270,9 +270,9 @@ def test_no_link_is_followed_for_writing(tmp_path, name, dangling):
     except OSError:
         pytest.skip("no right to make links")
     for how in {}, {"fresh": True}, {"resume": True}:
-        with pytest.raises(store.Unusable, match="a link is not followed"):
+        with pytest.raises(store.Unusable, match="links are not followed"):
             with store.Store(folder, files=["tables.md"], **how) as results:
-                store.replace(results.folder / name, b"")    # a run that is gone on with comes so far with its tables
+                store.replace(results.folder / name, b"")    # a resumed run writes its tables late
     assert (folder / name).is_symlink() and target.exists() == (not dangling)
     assert dangling or target.read_bytes() == store.ROW
 

@@ -194,12 +194,12 @@ def test_other_libraries_stand_beside():
     assert table.notes == ("FAIL cuML 26.08 LinearRegression: ImportError: no GPU",)
 
 
-def test_legends_say_what_numbers_do_not_tell():
+def test_legends_say_how_numbers_were_made():
     rows = runs("fp64", BASE) + [peer_row(seed=seed) for seed in range(5)]
     for name, parts in (("outcome", ["NumPy's in float64 on the host, from master weights"]),
                         ("cost", ["NumPy's in float64 on the host, from master weights", "the sum of the epochs alone",
                                   "whose turn is first there"]),
-                        ("Other libraries", ["Nothing of theirs is verified", "does not tell counts as finished"])):
+                        ("Other libraries", ["Their results are not verified", "says nothing counts as finished"])):
         legend = " ".join(training_table(rows, name).legend.split())
         assert all(part in legend for part in parts), legend
 

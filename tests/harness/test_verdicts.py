@@ -129,7 +129,7 @@ def test_labels_of_overlapping_splits_may_never_suffice():
     found = only(runs("fp64", [0.9] * 10, **IRIS), runs("fp16", [0.9] * 10, **IRIS))
     assert found.verdict == "undecided" and found.brief == "undecided, no label differs" and not found.safe
     assert found.sentence == ("SVC on iris: fp16 undecided: no prediction of 300 differs, but splits of so few samples "
-                              "leave room for 0.0343 of accuracy (95 %); it takes more data")
+                              "leave room for 0.0343 of accuracy (95 %); more data would decide")
 
 
 def test_a_constant_difference_without_labels():
@@ -138,7 +138,7 @@ def test_a_constant_difference_without_labels():
         found = runs("fp64", [0.9] * 5, **IRIS) + runs("fp16", [0.9 + shift] * 5, **IRIS)
         return [{**row, "labels_differ": None} for row in found]
     same, loss = only(rows(0.0)), only(rows(-0.63))
-    assert same.verdict == "undecided" and "difference 0 of accuracy on each of 5 seeds, which leaves no spread" \
+    assert same.verdict == "undecided" and "difference 0 of accuracy on each of 5 seeds, so there is no spread" \
         in same.sentence and same.brief == "undecided"
     assert loss.verdict == "worse" and "sign test, p = 0.031" in loss.sentence
 
@@ -235,7 +235,7 @@ def test_what_is_not_faster_is_not_recommended():
 
 @pytest.mark.parametrize("launches, says", [
     (100_000, "by more than 2.5 times"),    # 0.4 of 0.675 seconds
-    (1_000_000, "the floor of a launch is an over-estimate"),
+    (1_000_000, "the cost of a launch is over-estimated"),
     (100, "fp32, 2.00"),
 ])
 def test_where_launches_take_the_time_precision_cannot_matter(launches, says):
@@ -355,8 +355,8 @@ def test_no_label_differs_is_not_equal():
     more = rows + [row for name in ("fp64", "fp16") for row in runs(name, [0.9] * 10, **tree)]
     assert ": in fp16 for SVC on iris and DecisionTreeClassifier on iris. " in first_line(more)
     alone = first_line(rows[16:])
-    assert alone == ("This run cannot tell: nothing is decided about fp16. No label differs, on data too few to show "
-                     "equality: in fp16 for SVC on iris.")
+    assert alone == ("This run does not answer it: nothing is decided about fp16. No label differs, on data too few to "
+                     "show equality: in fp16 for SVC on iris.")
 
 
 def test_variants_and_grown_data_do_not_count():
@@ -371,12 +371,12 @@ def test_variants_and_grown_data_do_not_count():
         found = verdicts.answer(rows + more, EMULATOR).splitlines()
         if label == "SVC state=storage":
             assert found[0] == usual[0] and found[2] == usual[1]
-            assert found[1].startswith("Besides, and not counted above: SVC state=storage on iris: fp16 fails (8 of 8 "
+            assert found[1].startswith("Not counted above: SVC state=storage on iris: fp16 fails (8 of 8 "
                                        "fits stalled, ")
             assert ". LinearRegression on diabetes x8, synthetic: fp16 " in found[1]
         else:
             assert found[0].startswith("Is low precision training a general-purpose method? Not as it stands")
-    assert "nothing but variants of models and enlarged, synthetic data was run" in first_line(more[-16:])
+    assert "only variants of models and enlarged, synthetic data were run" in first_line(more[-16:])
 
 
 def test_the_answer_tells_why_each_precision_fails_and_what_was_not_measured():

@@ -63,8 +63,8 @@ def _unchanged(about, names):
     if not found:
         return [], ""
     margin = next(v.margin for v in about.values() if v.unchanged)
-    told = [f"{listed(alike)} changed no prediction of {of}" for of, alike in found.items()]
-    return sum(found.values(), []), f"{'; '.join(told)}; too few data to show equality within {margin:g}"
+    parts = [f"{listed(alike)} changed no prediction of {of}" for of, alike in found.items()]
+    return sum(found.values(), []), f"{'; '.join(parts)}; too few data to show equality within {margin:g}"
 
 
 def _by_time(precisions, safe, about, environment):
@@ -100,23 +100,23 @@ def _launches(baseline, seconds, environment):
     share = count * launch_s / seconds
     if share < LAUNCH_BOUND:
         return ""
-    told = f"{count:.0f} of {1e6 * launch_s:.2g} µs in a fit of {1e3 * seconds:.3g} ms"
+    text = f"{count:.0f} of {1e6 * launch_s:.2g} µs in a fit of {1e3 * seconds:.3g} ms"
     if share >= 1:
-        return (f"any precision that is as good, since the time is mostly launches ({told}: more than the whole, so "
-                "that the floor of a launch is an over-estimate, and no bound on what a precision can gain follows); "
+        return (f"any precision that is as good, since the time is mostly launches ({text}: more than the whole, so "
+                "the cost of a launch is over-estimated, and gives no bound on what a precision can gain); "
                 "--grow enlarges the problem")
-    return (f"any precision that is as good, since the time is bound by launches ({told}): at this size no precision "
+    return (f"any precision that is as good, since the time is bound by launches ({text}): at this size no precision "
             f"can speed it up by more than {1 / (1 - share):.2g} times; --grow enlarges the problem")
 
 
 def _warned(precisions, chosen):
     """Whether fits in a recommended precision raised warnings that those in fp64 did not."""
-    usual, told = precisions[BASELINE].warnings, []
+    usual, notes = precisions[BASELINE].warnings, []
     for name in chosen:
         count = sum(bool(warned - usual) for warned in precisions[name].warnings_by_seed)
         if count:
-            told.append(f"{name} warned in {count} of {len(precisions[name].run)} fits, see the table of outcomes")
-    return f" (but {'; '.join(told)})" if told else ""
+            notes.append(f"{name} warned in {count} of {len(precisions[name].run)} fits, see the table of outcomes")
+    return f" (but {'; '.join(notes)})" if notes else ""
 
 
 def _not_safe(about):
@@ -142,9 +142,9 @@ def conclusion(models, verdicts, environment):
     names = list(dict.fromkeys(v.precision for v in verdicts))
     low = [name for name in names if _is_low(main, name)]
     said = _answer(main, verdicts, low) if main else \
-        "This run cannot tell: nothing but variants of models and enlarged, synthetic data was run."
+        "This run does not answer it: only variants of models and enlarged, synthetic data were run."
     parts = [f"Is low precision training a general-purpose method? {said}",
-             _besides([v for v in every if v.label in aside])]
+             _not_counted([v for v in every if v.label in aside])]
     alike = {}
     for name in names:
         alike.setdefault(_of_precision([v for v in verdicts if v.precision == name]), []).append(name)
@@ -157,29 +157,30 @@ def conclusion(models, verdicts, environment):
 
 def _is_aside(precisions):
     """Whether a model is a variant that was made to show what a precision breaks, or its data were grown: neither
-    tells whether training in that precision works for a model and data as they come."""
+    says whether training in that precision works for a model and data as they come."""
     row = next((row for outcome in precisions.values() for row in outcome.rows), {})
     return row.get("model") in {model.label for model in VARIANTS} or (row.get("grow") or 1) > 1
 
 
-def _besides(found):
+def _not_counted(found):
     """The verdicts on what does not count in the answer."""
     alike = {}
     for v in found:
         text = f"fails ({v.reason.removeprefix('fails, because ')})" if v.verdict == "fails" else v.brief
         alike.setdefault(v.label, {}).setdefault(text, []).append(v.precision)
-    told = [f"{label}: " + "; ".join(f"{listed(names)} {text}" for text, names in each.items())
-            for label, each in alike.items()]
-    return f"Besides, and not counted above: {'. '.join(told)}." if told else ""
+    parts = [f"{label}: " + "; ".join(f"{listed(names)} {text}" for text, names in each.items())
+             for label, each in alike.items()]
+    return f"Not counted above: {'. '.join(parts)}." if parts else ""
 
 
 def _answer(models, verdicts, low):
     if not low:
-        return "This run cannot tell: no precision below 32 bits was run."
+        return "This run does not answer it: no precision below 32 bits was run."
     by_name = {name: [v for v in verdicts if v.precision == name] for name in low}
     unchanged = _without_a_change(by_name)
     if not any(v.verdict != "undecided" for found in by_name.values() for v in found):
-        return " ".join(filter(None, (f"This run cannot tell: nothing is decided about {listed(low)}.", unchanged)))
+        return " ".join(filter(None, (f"This run does not answer it: nothing is decided about {listed(low)}.",
+                                      unchanged)))
     total, kinds = len(models), sum(any(label.startswith(m.name) for label in models) for m in MODELS)
     general = [name for name, found in by_name.items() if len(found) == total and all(v.safe for v in found)]
     refuted = [name for name, found in by_name.items() if any(v.verdict in ("worse", "fails") for v in found)]
@@ -222,8 +223,8 @@ def _without_a_change(by_name):
                 by_label.setdefault(v.label, []).append(name)
     for label, names in by_label.items():
         alike.setdefault(tuple(names), []).append(label)
-    told = [f"in {listed(names)} for {listed(labels)}" for names, labels in alike.items()]
-    return f"No label differs, on data too few to show equality: {'; '.join(told)}." if told else ""
+    parts = [f"in {listed(names)} for {listed(labels)}" for names, labels in alike.items()]
+    return f"No label differs, on data too few to show equality: {'; '.join(parts)}." if parts else ""
 
 
 def _list_where(found, kinds):

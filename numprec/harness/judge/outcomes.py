@@ -172,7 +172,7 @@ def _unfinished(row):
     if row["status"] != "ok":
         text = re.sub(r"\s+", " ", row["reason"]).rstrip(".")
         return f"failed with \"{text if len(text) <= 100 else text[:97] + '...'}\""
-    if row["finished"] is False:    # null where a library does not tell
+    if row["finished"] is False:    # null where a library does not say
         wrong = sorted({str(reason) for reason in np.ravel(row["stop_reason"])} - {"converged"})
         return " and ".join(ENDED.get(reason, f"ended with {reason}") for reason in wrong) or "did not finish"
     return None if _finite(row["score"]) else "gave predictions that are not finite"

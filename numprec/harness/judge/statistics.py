@@ -200,7 +200,7 @@ def equivalence(values, baseline, margin, test_to_train=0.0, labels=None):
     Where every pair differs by the same, t has no spread to work with, and an interval of width 0 would be too good to
     be true. `labels`, (how many predictions differ, out of how many), then bounds what may have been missed: accuracies
     cannot differ by more than the share of predictions that do. Without them nothing is equal, and a difference beyond
-    the margin is told by its sign alone.
+    the margin shows in its sign alone.
     """
     from scipy.stats import t
     difference = paired_difference(values, baseline, test_to_train)

@@ -4,7 +4,7 @@ A verdict rests on pairs of scores, one of each seed, and on statistics.equivale
 any run. A precision whose fits did not finish has failed whatever it scored: an SMO that stalled may well predict as
 well as one that converged, and says nothing about the next data set. One such fit is flagged, more than one fail; this
 is the rule by which MLPerf Training (training_rules.adoc) treats runs that do not converge. What was not measured gets
-no verdict, and a precision that is missing on the device is none that fails.
+no verdict, and a precision that the device lacks does not fail.
 """
 import math
 from dataclasses import dataclass
@@ -148,36 +148,36 @@ def _reason(outcome, e):
 
 
 def _reason_without_spread(outcome, e):
-    told = f"{signed(e.difference.value)} of {outcome.metric} on each of {e.difference.n} seeds"
+    seen = f"{signed(e.difference.value)} of {outcome.metric} on each of {e.difference.n} seeds"
     if e.verdict in ("better", "worse"):
-        return f"{e.verdict} than {BASELINE} by {size(e.difference.value)} of {outcome.metric}: difference {told}, " \
+        return f"{e.verdict} than {BASELINE} by {size(e.difference.value)} of {outcome.metric}: difference {seen}, " \
                f"sign test, p = {0.5 ** e.difference.n:.2g}"
-    return f"undecided: difference {told}, which leaves no spread to judge it by, and no predictions were compared"
+    return f"undecided: difference {seen}, so there is no spread to judge it by, and no predictions were compared"
 
 
 def _reason_by_labels(outcome, e):
     differ, of = outcome.labels
-    told = f"no prediction of {of} differs" if differ == 0 else \
+    seen = f"no prediction of {of} differs" if differ == 0 else \
         f"the same difference of {outcome.metric} on every seed, and {differ} of {of} predictions differ"
     if e.verdict == "equal":
-        return f"equal to {BASELINE} within {e.margin:g} of {outcome.metric}: {told}, so that accuracy differs by at " \
+        return f"equal to {BASELINE} within {e.margin:g} of {outcome.metric}: {seen}, so that accuracy differs by at " \
                f"most {size(e.narrow.high)} (95 %)"
     if e.verdict in ("better", "worse"):
-        return f"{e.verdict} than {BASELINE} by {size(e.difference.value)} of {outcome.metric}: {told}, " \
+        return f"{e.verdict} than {BASELINE} by {size(e.difference.value)} of {outcome.metric}: {seen}, " \
                f"95 % interval {span(e.difference)}, {e.difference.n} seeds"
     if abs(e.difference.value) > e.margin:
-        return f"undecided: {told}, {signed(e.difference.value)}, 95 % interval {span(e.difference)}"
+        return f"undecided: {seen}, {signed(e.difference.value)}, 95 % interval {span(e.difference)}"
     room = f"leave room for {size(e.narrow.high)} of {outcome.metric} (95 %)"
     if e.needed and math.isinf(e.needed):
-        return f"undecided: {told}, but splits of so few samples {room}; it takes more data"
-    left = f"undecided: {told}, but so few predictions {room}"
+        return f"undecided: {seen}, but splits of so few samples {room}; more data would decide"
+    left = f"undecided: {seen}, but so few predictions {room}"
     return left + (f"; {e.needed} seeds would decide, if still none differed" if e.needed else "")
 
 
 def _what_would_decide(e):
     if math.isinf(e.needed):
         return f"more seeds would not decide, because splits that overlap leave ±{size(e.floor)} around the mean " \
-               "however many there are, if mean and spread stay as they are: it takes more data"
+               "however many there are, if mean and spread stay as they are: more data would"
     return f"at least {e.needed} seeds would decide, if mean and spread stay as they are"
 
 
@@ -200,5 +200,5 @@ def recommend(rows, environment):
 
 
 def answer(rows, environment):
-    """A paragraph: is low precision training a general-purpose method, as far as this run can tell?"""
+    """A paragraph: is low precision training a general-purpose method, as far as this run shows?"""
     return conclusions.conclusion(by_model(rows), judge(rows), environment)

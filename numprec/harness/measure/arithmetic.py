@@ -72,7 +72,7 @@ def _lesser(m):
 
 
 def comparable(text):
-    """Numba's text of one module, changed as told above."""
+    """Numba's text of one module, changed as the module's docstring says."""
     text = _DIVISION.sub(_lesser, text)
     text = re.sub(r'\b(float|double) @"?__nv_\w+"?\(\1 ([^,()]*)\)',
                   lambda m: f'{m[1]} @"__nv_fabs{"f" if m[1] == "float" else ""}"({m[1]} {m[2]})', text)
@@ -109,7 +109,7 @@ def _with_halves(text):
 
 @lru_cache(maxsize=None)
 def compile_ptx(kernel, argtypes, compute_capability):
-    """PTX of a `@cuda.jit` kernel, its text changed as told above."""
+    """PTX of a `@cuda.jit` kernel, its text changed as the module's docstring says."""
     library, _, _ = audit.front_end(kernel, argtypes)
     changed = object.__new__(type(library))      # Numba does not let copy.copy
     changed.__dict__ = vars(library) | dict(_llvm_strs=[_with_halves(comparable(text)) for text in library.llvm_strs],

@@ -18,7 +18,7 @@ from numprec.harness.record import rows, telemetry
 EVALUATED = 1000     # held-out samples, at most, that the score after an epoch looks at
 HISTORY = ("epoch", "loss", "accuracy", "seconds", "loss_scale", "skipped", "overflow", "underflow", "lost",
            "gradient_range")
-BRIEF = timing.Effort(budget=0.02, warm_up=0.0, least=3)    # for what is measured besides
+BRIEF = timing.Effort(budget=0.02, warm_up=0.0, least=3)    # for predictions and transfers
 BASELINE = "fp64"
 
 # what an estimator has learned, and needs for predictions; and the role of its format, see `model_bytes`

@@ -102,7 +102,7 @@ def _first(cell, peer, name, problem, row):
 
 
 def _ended(estimator, raised, parameters):
-    """Why a fit ended, in numprec's words, by what the estimator tells of it; None where it tells nothing."""
+    """Why a fit ended, in numprec's words, as the estimator reports it; None where it does not."""
     if any(issubclass(warning.category, ConvergenceWarning) for warning in raised):
         return "max_iter"
     if (status := getattr(estimator, "fit_status_", None)) is not None:    # of an SVC: 0 where it converged

@@ -18,10 +18,10 @@ from numprec.kernels import operations
 from numprec.language.ladder import KINDS
 from numprec.precision import PRECISIONS
 
-SEEDS = 20          # random orders, besides that by index
+SEEDS = 20          # random orders, in addition to index order
 LEAST = 3           # shapes that are looked at however large they are
 LARGEST = 8000
-"""The product of the numbers in the largest shape that is looked at besides. It lets in matmul's 17 x 15 x 31, 7905,
+"""The largest product of the numbers in a shape that is checked after those. It lets in matmul's 17 x 15 x 31, 7905,
 the first of its shapes that takes more than one block and more than one tile of the inner dimension."""
 _ROOT = f"{Path(__file__).resolve().parents[3]}{os.sep}"
 _WHO = re.compile(r"thread \(.*?\)|of block \(.*?\)|\[[^]]*\]|\d+ more like it")     # what differs in the same bug

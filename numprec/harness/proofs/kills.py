@@ -2,10 +2,10 @@
 
     python -m numprec.harness.proofs.kills --times 50 --out data/results/kills.jsonl
 
-A small run is started, killed with SIGKILL after a random time, gone on with, killed again, and so on until it has
+A small run is started, killed with SIGKILL after a random time, resumed, killed again, and so on until it has
 come to its end; then the next one is started. The results of each have to be those of a run that nobody disturbed: the
 same cells in the same precisions, each once, with the same values wherever a value does not depend on the clock. The
-worker process that a killed run leaves behind has to end by itself. One line of JSON tells of a handful of kills, with
+worker process that a killed run leaves behind has to end by itself. One line of JSON describes a few kills, with
 the seconds after which each came and the results that were there. Needs a system with SIGKILL.
 """
 import argparse
@@ -132,7 +132,7 @@ def wait_for(condition, seconds):
     """Until it holds; AssertionError if it does not come to."""
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, f"waited {seconds} s in vain"
+        assert time.monotonic() < end, f"waited {seconds} s for nothing"
         time.sleep(0.02)
 
 

@@ -7,7 +7,7 @@ A bug is a change of one line of a chapter, of one of four kinds:
     barrier     a syncthreads or syncwarp is left out                   -> a race, or a value that nobody wrote
     store       a store to shared memory is left out                    -> a value that nobody wrote
     bound       a "<" that keeps an index within its array becomes "<=" -> an access outside of it
-    endless     a counter of a loop no longer moves                     -> a loop that runs for ever
+    endless     a counter of a loop no longer moves                     -> a loop that never ends
 
 Every barrier is left out once; of the other kinds, up to two in each chapter. A process with the changed chapter runs
 the operations that it serves, on small shapes and in a few orders of threads, until something is found. A line of JSON

@@ -78,7 +78,7 @@ def _commit(facts):
 
 
 def _resumed(times):
-    """When a run was gone on with, and by what; one line for as many times in a row as that was the same."""
+    """When a run was resumed, and by what command; equal commands in a row share a line."""
     lines = []
     for (commit, *others), group in itertools.groupby(times, key=lambda each: (
             _commit(each), *(f"{name} {each[name.lower()]}" for name in ("CPU", "driver") if name.lower() in each))):

@@ -40,7 +40,7 @@ class Ledger:
     def _read(self, content):
         begin = f'{{"{self._key[0]}": '.encode()
         if not (content.startswith(begin) or begin.startswith(content)):
-            raise Refused(f"{self.path} was not written by this program, and stays as it is: name another file with "
+            raise Refused(f"{self.path} was not written by this program, and is not touched: name another file with "
                           "--out")
         keep = content.rfind(b"\n") + 1    # the rest was left half written by an interruption
         for line in content[:keep].splitlines():
@@ -85,7 +85,7 @@ def workers(**options):
                 process.join()
         if isinstance(error, BrokenProcessPool):
             raise Refused("a process that ran kernels crashed; what was found before is kept, and the same command "
-                          "goes on from there", FAILED) from None
+                          "continues from there", FAILED) from None
         raise
     pool.shutdown()
 

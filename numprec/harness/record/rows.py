@@ -39,7 +39,7 @@ def _kept(reason):
 
 
 def broken(row):
-    """Whether a row tells of an error of CUDA, which can leave every later call of its process failing."""
+    """Whether a row reports an error of CUDA, which can leave every later call of its process failing."""
     return row["status"] == "FAIL" and row["reason"].startswith(CUDA_ERRORS)
 
 

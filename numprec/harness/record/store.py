@@ -6,8 +6,8 @@ that a resumed run can cut off what a kill left half written: all rows of that w
 are measured in turns. Everything else stays. A line that is damaged costs the cell that it belongs to. Of rows of one
 cell and precision the last one counts. A lock keeps a second process out of the folder.
 
-What is not this program's stays as it is. Each file that it writes can be told by how it begins; one of the same name
-that begins otherwise, and a symbolic link, are neither overwritten nor deleted.
+Each file that this program writes is recognised by its first bytes. Other files of the same name, and symbolic links,
+are neither overwritten nor deleted.
 
 COLUMNS names what a row holds, `numprec.harness.record.schema` which values.
 """
@@ -31,7 +31,7 @@ from numprec.harness.record.rows import fail
 SCHEMA_VERSION = schema.VERSION
 COLUMNS = {kind: tuple(columns) for kind, columns in schema.COLUMNS.items()}    # of every row, and of those of one kind
 SPECIAL = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
-KILLED = "the worker was lost"    # how the reason of a failure begins that is none of the cell
+KILLED = "the worker was lost"    # how the reason of a failure begins that is not the cell's fault
 RESULTS, ENVIRONMENT, LOCK = "results.jsonl", "env.json", ".lock"
 PROBE = 1 << 20      # bytes that have to fit on the disk before a run starts
 LARGEST = 1 << 30    # bytes of a file that is read
@@ -43,7 +43,7 @@ MARKS = {            # what stands at the beginning of another file of ours
     "report.html": rb"<title>numprec: precisions compared on "}
 IN_PICTURES = b"numprec"
 BEGINNING = 4096     # bytes
-TOLD = 5             # damaged lines of a file that are told of one by one
+REPORTED = 5             # damaged lines of a file that are reported one by one
 
 
 class Unusable(OSError):
@@ -55,11 +55,11 @@ class Gone(OSError):
 
 
 class Store:
-    """Appends to the run in `folder`, which is made if need be. `resume` goes on with the run that is there, if one
+    """Appends to the run in `folder`, which is made if need be. `resume` continues the run that is there, if one
     is; `fresh` discards it, with the other `files` that it wrote, but for pictures that do not say that they are this
     program's. With neither there may be no results there. Raises OSError where nothing can be written, and Unusable
     where another process writes already, or where a file is in the way that is not this program's: any of `files` but
-    where a run is gone on with, whose results matter more."""
+    where a run is resumed, whose results matter more."""
 
     def __init__(self, folder, resume=False, fresh=False, files=()):
         self.folder, files = Path(folder), [Path(folder) / name for name in files]
@@ -80,7 +80,7 @@ class Store:
             refuse()
             sweep(self.folder)
             self._probe()
-            self.rows, size = _complete(results, tell) if resume else ([], 0)
+            self.rows, size = _complete(results, warn) if resume else ([], 0)
             if not resume:     # the environment last: whenever this is killed, none is beside the results of others
                 for path in (*files, environment):
                     path.unlink(missing_ok=True)
@@ -174,22 +174,22 @@ def _opened(path):
 
 def _refuse_odd(path):
     if os.path.lexists(path) and not stat.S_ISREG(os.lstat(path).st_mode):
-        raise Unusable(f"{path} is no plain file, and a link is not followed: move it away, or name another folder")
+        raise Unusable(f"{path} is not a regular file (links are not followed): move it away, or name another folder")
 
 
 def refuse_foreign(path):
     """Raises Unusable where there is a file at `path` that this program did not write."""
     _refuse_odd(path)
     if os.path.exists(path) and not _ours(Path(path)):
-        raise Unusable(f"{path} was not written by this program, and stays as it is: move it away, or name another "
+        raise Unusable(f"{path} was not written by this program, and is not touched: move it away, or name another "
                        "folder")
 
 
 def _unmarked_picture(path):
-    """Whether there is a picture that this program did not draw, or in an early version; it is told that it stays."""
+    """Whether there is a picture that this program did not draw, or an early version did; warns that it stays."""
     unmarked = path.name not in MARKS and path.is_file() and not path.is_symlink() and not _ours(path)
     if unmarked:
-        tell(f"{path} does not say that this program drew it, and stays as it is")
+        warn(f"{path} does not say that this program drew it, and is not touched")
     return unmarked
 
 
@@ -230,14 +230,14 @@ def sweep(folder):
 
 # ---- reading
 
-def tell(problem):
+def warn(problem):
     print(f"bench.py: warning: {problem}", file=sys.stderr)
 
 
 def _read(path):
     """The bytes of a plain file; a link to one is followed."""
     if not stat.S_ISREG(os.stat(path).st_mode):
-        raise Unusable(f"{path} is no plain file")
+        raise Unusable(f"{path} is not a regular file")
     with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
         content = file.read(LARGEST + 1)
     if len(content) > LARGEST:
@@ -245,9 +245,9 @@ def _read(path):
     return content
 
 
-def _complete(path, tell):
+def _complete(path, warn):
     """(rows, bytes to keep) of a results file: the rows of the cells that were written to their end, and where the half
-    of a cell begins that a kill left at the end of the file. `tell` is called with what is wrong with a line."""
+    of a cell begins that a kill left at the end of the file. `warn` is called with what is wrong with a line."""
     try:
         content = _read(path)
     except FileNotFoundError:
@@ -273,10 +273,10 @@ def _complete(path, tell):
         if len(group) == row.get("of", 1):
             rows += group
             group, keep = [], place
-    for number, problem in problems[:TOLD]:
-        tell(f"{path}, line {number}: {problem}; the cell counts as not run")
-    if len(problems) > TOLD:
-        tell(f"{path}: so are {len(problems) - TOLD} more lines")
+    for number, problem in problems[:REPORTED]:
+        warn(f"{path}, line {number}: {problem}; its cell will run again")
+    if len(problems) > REPORTED:
+        warn(f"{path}: {len(problems) - REPORTED} more lines are damaged")
     return _latest(rows), keep
 
 
@@ -326,9 +326,9 @@ def _done(rows):
     return {_key(row) for row in rows if final(row)}
 
 
-def finished(folder, tell=tell):
+def finished(folder, warn=warn):
     """(cell, precision) of what a resumed run in `folder` does not run again."""
-    return _done(_complete(Path(folder) / RESULTS, tell)[0])
+    return _done(_complete(Path(folder) / RESULTS, warn)[0])
 
 
 def environment_of(folder):
@@ -339,7 +339,7 @@ def environment_of(folder):
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, RecursionError):
-        problem = "it is no JSON"
+        problem = "it is not JSON"
     else:
         problem = schema.environment(found)
     if problem:
@@ -348,9 +348,9 @@ def environment_of(folder):
     return found
 
 
-def read(folder, tell=tell):
+def read(folder, warn=warn):
     """(environment, rows) of the run in `folder`, whose results may have been gzipped to be kept. FileNotFoundError
-    where there is none, Unusable where env.json is damaged; `tell` is called with what is wrong with a line."""
+    where there is none, Unusable where env.json is damaged; `warn` is called with what is wrong with a line."""
     folder = Path(folder)
     environment = environment_of(folder)
     if environment is None:
@@ -358,7 +358,7 @@ def read(folder, tell=tell):
     plain, packed = folder / RESULTS, folder / (RESULTS + ".gz")
     path = packed if packed.exists() and not plain.exists() else plain
     os.stat(path)
-    return environment, _complete(path, tell)[0]
+    return environment, _complete(path, warn)[0]
 
 
 def plain(value):

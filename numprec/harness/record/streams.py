@@ -88,7 +88,7 @@ def how(interruption):
 
 
 def code_of(interruption):
-    """The exit code that tells the shell the same."""
+    """The exit code that says the same to the shell."""
     return interruption.code if isinstance(interruption, Stopped) else INTERRUPTED
 
 

@@ -210,7 +210,7 @@ def _answer(future):
     try:
         return future.result(PATIENCE)
     except TimeoutError:
-        raise Unreachable(f"a worker had no answer after {PATIENCE} seconds") from None
+        raise Unreachable(f"a worker gave no answer within {PATIENCE} seconds") from None
 
 
 def _outcome(future, cell, begun):
@@ -235,7 +235,7 @@ async def _a_while():
 def _gpus():
     """Names of this machine's GPUs that CUDA_VISIBLE_DEVICES understands. Where that is set, CUDA shows its entries up
     to the first that is no device (CUDA C++ Programming Guide, "CUDA Environment Variables"), so that their number is
-    enough to tell which."""
+    enough to say which."""
     from numba import cuda
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     count = len(cuda.gpus)

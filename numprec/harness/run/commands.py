@@ -1,4 +1,4 @@
-"""What bench.py does besides running: lists, and commands about runs that are there."""
+"""What bench.py does other than run: lists, and commands about existing runs."""
 import sys
 
 from numprec.harness.measure import cases
@@ -12,7 +12,7 @@ def about(command):
     try:
         outcome = command()
     except (FileNotFoundError, NotADirectoryError) as error:
-        print(f"bench.py: no run there: {error.filename or error}", file=sys.stderr)
+        print(f"bench.py: no run found: {error.filename or error}", file=sys.stderr)
         return USAGE
     except (OSError, ValueError) as error:
         print(f"bench.py: {error}", file=sys.stderr)

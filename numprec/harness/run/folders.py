@@ -52,7 +52,7 @@ def new(root):
             folder.mkdir(parents=True)
         except FileExistsError:
             if not os.path.lexists(folder):    # it is `root` that is in the way
-                raise Refused(f"cannot write results: {root} is no folder") from None
+                raise Refused(f"cannot write results: {root} is not a folder") from None
             continue
         except OSError as error:
             raise Refused(f"cannot write results: {error}") from None
@@ -78,7 +78,7 @@ def done(request):
     try:
         if store.environment_of(request.out) is None:
             return set()
-        return store.finished(request.out, tell=lambda problem: None)
+        return store.finished(request.out, warn=lambda problem: None)
     except OSError:      # reported when the folder is opened
         return set()
 
@@ -101,14 +101,14 @@ def environment_for(results, request, plan, runs):
         facts["options"] = request.recorded(plan.scale)
         return facts
     if (before["git_commit"], before["git_dirty"]) != (facts["git_commit"], facts["git_dirty"]):
-        print(f"bench.py: warning: the results so far are of commit {_commit(before)}, those to come of "
+        print(f"bench.py: warning: results so far are of commit {_commit(before)}, those to come of "
               f"{_commit(facts)}", file=sys.stderr)
     again = {key: facts[key] for key in ("time", "command", "git_commit", "git_dirty")}
     for name, had, has in (("CPU", before["cpu"], facts["cpu"]),
                            ("driver", *((each.get("gpu") or {}).get("driver") for each in (before, facts)))):
         if had != has:
             again[name.lower()] = has or "unknown"
-            print(f"bench.py: warning: the results so far are of {name} {had or 'unknown'}, those to come of "
+            print(f"bench.py: warning: results so far are of {name} {had or 'unknown'}, those to come of "
                   f"{has or 'unknown'}", file=sys.stderr)
     return {**before, "precisions": {**before["precisions"], **facts["precisions"]},
             "resumed": [*before.get("resumed", ()), again]}
@@ -142,7 +142,7 @@ def to_resume(request):
     except OSError as error:
         raise Refused(f"cannot read a run: {error}") from None
     if facts is None or "arguments" not in facts.get("options", {}):
-        raise Refused(f"{folder} holds no run that could be resumed")
+        raise Refused(f"{folder} holds no run that can be resumed")
     return folder, facts["options"]["arguments"]
 
 
@@ -150,7 +150,7 @@ def _unfinished(root):
     """The latest folder below `root` with a run that has results missing, or None."""
     for folder in sorted(Path(root).glob("*/"), reverse=True):
         try:
-            facts, rows = store.read(folder, tell=lambda problem: None)
+            facts, rows = store.read(folder, warn=lambda problem: None)
         except OSError:
             continue
         if sum(map(store.final, rows)) < facts.get("results", 0):

@@ -95,7 +95,7 @@ class Expected:
             if self.runs == EARLIER:
                 break
             try:
-                facts, rows = store.read(folder, tell=lambda problem: None)
+                facts, rows = store.read(folder, warn=lambda problem: None)
             except OSError:
                 continue
             if (facts["scale"], facts["device"], facts.get("options", {}).get("grow")) == (scale, device, list(grow)):

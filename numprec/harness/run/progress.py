@@ -11,8 +11,8 @@ QUIET, NORMAL, VERBOSE = -1, 0, 1
 
 class Progress:
     """`begin(cell)` and `end(cell, rows, seconds)` around each of `total` cells. `expected(cell)` are the seconds that
-    one is likely to take, by which the time left is told. Failures are told at any verbosity; VERBOSE tells of each
-    result."""
+    one is likely to take, from which the time left is estimated. Failures are shown at any verbosity; VERBOSE shows
+    each result."""
 
     def __init__(self, cells, expected, verbosity=NORMAL):
         self.total, self.verbosity, self.done = len(cells), verbosity, 0
@@ -81,14 +81,14 @@ class Progress:
 
 
 class Counter:
-    """`counter(done, total)` tells how far something is that comes before the cells: on a terminal in one line that
+    """`counter(done, total)` shows the progress of what comes before the cells: on a terminal in one line that
     changes, elsewhere in a line every EVERY seconds. Threads may share it."""
 
     EVERY = 15
 
     def __init__(self, what, verbosity=NORMAL):
         self._what, self._verbosity, self._lock = what, verbosity, threading.Lock()
-        self._started, self._told = perf_counter(), perf_counter()
+        self._started, self._shown = perf_counter(), perf_counter()
 
     def __call__(self, done, total):
         if self._verbosity == QUIET:
@@ -98,8 +98,8 @@ class Counter:
             text = f"{self._what}: {done} of {total}, {duration(now - self._started)}"
             if terminal:
                 print(f"\r{text}  ", end="\n" if done == total else "", file=sys.stderr, flush=True)
-            elif done == total or now - self._told > self.EVERY:
-                self._told = now
+            elif done == total or now - self._shown > self.EVERY:
+                self._shown = now
                 print(text, file=sys.stderr, flush=True)
 
 

@@ -105,10 +105,10 @@ def _run(plan, runs, results, facts, request):
     cells, quiet = planning.remaining(plan.cells, results.done), request.verbosity == QUIET
     print(environment.header(facts), end="\n\n", flush=True)
     if results.rows and not quiet:
-        print(f"bench.py: {len(results.rows)} results are there already", file=sys.stderr)
+        print(f"bench.py: {len(results.rows)} results are already there", file=sys.stderr)
     if runs.compiles_ahead and request.budget is None and (units := precompile.missing(cells)):
         if not quiet:
-            print("bench.py: a first run compiles the kernels for this CPU, on all cores; later runs find them on the "
+            print("bench.py: the first run compiles the kernels for this CPU, on all cores; later runs load them from "
                   "disk", file=sys.stderr, flush=True)
         precompile.compile_all(units, runs.device.kind, Counter("compiling kernels and models", request.verbosity))
     progress, start, ending = Progress(cells, plan.expected.seconds, request.verbosity), perf_counter(), Ending()
@@ -120,7 +120,7 @@ def _run(plan, runs, results, facts, request):
     except store.Gone:                # which _show says, unless the file is back by then
         ending = Ending("stopped: ", FAILED)
     except (CannotWrite, executors.Lost) as error:
-        ending = Ending("stopped: ", FAILED, [f"{error}; the results so far are kept"])
+        ending = Ending("stopped: ", FAILED, [f"{error}; results so far are kept"])
     finally:
         progress.close()
         runs.close()

@@ -112,7 +112,7 @@ class Worker:
             value, error, leaving = receive(process.stdout)
         except (EOFError, OSError):
             cause = _cause_of_death(process)
-            raise Died(f"{LOST}: it had no answer after {limit:g} seconds, and was ended" if late.is_set() else
+            raise Died(f"{LOST}: it gave no answer within {limit:g} seconds, and was stopped" if late.is_set() else
                        cause) from None
         except BaseException:     # a signal: the answer would come too late
             self.close()
@@ -152,7 +152,7 @@ class Worker:
 def _cause_of_death(process):
     code = process.wait()
     if -code in (getattr(signal, "SIGKILL", 9), signal.SIGTERM):
-        return (f"{LOST}: somebody killed it, or the system, as it does where memory runs out "
+        return (f"{LOST}: it was killed, by a user or by the system when memory ran out "
                 f"(signal {-code}, {signal.Signals(-code).name})")
     if code >= 0:
         return f"the worker process ended with exit code {code}"
@@ -218,7 +218,7 @@ def _refuse(reason, device):
 
 
 def _healthy(device, value):
-    """Whether the next cell can run here: no row tells of an error of CUDA, and the device still answers."""
+    """Whether the next cell can run here: no row reports an error of CUDA, and the device still answers."""
     found = value if isinstance(value, list) else ()
     if any(map(rows.broken, found)):
         return False

@@ -2,7 +2,7 @@
 
 Times of kernels are compared by statistics.compare_times, a rank test with a least effect. Those of a model are paired,
 seed by seed, since seeds differ more than runs do: a t test of the ratios of medians, one of each seed, because the
-repetitions of a fit share whatever moved that fit. Scores are compared in pairs likewise, like those of two precisions;
+repetitions of a fit share whatever moved that fit. Scores are compared in pairs too, like those of two precisions;
 but where each is the same to the last digit, nothing was changed. Runs on different devices or at different scales are
 refused: what differs between them is not what changed.
 """
@@ -31,7 +31,7 @@ ms: median over the seeds of each seed's median. B / A: geometric mean over the 
 95 % interval of Student's t on logarithms. p: t test of those, two-sided. slower, faster: p below {alpha:g}, from
 {pairs} seeds, and a mean more than {least:g} % away; same: the interval lies within {least:g} %. score B - A: mean over
 the seeds that both have, with its 95 % interval; same: equal to the last digit, or within the margin of {margins} by
-two one-sided tests at 5 %; better, worse: the interval leaves out 0, and a loss is beyond the margin. fails: more than
+two one-sided tests at 5 %; better, worse: the interval excludes 0, and a loss exceeds the margin. fails: more than
 one fit did not finish; newly fails: also where one did not that finished in A."""
 
 

@@ -181,8 +181,8 @@ def _folded(label, body):
 
 
 def _name(row):
-    told = f"{row['operation']}/{row['rung']}" if row["kind"] == "kernel" else row["model"] or row["cell"]
-    return f"{row.get('library', '')} {told} {row['precision']}".strip()
+    name = f"{row['operation']}/{row['rung']}" if row["kind"] == "kernel" else row["model"] or row["cell"]
+    return f"{row.get('library', '')} {name} {row['precision']}".strip()
 
 
 def _anchor(heading):

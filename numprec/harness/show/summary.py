@@ -1,6 +1,6 @@
 """A run in three small tables, for those who do not read them all: what is safe, what a fit costs, what kernels take.
 
-They hold the same numbers as the full tables; cells that a reader has to take with care say so.
+They hold the same numbers as the full tables; cells that need care say so.
 """
 import math
 from collections import Counter
@@ -56,7 +56,7 @@ def _safe_cell(outcome, verdict):
 
 
 def cost(rows, environment):
-    """Milliseconds of a fit, likewise."""
+    """Milliseconds of a fit, a line per model, a column per precision; None where no fit was timed."""
     models = {label: found for label, found in by_model(rows).items() if any(o.medians for o in found.values())}
     if not models:
         return None
@@ -82,7 +82,7 @@ def main_shapes(rows):
 
 
 def fast(rows, environment):
-    """Microseconds of the highest rung of each operation, be it that its launches failed; None without kernels."""
+    """Microseconds of the highest rung of each operation, even where its launches failed; None without kernels."""
     timed = main_shapes(rows)
     if not timed:
         return None

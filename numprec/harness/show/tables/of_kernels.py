@@ -60,10 +60,10 @@ def _cells(row, rung, reference, environment):
 
 def status(row, environment):
     """The row's status; on a GPU it also says where a precision is not native there, and where the clock was cut."""
-    told = row["status"]
-    if told == "ok" and row["availability"] != "native" and not environment["is_emulator"]:
-        told += f", {row['availability']}"
-    return told + (", throttled" if (row.get("clocks") or {}).get("throttled") else "")
+    text = row["status"]
+    if text == "ok" and row["availability"] != "native" and not environment["is_emulator"]:
+        text += f", {row['availability']}"
+    return text + (", throttled" if (row.get("clocks") or {}).get("throttled") else "")
 
 
 def references(rows):

@@ -11,15 +11,15 @@ from numprec.harness.show.tables.layout import (NOTHING, Table, between, chance,
 
 PREDICTIONS = """\
 Predictions are NumPy's in float64 on the host, from master weights where there are some (the tree: on the device, in
-storage); so scores tell how training went and nothing else."""
+storage); so scores depend on training alone."""
 OUTCOME = """\
 held out: the metric, computed in float64 on data that were not trained on, the same splits and seeds in every
 precision; mean over the seeds with a 95 % interval of Student's t, which where splits overlap is the wider one of
-Nadeau and Bengio 2003. minus fp64: difference seed by seed, mean and 95 % interval, likewise; where it is the same on
+Nadeau and Bengio 2003. minus fp64: difference seed by seed, mean and 95 % interval; where it is the same on
 every seed, the interval of what may have been missed, by the number of predictions (Clopper and Pearson 1934; those of
 overlapping splits count as so many fewer as Nadeau and Bengio's interval is wider), and none without labels. p: of the
 two one-sided tests (Schuirmann 1987) that the difference lies beyond a margin that was fixed before any run, {margins};
-below 0.05 the verdict is equal. better, worse: the 95 % interval leaves out 0, and a loss is beyond the margin; a
+below 0.05 the verdict is equal. better, worse: the 95 % interval excludes 0, and a loss exceeds the margin; a
 smaller one is undecided, worse within the margin. No test is corrected for the number of tests. fails: more than one
 fit did not finish; flagged: one. labels: predictions unlike those of fp64, of all. stop: how the fits ended, each
 binary problem by itself where there are several. iterations: of a fit, all of its problems together; epochs where there
@@ -31,11 +31,11 @@ ms: one fit, host to host, transfers included, compiling not; median over the se
 and 90th percentile over the seeds; "-" unless every fit finished. JIT s: compiling, or loading from the cache, once in
 a process; the longest of the seeds. What a process has to import and set up before its first kernel is in that of the
 precision whose turn is first there. transfer ms: the training data to the device. predict ms: the held-out set, which
-does not tell how fast a GPU would predict in the precision. to target s: training until the held-out score first
+says nothing about how fast a GPU would predict in that precision. to target s: training until the held-out score first
 reached the target, median of those that did, and how many did; where there are epochs, the sum of the epochs alone up
 to the first whose score, of at most 1000 held-out samples, did, without what a fit does before and after them; else the
 whole fit. launches: of a fit. model kB: what predictions are made from, master weights where there are some; peak MB:
-the most device memory of a fit (1 kB is 1000 bytes). J: energy of one fit, where the device tells. Medians over the
+the most device memory of a fit (1 kB is 1000 bytes). J: energy of one fit, if the device measures it. Medians over the
 seeds. "-": not measured. """ + PREDICTIONS
 SHARES = ("underflow", "lost")    # of the counts
 
@@ -45,8 +45,8 @@ of Student's t on logarithms (of one seed: by a bootstrap of its times); above 1
 many empty launches in a graph of many, as a share of the time."""
 PEERS = """\
 Other libraries on the same splits, in the same run, each with its own algorithm and defaults but for the parameters
-that the models share; they run where they can, be it on a CPU. Nothing of theirs is verified: the score is all that is
-known of their results. stop: as far as the library tells how its fits ended; one that does not tell counts as finished.
+that the models share; they may run on a CPU. Their results are not verified: the score is all that is
+known. stop: how the fits ended, if the library says; a fit of which it says nothing counts as finished.
 ms: a fit, after one of a few rows. numprec's own fits stand beside them."""
 
 
@@ -120,12 +120,12 @@ def events(outcome):
     counted = outcome.values("counts")
     if not counted:
         return NOTHING
-    told = []
+    parts = []
     for name in counted[0]:
         values = [counts[name] for counts in counted if counts[name] is not None]
         if any(values):
-            told.append(f"{name} {100 * np.mean(values):.2g} %" if name in SHARES else f"{name} {sum(values):.0f}")
-    return ", ".join(told) or "none"
+            parts.append(f"{name} {100 * np.mean(values):.2g} %" if name in SHARES else f"{name} {sum(values):.0f}")
+    return ", ".join(parts) or "none"
 
 
 # ---- what it cost
@@ -174,14 +174,14 @@ def _to_target(cost):
 
 
 def _status(outcome, environment):
-    told = statuses(outcome)
-    if told == "ok" and outcome.unfinished:
-        told = f"{len(outcome.unfinished)} unfinished"
+    text = statuses(outcome)
+    if text == "ok" and outcome.unfinished:
+        text = f"{len(outcome.unfinished)} unfinished"
     if not environment["is_emulator"]:
         available = {row["availability"] for row in outcome.run} - {"native", None}
-        told += "".join(f", {each}" for each in sorted(available))
+        text += "".join(f", {each}" for each in sorted(available))
     throttled = any((row.get("clocks") or {}).get("throttled") for row in outcome.run)
-    return told + (", throttled" if throttled else "")
+    return text + (", throttled" if throttled else "")
 
 
 def statuses(outcome):
