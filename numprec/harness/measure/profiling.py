@@ -4,6 +4,8 @@ Each rung is launched once on the emulator, which counts; beside the counts stan
 kernels, and a *model* of their time on three cards (gpu_model). Where there is a GPU, what `launches` measures on it
 stands beside the model, which it may refute.
 """
+from typing import NamedTuple
+
 import numpy as np
 from tabulate import tabulate
 
@@ -23,8 +25,22 @@ NOTHING_MEASURED = "\nNothing was measured."
 MEASURED = "\nmeasured: the median on {name}, between CUDA events, of results that agreed with the oracle."
 
 
+class Observed(NamedTuple):
+    """One run of a rung: [(Counts, kernel, argument types)], one for each launch; the arrays that it was given, rounded
+    to storage; and what it returned, on the host: an array, or a tuple of them."""
+
+    launches: list
+    arrays: list
+    result: object
+
+
 def launched(operation, rung, precision, shape):
-    """Runs a rung on the emulator: [(Counts, kernel, argument types)], one for each launch."""
+    """The launches of `observed`."""
+    return observed(operation, rung, precision, shape).launches
+
+
+def observed(operation, rung, precision, shape):
+    """Runs a rung on the emulator, which counts: an Observed."""
     from numba.cuda.typing.typeof import Purpose, typeof
     device, seen = devices.get("emulator"), []
     with np.errstate(all="ignore"):
@@ -38,11 +54,14 @@ def launched(operation, rung, precision, shape):
     device._launch = noted
     try:
         with profile() as counts:
-            operation.launch(device, rung, precision, *(
-                device.array(a, precision.storage if a.dtype.kind == "f" else None) for a in arrays))
+            rounded = [precision.storage.round(a) if a.dtype.kind == "f" else a for a in arrays]
+            results = operation.launch(device, rung, precision, *map(device.array, rounded))
     finally:
         del device._launch
-    return [(c, *of_kernel) for c, of_kernel in zip(counts.launches, seen, strict=True)]
+    many = isinstance(results, tuple)
+    host = tuple(device.to_host(r) for r in (results if many else (results,)))
+    return Observed([(c, *of_kernel) for c, of_kernel in zip(counts.launches, seen, strict=True)], rounded,
+                    host if many else host[0])
 
 
 def counted(launches):

@@ -15,16 +15,14 @@ for each bug says what. A bug that is not found stays in the list: some barriers
 shape that is not among the small ones.
 """
 import argparse
-import importlib
 import re
 import sys
 from collections import Counter
 from concurrent.futures import as_completed
-from importlib.machinery import ModuleSpec
-from pathlib import Path
 from typing import NamedTuple
 
 from numprec import kernels
+from numprec.harness.measure import changed
 from numprec.harness.record import ledger, streams
 from numprec.harness.record.exits import Refused
 
@@ -64,29 +62,8 @@ def bugs():
     return found
 
 
-def _file(chapter):
-    return Path(kernels.__file__).parents[2] / (kernels.chapters()[chapter].replace(".", "/") + ".py")
-
-
 def _source(chapter):
-    return _file(chapter).read_text(encoding="utf-8")
-
-
-class _Changed:
-    """Finds one module of the package in its changed form."""
-
-    def __init__(self, chapter, source):
-        self.name, self.file, self.source = kernels.chapters()[chapter], str(_file(chapter)), source
-
-    def find_spec(self, name, path=None, target=None):
-        return ModuleSpec(name, self, origin=self.file) if name == self.name else None
-
-    def create_module(self, spec):
-        return None
-
-    def exec_module(self, module):
-        module.__file__ = self.file
-        exec(compile(self.source, self.file, "exec"), module.__dict__)
+    return changed.file_of(chapter).read_text(encoding="utf-8")
 
 
 def plant(bug):
@@ -94,9 +71,7 @@ def plant(bug):
     pattern, change = KINDS[bug.kind]
     lines = _source(bug.chapter).splitlines()
     lines[bug.line - 1] = pattern.sub(change, lines[bug.line - 1], count=1)
-    assert kernels.chapters()[bug.chapter] not in sys.modules
-    sys.meta_path.insert(0, _Changed(bug.chapter, "\n".join(lines) + "\n"))
-    importlib.import_module(kernels.chapters()[bug.chapter])
+    changed.change(bug.chapter, "\n".join(lines) + "\n")
 
 
 def look_for(bug):
