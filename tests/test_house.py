@@ -30,6 +30,7 @@ ARROWS = {
     "harness": {"precision", "language", "kernels", "device", "emulator", "models", "datasets", "__init__"},
     "bench": {"harness", "__init__"},
 }
+COMMAND_LINES = ("bench", "numprec.kernels.__main__")      # the second runs a chapter; chapters know no harness
 FIGURES = "numprec/harness/show/figures/"
 HARNESS = ("record", "judge", "measure", "show", "run", "proofs")    # a folder imports itself and those before it
 
@@ -97,7 +98,7 @@ def imports_of_numprec(path):
 
 def crossings(path):
     """(importing part, imported part) for each import of numprec in a file."""
-    here = "bench" if path.stem == "bench" else part_of(dotted_name(path))
+    here = "bench" if dotted_name(path) in COMMAND_LINES else part_of(dotted_name(path))
     return [(here, part_of(name)) for name in imports_of_numprec(path)]
 
 

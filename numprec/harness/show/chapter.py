@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from numprec import kernels
 from numprec.harness.record import ledger
+from numprec.harness.record.environment import cores
 from numprec.harness.record.exits import FAILED, OK, USAGE, Refused
 from numprec.harness.show import contents
 
@@ -267,7 +268,7 @@ def _show(chapter, operations, options):
 
 def _all_figures(todo):
     """The Figures of (operation, rung, precision, shape), by their names; of many on all cores."""
-    if len(todo) < MANY or ledger.cores() == 1:
+    if len(todo) < MANY or cores() == 1:
         return [_figures_of(*each) for each in todo]
     with ledger.workers() as pool:
         return list(pool.map(_figures_of, *zip(*todo)))

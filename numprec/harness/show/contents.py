@@ -19,7 +19,7 @@ INDENT = 11                     # of what a label labels
 WIDTH = 120
 README = "README.md"
 _LABEL = re.compile(r"^([A-Z][a-z]+)(?: {2,}(.*))?$")
-_LADDERS = re.compile(rf"^Ladders {{4}}.*\n(?:(?: {{{INDENT}}}.*)?\n(?!\"\"\"))*(?: {{{INDENT}}}.*\n)?", re.MULTILINE)
+_LADDERS = re.compile(rf"^Ladders\b.*\n(?: {{{INDENT}}}.*\n)*", re.MULTILINE)
 _ORDER = re.compile(r"(<!-- contents:reading-order -->\n).*?(<!-- /contents:reading-order -->)", re.DOTALL)
 AROUND = ("precision.py", "language/", "models/", "device.py", "cubins.py", "emulator/", "datasets/", "harness/")
 """What README names after the book, of the package."""
