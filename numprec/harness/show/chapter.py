@@ -20,6 +20,7 @@ from numprec.harness.record import ledger
 from numprec.harness.record.environment import cores
 from numprec.harness.record.exits import FAILED, OK, USAGE, Refused
 from numprec.harness.show import contents
+from numprec.precision import select, unknown
 
 PROGRAM = "python -m numprec.kernels"
 ROOT = Path(kernels.__file__).parents[2]
@@ -136,6 +137,7 @@ def _parser():
     p.add_argument("name", nargs="?", help="a part, a chapter, or an operation")
     p.add_argument("--precision", default="fp32", metavar="LIST", help="names or groups; default fp32")
     p.add_argument("--shape", metavar="SHAPE", help="of the problem, such as 64x64x64")
+    p.add_argument("--operation", metavar="NAME", help="only this operation of the chapter")
     p.add_argument("--rung", metavar="RUNG", help="only this rung")
     p.add_argument("--source", metavar="RUNG", help="print the source of a rung, and stop")
     p.add_argument("--without", metavar="TEXT",
@@ -169,7 +171,7 @@ def _run(options):
         return OK
     if options.without:
         return _without(chapter, only, options)
-    operations = _operations(chapter, only)
+    operations = _operations(chapter, options.operation or only)
     if options.source:
         return _source(operations, options.source)
     return _show(chapter, operations, options)
@@ -194,9 +196,11 @@ def _operations(chapter, only):
     """Those of a chapter that climb a ladder of their own or another chapter's: one that climbs the ladder of its
     neighbour has nothing new to show."""
     every = [o for o in kernels.operations().values() if o.chapter == chapter]
+    names = [o.name for o in every]
     if only:
+        if only not in names:
+            raise unknown("operation", only, names)
         return [o for o in every if o.name == only]
-    names = {o.name for o in every}
     return [o for o in every if o.ladder in (None, o.name) or o.ladder not in names]
 
 
@@ -205,9 +209,7 @@ def _rungs(operations, name):
     every = [(o, r) for o in operations for r in o.rungs]
     known = list(dict.fromkeys(r.name for _, r in every))
     if name is not None and name not in known:
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-        raise Refused(f"there is no rung {name!r}." + (f" Did you mean {near[0]!r}?" if near else "")
-                      + f" Known: {', '.join(known)}.")
+        raise unknown("rung", name, known)
     return [(o, r) for o, r in every if name in (None, r.name)]
 
 
@@ -233,7 +235,6 @@ def _shape(text, operation):
 
 def _show(chapter, operations, options):
     from numprec import device as devices
-    from numprec.precision import select
     precisions = select(options.precision)
     chosen = _rungs(operations, options.rung)
     shapes = {o.name: _shape(options.shape, o) for o, _ in chosen}
@@ -318,7 +319,6 @@ def _without(chapter, only, options):
     if only:
         raise Refused(f"--without changes a chapter: name {chapter}, not {only}")
     from numprec.harness.measure import changed, sanitizing
-    from numprec.precision import select
     precision, path = select(options.precision)[0], changed.file_of(chapter)
     lines = path.read_text(encoding="utf-8").splitlines()
     number, within = _line_with(options.without, lines, options.rung, chapter)

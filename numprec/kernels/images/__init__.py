@@ -6,8 +6,8 @@
     i j k l            ...
     m n o p
 
-Idea       a convolution is a matrix product whose left matrix repeats each pixel for every window that it lies in: write
-           that matrix out, or compute where its elements lie while the tiles are filled
+Idea       a convolution is a matrix product whose left matrix repeats each pixel for each window that it lies in:
+           write that matrix out, or compute where its elements lie while the tiles are filled
 Precision  windows copy and round nothing; gradients are gathered, not scattered by atomics, so that they are summed in
            a fixed order and have the same bits in every run
 Ladders    each from its slowest rung to its fastest, as `python -m numprec.kernels --write` writes them

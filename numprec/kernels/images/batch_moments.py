@@ -1,5 +1,7 @@
 """Mean and variance of each column, as batch normalisation wants them: of a batch, and of all batches so far.
 
+Idea       few columns and many rows fill a card when the rows are dealt to blocks in strips, whose moments a second
+           launch combines
 Maths      moments  mean[c] = sum of X[m, c] / n;  var[c] = sum of (X[m, c] - mean[c])^2 / n;  over the rows m < n
            running_moments  running[i] = (1 - momentum) running[i] + momentum fresh[i], if fresh[i] is finite and the
                     batch updates the weights, else running[i]: a step that is skipped leaves no trace
@@ -8,7 +10,8 @@ Shapes     X (M, C): storage; mean, var (C,): accum; n = state[COUNT] times rows
            all so far; state[APPLY] tells whether the batch updates the weights
 Mapping    c along x. A block has a strip of STRIP rows, LANES threads a column; a second launch combines the strips.
            Running moments have a thread each
-Precision  in accum. No sum of squares cancels, and none overflows as long as the moments do not: a strip takes its own
+Precision  in accum, by deviations from a mean, never by a difference of large sums.
+           No sum of squares cancels, and none overflows as long as the moments do not: a strip takes its own
            mean first, by deviations from its first row, then the deviations from the mean, each divided by the number
            of rows before it is added; strips are combined by the weights w of their rows [1],
              mean = mean_0 + sum of w (mean_j - mean_0),   var = sum of w (var_j + (mean_j - mean)^2)

@@ -1,5 +1,7 @@
 """Kernel functions of the support vector machine, for all pairs of rows of two matrices.
 
+Idea       another term and another epilogue make a kernel function of the matrix product, and every rung of its ladder
+           comes with them
 Maths      linear   K[m, n] = <x_m, z_n>
            rbf      exp(-gamma |x_m - z_n|^2)
            poly     (gamma <x_m, z_n> + coef0)^degree
@@ -7,7 +9,8 @@ Maths      linear   K[m, n] = <x_m, z_n>
 Shapes     X (M, D), Z (N, D), K (M, N): storage, row-major. parameters (3,): gamma, coef0, degree, in any format
 Mapping    that of matmul, of which these are variants: rbf adds up (x - z)^2 instead of x z, and an epilogue makes the
            function of the sum
-Precision  |x - z|^2 is summed from differences. Expanded to |x|^2 + |z|^2 - 2 <x, z>, it would be one matrix product,
+Precision  |x - z|^2 is summed from differences, which do not cancel.
+           Expanded to |x|^2 + |z|^2 - 2 <x, z>, it would be one matrix product,
            but for neighbours far from the origin the three terms cancel, and only their roundings would be left.
            With s the sum and b = gamma s + coef0, both with the errors of an inner product of D terms [1] and of a few
            operations on it,

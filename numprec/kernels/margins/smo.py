@@ -1,5 +1,7 @@
 """Sequential minimal optimisation: the dual problem of the support vector machine, two multipliers at a time.
 
+Idea       an iteration is far shorter than a launch: a block runs all of them, with a barrier where a launch would end,
+           and the binary problems of a fit run side by side
 Maths      minimize 1/2 sum over s, t of alpha_s alpha_t y_s y_t K_st - sum over t of alpha_t
            subject to 0 <= alpha_t <= C_t and sum over t of y_t alpha_t = 0
            by iterations of `smo_step` on f_t = sum over s of K_ts y_s alpha_s - y_t, until the gap is at most the
@@ -9,7 +11,8 @@ Shapes     K: storage. Binary problems lie end to end: problem q has the entries
            Y (+1 or -1) and C: any format, alpha and f: state, and of row, col, which say where K keeps what belongs
            to two of its entries: K[row[s], col[t]]. numbers (P, 6): accum, info (P, 5): int32
 Mapping    entry t of a problem belongs to thread t modulo the width of the block
-Precision  storage  K, as it came from `kernel_functions`
+Precision  what adds up small steps is kept in accum, what is only read in storage.
+           storage  K, as it came from `kernel_functions`
            state    alpha and f: running sums, and so accum, unless `state="storage"` is asked for. Then a step below
                     half a unit in the last place of alpha is lost: the method stalls, which bfloat16 does at once
            With T iterations, |f - exact f of alpha| <= T u (8 F + 6 C |K|), F = max of sum C |K| + 1: each of the two

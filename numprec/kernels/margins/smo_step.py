@@ -1,5 +1,7 @@
 """One iteration of sequential minimal optimisation: which two multipliers, how far they go, and when to stop.
 
+Idea       all threads of a block look for the two multipliers by argmax, and each of them then computes the same step,
+           which nobody has to hand out
 Maths      With the gradient times y, f_t = sum over s of K_ts y_s alpha_s - y_t, and the sets [1, section 2.1]
              I_up   multipliers that may move so that y alpha grows     I_low  ... so that it shrinks
            an iteration takes                                                         [1, "WSS 2", section 2.2]
@@ -10,7 +12,8 @@ Maths      With the gradient times y, f_t = sum over s of K_ts y_s alpha_s - y_t
            The gap is max of f over I_low - min of f over I_up: where it is 0, alpha is a solution
 Shapes     those of one binary problem of `smo`: row, col, y, C, alpha, f (n,), numbers (6,), info (5,)
 Mapping    device functions that all threads of a block enter together; entry t belongs to thread t modulo its width
-Precision  - a_it is a sum of differences, and never trusted below the error of K: at least TAU u |K|. Libsvm's constant
+Precision  nothing below the error of its own computation is believed: no curvature, no gap, no step.
+           - a_it is a sum of differences, and never trusted below the error of K: at least TAU u |K|. Libsvm's constant
              tau has this part to play in float64. A curvature taken too large makes a step short, not wrong. Where
              K_ii = K_tt = K_it, as for two copies of a sample, f_i and f_t do not change: the step goes to the box
            - alpha_i and alpha_j move by one and the same number, one that both can represent, so that sum y alpha

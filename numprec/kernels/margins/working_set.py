@@ -1,5 +1,7 @@
 """SMO by working sets: for more samples than a block should look at in every iteration.
 
+Idea       one block solves a small problem to the end while all rows of K that it needs are at hand, and only then do
+           all threads of the card bring f up to date
 Maths      as in `smo`. An outer iteration takes a working set: the HALF samples of I_up with the smallest f and the
            HALF samples of I_low with the largest. One block then solves the problem for these, all other multipliers
            kept, until their gap is a tenth of what it was, and f is brought up to date for every sample at once:
@@ -9,7 +11,8 @@ Shapes     as in `smo`, for a single problem of n entries. Where the matrix K wo
            rows of the set, (2 HALF, n), made anew in each outer iteration by `kernel_functions`
 Mapping    sets: blocks sort CHUNK samples each and hand on their best HALF, for as many launches as it takes to be left
            with HALF; then smo's own loop in one block; f: a thread per sample
-Precision  as in `smo`; in the sum, a set of s multipliers that moved costs s more roundings
+Precision  as in `smo`: what adds up small steps is kept in accum.
+           In the sum, a set of s multipliers that moved costs s more roundings
 Ladder     smo's last rung
 Cost       n multiply-adds and n elements of K for a multiplier that moved, whatever number of times it did
 Sources    [1] Z. Wen, J. Shi, Q. Li, B. He and J. Chen, ThunderSVM: A fast SVM library on GPUs and CPUs, J. Machine

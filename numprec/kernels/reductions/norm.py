@@ -1,11 +1,13 @@
 """Euclidean norm, safe from overflow.
 
+Idea       two ladders climbed one after the other, a maximum for the scale and a sum of scaled squares: kernels are put
+           together from terms and epilogues, not written anew
 Maths      sqrt(sum of x[i]^2) = s sqrt(sum of (x[i] / s)^2), with s a power of two near the largest |x[i]|
 Shapes     x (n,): storage; any n >= 1. The result is one accum
 Mapping    a maximum, then a sum: two ladders climbed one after the other, and nothing new
-Precision  In float16 the square of 256 is infinite and that of 2^-13 is 0. Dividing by s is exact, and the squares
-           then lie in [0, 4): no overflow for n <= accum.max / 4, and what underflows is negligible beside the
-           largest. The sum's relative error is at most n u_accum, the root at most passes it on:
+Precision  dividing by a power of two is exact, and keeps every square in range. In float16 the square of 256 is
+           infinite and that of 2^-13 is 0; divided by s first, the squares lie in [0, 4): no overflow for
+           n <= accum.max / 4, and what underflows is negligible beside the largest. The sum's relative error is at most n u_accum, the root at most passes it on:
            |error| <= (n + 2) u_accum norm, plus what underflow costs
 Ladder     that of the sum
 Cost       3 n flops; n elements

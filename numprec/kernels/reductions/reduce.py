@@ -1,5 +1,7 @@
 """Sum and dot product.
 
+Idea       threads stride over the elements, so that a warp reads neighbours, and then halve what they hold again and
+           again: log2(threads) steps in place of one addition after the other
 Maths      sum of x[i];  sum of x[i] y[i];  i in [0, n)
 Shapes     x (n,), y (n,): storage; any n >= 1. The result is one accum
 Mapping    thread t of the whole grid takes the elements t, t + threads, t + 2 threads, ..., so that a warp reads
@@ -16,6 +18,12 @@ Ladder     serial   one thread
            shuffle  a warp exchanges registers; shared memory carries one sum a warp, with two barriers
            Both are drawn, lane by lane, in `collectives`
 Cost       n operations (dot: 2 n); n elements read (dot: 2 n)
+Try        python -m numprec.kernels reduce --rung tree
+           How many barriers does a block of THREADS = 256 meet, in both launches together? Answer: tree, barriers: 16,
+           of which log2(256) in each launch.
+           python -m numprec.kernels reduce --rung tree --without "partial_s[0 : 2 half] is complete"
+           Who reads too early? Answer: "partial_s[t] += partial_s[t + half]", where a thread of the lower half takes
+           what a thread of the upper half may not have written yet.
 Sources    [1] C.-P. Jeannerod and S. M. Rump, Improved error bounds for inner products in floating-point
                arithmetic, SIAM J. Matrix Anal. Appl. 34(2), 2013
            [2] M. Harris, Optimizing Parallel Reduction in CUDA, NVIDIA, 2007
