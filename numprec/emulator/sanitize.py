@@ -429,8 +429,8 @@ def _sentence(launch, f):
         if block != f["block"]:
             them += f" of block {_coordinates(block, launch.grid)}"
         between = "a barrier of the grid" if block != f["block"] else "a barrier"
-        return f"{place}: {does}, which {them} {_VERBS[other.kind]} in line {other.line} without {between} " \
-               f"in between{more}"
+        line = f"line {other.line}" + (f" of {other.file}" if other.file != site.file else "")
+        return f"{place}: {does}, which {them} {_VERBS[other.kind]} in {line} without {between} in between{more}"
     if kind == EXITED:
         return f"{place}: {f['who']} of {threads} threads of block {_coordinates(int(f['block']), launch.grid)} have " \
                f"exited and do not reach this {_WAITS[site.kind]}{more}"

@@ -50,9 +50,22 @@ def test_every_page_has_its_ideas():
 
 
 def test_a_page_is_read_by_its_labels():
-    page = contents.page("A title\nin two lines.\n\nIdea       one [1]. Two\n           lines\nSources    none\n\n"
-                         "A paragraph.\n\nTry        python -m numprec.kernels x\n           What? Answer: y, barriers: 2, for\n"
-                         "           a reason.\n")
+    page = contents.page("""A title
+in two lines.
+
+Idea       one [1]. Two
+           lines
+
+    picture
+
+Sources    none
+
+A paragraph.
+
+Try        python -m numprec.kernels x
+           What? Answer: y, barriers: 2, for
+           a reason.
+""")
     assert page.title == "A title in two lines."
     assert page.labels["Idea"] == "one [1]. Two\nlines" and page.sentence("Idea") == "one [1]."
     assert page.labels["Sources"] == "none" and page.sentence("Maths") == ""
@@ -78,15 +91,28 @@ def test_what_drifts_is_seen_and_brought_up_to_date(tmp_path):
 
 
 def test_a_chapter_runs(capsys):
-    """A line for each rung in each precision; operations that climb the same ladder are named."""
-    assert chapter.main(["matmul", "--shape", "32x32x16", "--precision", "fp32,fp16"]) == 0
+    """A line for each rung; operations that climb the same ladder are named."""
+    assert chapter.main(["reduce", "--shape", "1000"]) == 0
     text = capsys.readouterr().out
-    for rung in ("naive", "tiled", "register_blocked"):
-        assert re.search(rf"^{rung} +fp32 ", text, re.MULTILINE) and re.search(rf"^{rung} +fp16 ", text, re.MULTILINE)
-    assert "matmul 32 x 32 x 16, fp32, fp16" in text and "matmul_ta, matmul_tb" in text
+    for rung in kernels.operations()["sum"].rungs:
+        assert len(line_of(text, rung.name)) == 12
+    assert "sum 1000, fp32" in text and "The same ladder: dot" in text
     assert "T4" in text and "H100" in text and "model" in text and "Nothing was measured" in text
     assert text.index("Idea") < text.index("Ladder") < text.index("counted by the emulator") < text.index("Try")
     assert "Answer" not in text
+
+
+def test_several_precisions_have_a_line_each(capsys):
+    assert chapter.main(["sum", "--rung", "serial", "--shape", "100", "--precision", "fp32,fp16"]) == 0
+    text = capsys.readouterr().out
+    assert re.search("^serial +fp32 ", text, re.MULTILINE) and re.search("^serial +fp16 ", text, re.MULTILINE)
+
+
+def test_many_rungs_share_the_cores():
+    """As they are asked for, whichever process is done first."""
+    todo = [("sum", "serial", PRECISIONS["fp32"], (n,)) for n in (8, 16, 64, 72)]
+    assert len(todo) >= chapter.MANY
+    assert [found.sectors for found in chapter._all_figures(todo)] == [n + 1 for *_, (n,) in todo]
 
 
 def test_the_figures_of_a_tiled_product():

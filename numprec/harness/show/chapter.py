@@ -315,47 +315,66 @@ def _closing(chapter, page, operations):
 # ---- a chapter without one of its lines
 
 def _without(chapter, only, options):
-    """Leaves a line of the chapter out, in this process alone, and prints what the sanitizer finds."""
+    """Leaves a line of the chapter, or of one that it builds on, out, in this process alone; prints what the sanitizer
+    finds in the rungs that are asked for, or that hold the line."""
     if only:
         raise Refused(f"--without changes a chapter: name {chapter}, not {only}")
     from numprec.harness.measure import changed, sanitizing
-    precision, path = select(options.precision)[0], changed.file_of(chapter)
-    lines = path.read_text(encoding="utf-8").splitlines()
-    number, within = _line_with(options.without, lines, options.rung, chapter)
+    precision = select(options.precision)[0]
+    changes, number, within = _line_with(options.without, options.rung, chapter)
+    file = contents.file_of(kernels.chapters()[changes])
+    lines = file.read_text(encoding="utf-8").splitlines()
     kept = lines[number - 1]
-    text = [*lines[:number - 1], re.match(r"\s*", kept)[0] + "pass", *lines[number:]]
-    changed.change(chapter, "\n".join(text) + "\n")
-    rungs = _rungs(_operations(chapter, None), options.rung)
+    lines[number - 1] = re.match(r"\s*", kept)[0] + "pass"
+    changed.change(changes, "\n".join(lines) + "\n")
+    rungs = _rungs(_operations(chapter, options.operation), options.rung)
     if any(r.name == within for _, r in rungs):
         rungs = [(o, r) for o, r in rungs if r.name == within]
     if not rungs:
         raise Refused(_no_operation(chapter, contents.page_of(kernels.chapters()[chapter])))
-    file = path.relative_to(ROOT).as_posix()
-    print(f"{file} without its line {number}:\n\n{number:>7} {kept}\n\nThe sanitizer runs it in {precision}, the "
-          f"threads in {ORDERS + 1} orders:\n", flush=True)
+    print(f"{file.relative_to(ROOT).as_posix()} without its line {number}:\n\n{number:>7} {kept}\n\n"
+          f"The sanitizer runs {chapter} in {precision}, the threads in {ORDERS + 1} orders:\n", flush=True)
     for operation, rung in rungs:
-        found = sanitizing.findings(operation, rung, precision, ORDERS, rounds=ROUNDS, first=True)
-        if found:
+        if found := sanitizing.findings(operation, rung, precision, ORDERS, rounds=ROUNDS, first=True):
             for sentence in found:
                 print(textwrap.fill(sentence.partition("kernel ")[2], contents.WIDTH, initial_indent="  ",
-                                    subsequent_indent="    ") + "\n")
-            named = {int(n) for sentence in found for n, of in re.findall(r"\bline (\d+)(?: of ([^\s:]+))?", sentence)
-                     if of in ("", file)}
-            print("\n".join(f"{n:>7} {lines[n - 1]}" for n in sorted(named)))
+                                    subsequent_indent="    ", break_long_words=False) + "\n")
+            print("\n".join(_quoted(found)))
             return OK
     print("  nothing is wrong on the small shapes that it looks at")
     return OK
 
 
-def _line_with(text, lines, rung, chapter):
-    """(its number, the function that holds it) of the one line of code with a text in it, in the factory `rung` where
-    that is not None."""
-    tree = ast.parse("\n".join(lines)).body
-    spans = {node.name.rstrip("_"): (node.lineno, node.end_lineno) for node in tree
-             if isinstance(node, ast.FunctionDef)}
-    low, high = spans.get(rung, (tree[1].lineno, len(lines)))
-    found = [n for n in range(low, high + 1) if text in lines[n - 1]]
-    if len(found) != 1:
-        raise Refused(f"{text!r} is in {len(found) or 'no'} lines of {chapter}: it has to be in one"
-                      + "".join(f"\n{n:>7} {lines[n - 1]}" for n in found))
-    return found[0], next((name for name, (first, last) in spans.items() if first <= found[0] <= last), None)
+def _quoted(sentences):
+    """The lines that findings name, file by file."""
+    named = {}
+    for sentence in sentences:
+        places = re.findall(r"\bline (\d+)(?: of ([^\s:]+\.py))?", sentence)
+        for number, file in places:
+            named.setdefault(file or places[0][1], set()).add(int(number))
+    for file, numbers in named.items():
+        lines = (ROOT / file).read_text(encoding="utf-8").splitlines()
+        yield file
+        yield from (f"{n:>7} {lines[n - 1]}" for n in sorted(numbers))
+
+
+def _line_with(text, rung, chapter):
+    """(chapter, line, function that holds it) of the one line of code with a text in it: in the factory `rung` where
+    that is not None, else in the chapter, else in those that it imports, nearest first."""
+    modules = {module: name for name, module in kernels.chapters().items()}
+    tree = ast.parse(contents.file_of(kernels.chapters()[chapter]).read_text(encoding="utf-8"))
+    imported = {each for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names
+                for each in (node.module, f"{node.module}.{alias.name}")}
+    found = []
+    for name in (chapter, *(name for module, name in reversed(modules.items()) if module in imported)):
+        lines = contents.file_of(kernels.chapters()[name]).read_text(encoding="utf-8").splitlines()
+        code = ast.parse("\n".join(lines)).body
+        spans = {node.name: (node.lineno, node.end_lineno) for node in code if isinstance(node, ast.FunctionDef)}
+        low, high = spans.get(rung, (0, 0)) if name == chapter else (0, 0)
+        found = [n for n in range(low or code[1].lineno, (high or len(lines)) + 1) if text in lines[n - 1]]
+        if len(found) == 1:
+            return name, found[0], next((f for f, (first, last) in spans.items() if first <= found[0] <= last), None)
+        if found:
+            break
+    raise Refused(f"{text!r} is in {len(found) or 'no'} lines of {chapter}: it has to be in one"
+                  + "".join(f"\n{n:>7} {lines[n - 1]}" for n in found))

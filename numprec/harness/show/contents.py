@@ -60,8 +60,8 @@ def page(docstring):
         if found := _LABEL.match(line):
             lines = labels.setdefault(found[1], [])
             lines.append(" " * INDENT + (found[2] or ""))
-        elif line and not line.startswith(" "):
-            lines = None                            # a paragraph of its own
+        elif line and not line.startswith(" " * INDENT):
+            lines = None                            # a picture, or a paragraph of its own
         elif lines is not None:
             lines.append(line)
     return Page(" ".join(title.split()), {name: textwrap.dedent("\n".join(text)).strip("\n")

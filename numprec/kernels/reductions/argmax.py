@@ -5,8 +5,8 @@ Idea       the tree of the sum, on pairs of a value and its index, whose order l
 Maths      max x[i];  argmax x[i];  argmin x[i];  i in [0, n)
 Shapes     x (n,): storage; any 1 <= n < 2^31. The result is one accum or one int32
 Mapping    as in the sum: strided elements to a thread, threads to a block, blocks to a second launch
-Precision  exact: comparisons round nothing. As in NumPy, a NaN beats every number and the first NaN the others; of equal
-           elements the first wins
+Precision  exact: comparisons round nothing. As in NumPy, a NaN beats every number and the first NaN the others; of
+           equal elements the first wins
 Ladder     serial   one thread
            tree     a block halves its candidates in shared memory, with a barrier each time
            shuffle  a warp exchanges registers; shared memory carries one candidate a warp
@@ -14,8 +14,9 @@ Cost       n comparisons and no flops; n elements read
 Try        python -m numprec.kernels argmax --rung shuffle
            How many barriers does a block meet, in both launches together? Answer: shuffle, barriers: 4, two in each
            launch: before the candidates of the warps are written and after.
-           python -m numprec.kernels argmax --rung tree --without "both are complete in [0, 2 half)"
-           Which of the two shared arrays is read too early? Answer: "reads key_s[", and where_s with it.
+           python -m numprec.kernels argmax --rung tree --without "rows [0, 2 half) are complete"
+           The barrier is that of `halving`, in collectives. What may be written while thread 0 reads it? Answer:
+           "thread (1, 0, 0) of block (0, 0, 0) writes key_s[1]", and the same of where_s.
 Sources    M. Harris, Optimizing Parallel Reduction in CUDA, NVIDIA, 2007
 """
 from functools import partial

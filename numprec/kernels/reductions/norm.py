@@ -7,8 +7,8 @@ Shapes     x (n,): storage; any n >= 1. The result is one accum
 Mapping    a maximum, then a sum: two ladders climbed one after the other, and nothing new
 Precision  dividing by a power of two is exact, and keeps every square in range. In float16 the square of 256 is
            infinite and that of 2^-13 is 0; divided by s first, the squares lie in [0, 4): no overflow for
-           n <= accum.max / 4, and what underflows is negligible beside the largest. The sum's relative error is at most n u_accum, the root at most passes it on:
-           |error| <= (n + 2) u_accum norm, plus what underflow costs
+           n <= accum.max / 4, and what underflows is negligible beside the largest. The sum's relative error is at
+           most n u_accum, the root at most passes it on: |error| <= (n + 2) u_accum norm, plus what underflow costs
 Ladder     that of the sum
 Cost       3 n flops; n elements
 Sources    N. J. Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., 2002, section 27.8

@@ -21,9 +21,10 @@ Cost       n operations (dot: 2 n); n elements read (dot: 2 n)
 Try        python -m numprec.kernels reduce --rung tree
            How many barriers does a block of THREADS = 256 meet, in both launches together? Answer: tree, barriers: 16,
            of which log2(256) in each launch.
-           python -m numprec.kernels reduce --rung tree --without "partial_s[0 : 2 half] is complete"
-           Who reads too early? Answer: "partial_s[t] += partial_s[t + half]", where a thread of the lower half takes
-           what a thread of the upper half may not have written yet.
+           python -m numprec.kernels reduce --rung tree --without "rows [0, 2 half) are complete"
+           The barrier is that of `halving`, in collectives. Which element does thread 0 read too early? Answer:
+           "thread (0, 0, 0) of block (0, 0, 0) reads partial_s[128, 0]", where half of the threads add what the others
+           have: 128 is THREADS / 2.
 Sources    [1] C.-P. Jeannerod and S. M. Rump, Improved error bounds for inner products in floating-point
                arithmetic, SIAM J. Matrix Anal. Appl. 34(2), 2013
            [2] M. Harris, Optimizing Parallel Reduction in CUDA, NVIDIA, 2007
