@@ -11,14 +11,12 @@ Shapes     K: storage. Binary problems lie end to end: problem q has the entries
            Y (+1 or -1) and C: any format, alpha and f: state, and of row, col, which say where K keeps what belongs
            to two of its entries: K[row[s], col[t]]. numbers (P, 6): accum, info (P, 5): int32
 Mapping    entry t of a problem belongs to thread t modulo the width of the block
-Precision  what adds up small steps is kept in accum, what is only read in storage.
-           storage  K, as it came from `kernel_functions`
-           state    alpha and f: running sums, and so accum, unless `state="storage"` is asked for. Then a step below
-                    half a unit in the last place of alpha is lost: the method stalls, which bfloat16 does at once
-           With T iterations, |f - exact f of alpha| <= T u (8 F + 6 C |K|), F = max of sum C |K| + 1: each of the two
-           multiply-adds, the difference of K and that of alpha round once
-Ladder     phases    a launch for each phase of an iteration: i; j and the step; f. A kernel cannot know that it is not
-                     needed any more: it looks at `info` and returns
+Precision  what adds up small steps is kept in accum, what is only read in storage. With `state="storage"` alpha and f
+           are kept there too: a step below half a unit in the last place of alpha is lost, and the method stalls,
+           which bfloat16 does at once. With T iterations, |f - exact f of alpha| <= T u (8 F + 6 C |K|),
+           F = max of sum C |K| + 1: each of the two multiply-adds, the difference of K and that of alpha round once
+Ladder     phases    a launch for each phase of an iteration: i; j and the step; f. One that is not needed any more
+                     learns that from `info`, and returns
            block     all iterations of one binary problem inside one block: phases are kept apart by barriers
            problems  all binary problems of a fit at once, a block each, in one launch. `smo_fit` makes K too
 Cost       9 n flops and 2 n elements of K an iteration (but no more than K holds): 6 look for j, 3 are those of f
