@@ -15,8 +15,7 @@ Precision  what adds up small steps is kept in accum, what is only read in stora
            are kept there too: a step below half a unit in the last place of alpha is lost, and the method stalls,
            which bfloat16 does at once. With T iterations, |f - exact f of alpha| <= T u (8 F + 6 C |K|),
            F = max of sum C |K| + 1: each of the two multiply-adds, the difference of K and that of alpha round once
-Ladder     phases    a launch for each phase of an iteration: i; j and the step; f. One that is not needed any more
-                     learns that from `info`, and returns
+Ladder     phases    a launch for each phase of an iteration: i; j and the step; f. `info` says whether it is needed
            block     all iterations of one binary problem inside one block: phases are kept apart by barriers
            problems  all binary problems of a fit at once, a block each, in one launch. `smo_fit` makes K too
 Cost       9 n flops and 2 n elements of K an iteration (but no more than K holds): 6 look for j, 3 are those of f
