@@ -423,7 +423,8 @@ def write(path, arrays, about):
 
 def _plain(value):
     """What JSON has for a number or an array of NumPy's, or another number."""
-    return value.tolist() if isinstance(value, (np.generic, np.ndarray)) else float(value)
+    plain = value.tolist() if isinstance(value, (np.generic, np.ndarray)) else value
+    return plain if isinstance(plain, (bool, int, float, str, list)) else float(plain)
 
 
 def read(path):

@@ -317,17 +317,21 @@ BESIDE = {"validation_fraction": {"early_stopping": True}, "momentum": {"solver"
 
 @pytest.mark.filterwarnings("error::RuntimeWarning", "ignore::UserWarning")
 @pytest.mark.parametrize("model", MODELS, ids=lambda m: type(m).__name__)
-def test_numbers_of_any_type_as_parameters(model):
+def test_numbers_of_any_type_as_parameters(model, tmp_path):
     """A parameter counts by its value: nothing is computed in the type of a narrow NumPy scalar, where it overflows."""
     rng = np.random.default_rng(1)
     X = rng.normal(size=(150, 2))
     y = (X[:, 0] > 0).astype(int)
     for name in NARROW.keys() & model.get_params().keys():
         value = NARROW[name]
-        types = (np.int8, np.uint8) if isinstance(value, int) else (np.float16, np.float32, fractions.Fraction)
+        types = (np.int8, np.uint8) if isinstance(value, int) else (
+            np.float16, np.float32, np.longdouble, fractions.Fraction)
         given = model.get_params() | BESIDE.get(name, {})
         expected, *got = (type(model)(**given | {name: of(value)}).fit(X, y) for of in (type(value), *types))
         for other in got:
+            if hasattr(other, "save"):
+                other.save(tmp_path / "model.npz")
+                assert getattr(type(other).load(tmp_path / "model.npz"), name) == value
             np.testing.assert_array_equal(other.predict(X), expected.predict(X), err_msg=name)
             for attribute in ("coef_", "dual_coef_", "loss_curve_", "n_iter_"):
                 if attribute in vars(expected):
