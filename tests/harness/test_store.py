@@ -1,5 +1,6 @@
 """The folder of a run: nothing that was finished is lost, nothing is there twice, and nobody else writes to it."""
 import functools
+import itertools
 import json
 import math
 import os
@@ -141,6 +142,23 @@ def test_a_damaged_line_costs_its_cell_and_no_more(folder, capsys, number):
         results.append(TWO[0] if number < 2 else TWO[1])
     assert sorted(named(store.read(folder)[1])) == sorted(named(TWO[0] + TWO[1]))
     assert path.read_bytes().startswith(b"\n".join(lines[:number]))
+
+
+@pytest.mark.parametrize("left", [some for n in (1, 2, 3) for some in itertools.permutations(range(3), n)
+                                  if some != (0, 1, 2)], ids=str)
+@pytest.mark.parametrize("then", ["", "#\n", "half"])
+def test_what_is_left_of_a_cell_costs_nothing_that_is_written_after_it(folder, left, then):
+    """Lines that were lost or put in another order: the cell is written again behind them, and found."""
+    path = folder / store.RESULTS
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([*lines[:2], *(lines[2 + i] for i in left), lines[0] if then == "half" else then]))
+    for _ in range(2):
+        with store.Store(folder, resume=True) as results:
+            missing = [each for each in TWO if not set(named(each)) <= results.done]
+            for each in missing:
+                results.append(each)
+        assert sorted(named(store.read(folder)[1])) == sorted(named(TWO[0] + TWO[1]))
+    assert not missing
 
 
 def test_many_damaged_lines_are_not_told_of_one_by_one(folder, capsys):

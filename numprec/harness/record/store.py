@@ -258,21 +258,24 @@ def _complete(path, warn):
     rows, group, problems, keep, place = [], [], [], 0, 0
     for number, line in enumerate(lines[:-1], 1):
         row, problem = _row(line)
-        begins = not group or problem or (row["cell"], row.get("of")) != (group[0]["cell"], group[0].get("of")) or (
-            row["precision"] in [other["precision"] for other in group])
-        if group and begins:
-            problems.append((number - 1, f"{len(group)} of the {group[0]['of']} rows of {group[0]['cell']} that were "
-                                         "written together are there"))
-            group, keep = [], place
-        place += len(line) + 1
+        begun, place = place, place + len(line) + 1
+        stale = len(group)    # rows of the group that this line shows to be what is left of a cell
+        if group and not problem and (row["cell"], row.get("of")) == (group[0][0]["cell"], group[0][0]["of"]):
+            seen = [other["precision"] for other, _ in group]
+            stale = seen.index(row["precision"]) + 1 if row["precision"] in seen else 0
+        if stale:
+            first = group[0][0]
+            problems.append((number - 1 - len(group) + stale, f"{stale} of the {first['of']} rows of {first['cell']} "
+                             "that were written together are there"))
+            group = group[stale:]
         if problem:
             problems.append((number, problem))
-            keep = place
-            continue
-        group.append(row)
-        if len(group) == row.get("of", 1):
-            rows += group
-            group, keep = [], place
+        else:
+            group.append((row, begun))
+            if len(group) == row.get("of", 1):
+                rows += [row for row, _ in group]
+                group = []
+        keep = group[0][1] if group else place
     for number, problem in problems[:REPORTED]:
         warn(f"{path}, line {number}: {problem}; its cell will run again")
     if len(problems) > REPORTED:
