@@ -17,7 +17,7 @@ from numprec import kernels
 from numprec.harness.judge import outcomes
 from numprec.harness.measure import cases, fits, launches, peaks, peers, problems, timing
 from numprec.harness.record import environment, rows, store, telemetry
-from numprec.harness.run import sweep
+from numprec.harness.run.worker import complete, execute
 from numprec.language import ladder
 from numprec.precision import precision_named
 
@@ -145,8 +145,8 @@ def test_a_fault_of_cuda_fails_one_precision(when, calls, monkeypatch):
                 raise CudaAPIError("[700]")
             return {p: timing.Samples([1e-3], 1) for p in contenders}
         monkeypatch.setattr(launches.timing, "measure", measure)
-        return sweep.execute(part, device)
-    found = {row["precision"]: row for row in sweep.complete(cell, process)}
+        return execute(part, device)
+    found = {row["precision"]: row for row in complete(cell, process)}
     assert asked == calls and list(found) == ["fp64", "fp32", "fp16"]
     assert {name: row["status"] for name, row in found.items()} == {
         str(p): "FAIL" if p == culprit else "ok" for p in precisions}
@@ -157,7 +157,7 @@ def test_both_clocks_of_a_kernel():
     """The device's own timer, and the host's clock around a launch and the wait for it."""
     operation = kernels.operations()["dot"]
     cell = cases.KernelCell(operation, operation.rung("tree"), (1000,), (precision_named("fp32"),), QUICK)
-    row, = sweep.execute(cell, devices.get())
+    row, = execute(cell, devices.get())
     assert row["status"] == "ok" and row["samples_s"] and row["end_to_end_s"] and row["format"] == "float32"
     assert row["cell"] == "dot/tree 1000" and row["device"] == devices.get().name
     assert set(row) == set(store.COLUMNS["row"] + store.COLUMNS["kernel"])
@@ -425,7 +425,7 @@ def test_scikit_learn_is_always_a_peer():
 @pytest.mark.parametrize("model, least", [("LinearRegression", 0.3), ("SVC", 0.9), ("MLPClassifier", 0.85)])
 def test_peers_see_the_same_data(model, least):
     cell, = [cell for cell in peer_cells(model) if cell.library == "sklearn"]
-    rows = sweep.execute(pickle.loads(pickle.dumps(cell)), FakeDevice())
+    rows = execute(pickle.loads(pickle.dumps(cell)), FakeDevice())
     assert [row["precision"] for row in rows] == ["float64", "float32"]
     for row in rows:
         assert row["status"] == "ok", row["reason"]
@@ -440,7 +440,7 @@ def test_a_peer_that_fails_says_why(monkeypatch):
     def broken(parameters, fmt, problem):
         raise ImportError("a library half installed")
     monkeypatch.setattr(peers, "PEERS", (peers.Peer("sklearn", "SVC", ("float32",), broken),))
-    row, = sweep.execute(peer_cells("SVC")[0], FakeDevice())
+    row, = execute(peer_cells("SVC")[0], FakeDevice())
     assert row["status"] == "FAIL" and "half installed" in row["reason"] and row["samples_s"] is None
 
 
@@ -467,7 +467,7 @@ def test_a_library_wakes_up_before_it_is_timed_and_says_how_it_ended(clock, monk
     peer = peers.Peer("sklearn", "SVC", ("float64",), lambda *_: Library(clock, iterations))
     monkeypatch.setattr(peers, "PEERS", (peer,))
     cell = dataclasses.replace(peer_cells("SVC")[0], effort=QUICK)
-    row, = sweep.execute(cell, FakeDevice())
+    row, = execute(cell, FakeDevice())
     assert row["status"] == "ok", row["reason"]
     assert row["samples_s"] == (1,) and row["first_fit_s"] == 3601
     assert (row["stop_reason"], row["finished"]) == (stop, finished)
@@ -480,14 +480,14 @@ def test_a_library_wakes_up_before_it_is_timed_and_says_how_it_ended(clock, monk
 def test_what_scikit_learn_says_of_its_end(given, stop):
     cell = dataclasses.replace(peer_cells("SVC")[0], effort=QUICK, precisions=("float64",))
     cell = dataclasses.replace(cell, model=dataclasses.replace(cell.model, parameters=given))
-    row, = sweep.execute(cell, FakeDevice())
+    row, = execute(cell, FakeDevice())
     assert row["status"] == "ok" and row["stop_reason"] == stop and row["finished"] == (stop == "converged")
 
 
 def test_a_peer_that_died_stands_with_those_that_ran():
     cell = dataclasses.replace(peer_cells("SVC")[0], effort=QUICK, precisions=("float64",))
     died = rows.failed(dataclasses.replace(cell, seed=1), "float64", "killed")
-    found = sweep.execute(cell, FakeDevice()) + [died]
+    found = execute(cell, FakeDevice()) + [died]
     assert found[0]["library"] == died["library"] and died["library"].startswith("scikit-learn 1")
     outcome, = outcomes.by_model(found, "peer")["SVC on iris"].values()
     assert len(outcome.rows) == 2
@@ -536,7 +536,7 @@ def test_a_grown_problem_has_more_rows_of_the_same_kind():
 
 
 def test_what_would_not_fit_into_memory_is_refused_in_every_row():
-    rows = sweep.execute(cell_of(IRIS, "fp32", "fp64", grow=10 ** 12), FakeDevice())
+    rows = execute(cell_of(IRIS, "fp32", "fp64", grow=10 ** 12), FakeDevice())
     assert [row["status"] for row in rows] == ["FAIL"] * 2
     assert all("smaller --grow" in row["reason"] and row["model"] == "DecisionTreeClassifier" for row in rows)
 
@@ -561,7 +561,7 @@ def test_seeds_of_the_scales():
 
 def test_a_cell_that_cannot_run_has_its_rows_all_the_same():
     missing = dataclasses.replace(IRIS, data="no such data")
-    row, = sweep.execute(cell_of(missing, "fp32"), FakeDevice())
+    row, = execute(cell_of(missing, "fp32"), FakeDevice())
     assert row["status"] == "FAIL" and "unknown data set" in row["reason"]
     assert set(row) == set(store.COLUMNS["row"] + store.COLUMNS["training"])
 
@@ -625,7 +625,7 @@ def network_rows(clock, accuracies=(0.5, 0.9, 0.8), effort=QUICK, grow=1, second
     Network.fits, Network.seconds = 0, seconds
     model = SimpleNamespace(name="Network", label="Network", data="iris", first=None, target=0.9,
                             finished=("max_iter",), make=lambda p: make(p, clock, accuracies))
-    return sweep.execute(cell_of(model, "fp64", "fp32", effort=effort, grow=grow), FakeDevice())
+    return execute(cell_of(model, "fp64", "fp32", effort=effort, grow=grow), FakeDevice())
 
 
 def test_scores_after_epochs_cost_no_training_time(clock):
@@ -718,7 +718,7 @@ def solver_rows(clock, monkeypatch, seed=0, effort=QUICK, precisions=("fp64", "f
                             finished=("converged",), make=lambda p: Solver(p, clock))
     device = FakeDevice()
     device.availability = lambda precision: SimpleNamespace(status="native", reason="")
-    return sweep.execute(cell_of(model, *precisions, seed=seed, effort=effort), device)
+    return execute(cell_of(model, *precisions, seed=seed, effort=effort), device)
 
 
 @pytest.mark.parametrize("least", (1, 4))
@@ -759,7 +759,7 @@ def mlp_rows():
     model, = cases.models_named(["MLPClassifier"])
     model = model.at(cases.SCALES["smoke"])
     model = dataclasses.replace(model, parameters={**model.parameters, "max_iter": 2})
-    return sweep.execute(cell_of(model, "fp64", "fp32", "mixed_fp16"), devices.get())
+    return execute(cell_of(model, "fp64", "fp32", "mixed_fp16"), devices.get())
 
 
 def test_rows_of_a_network(mlp_rows):
@@ -801,7 +801,7 @@ def test_a_model_is_as_large_as_what_predictions_are_made_from(precision, learne
 
 def test_rows_of_a_model_without_epochs():
     model, = cases.models_named(["LinearRegression"])
-    row, = sweep.execute(cell_of(model, "fp32", effort=timing.Effort(0.0, 0.0, 3)), devices.get())
+    row, = execute(cell_of(model, "fp32", effort=timing.Effort(0.0, 0.0, 3)), devices.get())
     assert row["status"] == "ok", row["reason"]
     assert row["history"] is None and row["labels_differ"] is None and row["compile_s"] >= 0
     assert row["counts"]["overflow"] == 0 and row["model_bytes"] == 8 * 11

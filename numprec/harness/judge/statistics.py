@@ -56,35 +56,32 @@ class Interval:
 
 # ---- times
 
-def bootstrap(samples, statistic=np.median, level=LEVEL, resamples=RESAMPLES, seed=0):
-    """Percentile bootstrap of `statistic(array, axis=-1)`; the same samples give the same interval."""
-    samples = np.asarray(samples, np.float64)
-    n = len(samples)
+def bootstrap(samples, level=LEVEL, resamples=RESAMPLES):
+    """The median with its percentile bootstrap; the same samples give the same interval."""
+    return _bootstrap((samples,), np.median, level, resamples)
+
+
+def _bootstrap(samples, statistic, level, resamples):
+    """`statistic(*samples, axis=-1)` with its percentile bootstrap, each of the samples drawn by itself."""
+    samples = [np.asarray(each, np.float64) for each in samples]
+    value, n = float(statistic(*samples, axis=-1)), min(map(len, samples))
     if n < 2:
-        return Interval(float(statistic(samples, axis=-1)), np.nan, np.nan, n, "none")
-    drawn = samples[np.random.default_rng(seed).integers(0, n, (resamples, n))]
-    low, high = np.quantile(statistic(drawn, axis=-1), [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(statistic(samples, axis=-1)), float(low), float(high), n, "percentile bootstrap")
+        return Interval(value, np.nan, np.nan, n, "none")
+    from scipy.stats import bootstrap  # here, because scipy.stats takes half a second to import
+    found = bootstrap(samples, statistic, n_resamples=resamples, vectorized=True, confidence_level=level,
+                      method="percentile", rng=np.random.default_rng(0)).confidence_interval
+    return Interval(value, float(found.low), float(found.high), n, "percentile bootstrap")
 
 
-def ratio(above, below, paired=False, level=LEVEL, resamples=RESAMPLES, seed=0):
+def ratio(above, below, paired=False, level=LEVEL, resamples=RESAMPLES):
     """median(above) / median(below) with its percentile bootstrap. Of `paired` samples, one of each for every seed, the
     geometric mean of their ratios with Student's t interval of the logarithms: few pairs are too few for a bootstrap,
     which with two covers the truth half of the time."""
-    above, below = np.asarray(above, np.float64), np.asarray(below, np.float64)
     if paired:
-        logs = mean(np.log(above / below), level=level)
+        logs = mean(np.log(np.divide(above, below)), level=level)
         return Interval(*(float(np.exp(x)) for x in (logs.value, logs.low, logs.high)), logs.n,
                         "t of log ratios" if logs.n > 1 else "none")
-    value, n = float(np.median(above) / np.median(below)), min(len(above), len(below))
-    if n < 2:
-        return Interval(value, np.nan, np.nan, n, "none")
-    rng = np.random.default_rng(seed)
-    first = rng.integers(0, len(above), (resamples, len(above)))
-    second = rng.integers(0, len(below), (resamples, len(below)))
-    drawn = np.median(above[first], axis=-1) / np.median(below[second], axis=-1)
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(value, float(low), float(high), n, "percentile bootstrap")
+    return _bootstrap((above, below), lambda a, b, axis: np.median(a, axis) / np.median(b, axis), level, resamples)
 
 
 def quartiles(samples):
@@ -142,8 +139,7 @@ def mean(values, test_to_train=0.0, level=LEVEL):
     `test_to_train` is the size of a test set over that of its training set where each value comes from another
     split of the same data (0.25 for 80/20); 0 where the values are independent, as with a fixed test set.
     """
-    from scipy.stats import t  # here, because scipy.stats takes half a second to import
-
+    from scipy.stats import t
     values = np.asarray(values, np.float64)
     n = len(values)
     method = f"corrected t, n={n}" if test_to_train else f"t, n={n}"

@@ -76,15 +76,12 @@ PROOFS = {
 }
 
 
-def wilson(right, n, level=LEVEL):
+def wilson(right, n):
     """The interval of a share, (low, high). E. B. Wilson, Probable inference, the law of succession, and statistical
     inference, Journal of the American Statistical Association 22(158), 1927."""
-    from scipy.stats import norm
-    z = norm.ppf((1 + level) / 2)
-    share, width = right / n, z * z / n
-    centre = (share + width / 2) / (1 + width)
-    half = math.sqrt(width * (share * (1 - share) + width / 4)) / (1 + width)
-    return centre - half, centre + half
+    from scipy.stats import binomtest
+    found = binomtest(right, n).proportion_ci(LEVEL, method="wilson")
+    return float(found.low), float(found.high)
 
 
 def run(name, precision, seed, device, facts):

@@ -45,7 +45,7 @@ def broken(row):
 
 def before_fault(found):
     """Of the rows of a cell in which CUDA failed, those that hold: what had ended before, and the failure if it is of
-    one row alone. The others are to be made in another process, see `sweep.complete`."""
+    one row alone. The others are to be made in another process, see `worker.complete`."""
     faults = sum(map(broken, found))
     return [row for row in found if row["status"] != "ok" and (faults == 1 or not broken(row))]
 

@@ -4,7 +4,7 @@ from functools import cached_property
 from time import perf_counter
 
 from numprec import device as devices
-from numprec.harness.run.worker import PATIENCE, Worker
+from numprec.harness.run.worker import PATIENCE, Worker, complete, execute
 
 
 class Lost(Exception):
@@ -94,8 +94,7 @@ class InProcess:
         return function(**arguments, device=self.device)
 
     def results(self, cells):
-        from numprec.harness.run import sweep
         for cell in cells:
             start = perf_counter()
-            rows = sweep.complete(cell, lambda part: sweep.execute(part, self.device))
+            rows = complete(cell, lambda part: execute(part, self.device))
             yield cell, rows, perf_counter() - start

@@ -20,7 +20,7 @@ from pathlib import Path
 from numprec.harness.measure.timing import Effort
 from numprec.harness.record.environment import cores
 from numprec.harness.run import planning
-from numprec.harness.run.worker import Worker
+from numprec.harness.run.worker import Worker, execute
 
 NOTE = "compiled.json"
 MOST = 8         # workers, of several hundred MB each
@@ -62,10 +62,8 @@ def compile_all(units, device_name, show):
                 unit = waiting.popleft()
             except IndexError:
                 return
-            try:
-                worker.call(_once, LONGEST, cell=unit)
-            except Exception:
-                pass
+            with contextlib.suppress(Exception):
+                worker.call(execute, LONGEST, cell=unit)
             done.append(unit)
             show(len(done), len(units))
     threads = [threading.Thread(target=serve, args=(worker,), daemon=True) for worker in workers]
@@ -79,11 +77,6 @@ def compile_all(units, device_name, show):
         stop.set()
         for worker in workers:
             worker.close()
-
-
-def _once(cell, device):
-    from numprec.harness.run import sweep
-    sweep.execute(cell, device)
 
 
 # ---- the note

@@ -5,6 +5,9 @@ the process, and the next cell gets a new one. An error of the CUDA driver can l
 process that has met one says so in its answer, and takes no other request; the other precisions of its cell run in the
 next one.
 
+No number stands in a row unless the same run has shown the result behind it to be right: see `launches` for kernels,
+`fits` for models and `peers` for other libraries.
+
 `python -m numprec.harness.run.worker DEVICE` is the process. Requests and replies are pickles, each after its length in
 eight bytes, on its stdin and stdout; what it prints goes to stderr. When its stdin ends it ends at once, in the middle
 of a cell if need be, so that it never outlives whoever started it.
@@ -78,14 +81,12 @@ class Worker:
     def run(self, cell, limit=None):
         """The rows of a cell. Where the process dies, or has no answer after `limit` seconds and is ended, they are
         failures; this method raises nothing but what interrupts it, and then no process is left."""
-        from numprec.harness.run import sweep
-
         def run(part):
             try:
-                return self.call(sweep.execute, limit, cell=part)
+                return self.call(execute, limit, cell=part)
             except Died as death:
                 return [rows.failed(part, p, str(death)) for p in part.precisions]
-        return sweep.complete(cell, run)
+        return complete(cell, run)
 
     def call(self, function, limit=None, **arguments):
         """`function(**arguments, device=...)` in the process; all of it has to be picklable. Raises what it does, and
@@ -161,6 +162,42 @@ def _cause_of_death(process):
     except ValueError:
         name = ""
     return f"the worker process died (signal {-code}{name})"
+
+
+# ---- one cell, whatever its kind
+
+def execute(cell, device):
+    """The rows of a cell, but for those that a fault of CUDA left open. Raises nothing but what interrupts it."""
+    try:
+        return _measure(cell)(cell, device)
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        return [rows.failed(cell, p, reason, device) for p in cell.precisions]
+
+
+def complete(cell, run):
+    """All rows of a cell, in the order of its precisions, by `run(cell)`, which after a fault of CUDA leaves some open:
+    these run anew, together without the one that failed, or each by itself where it is not known which one did."""
+    found, todo = {}, [cell]
+    while todo:
+        part = todo.pop(0)
+        new = {row["precision"]: row for row in run(part)}
+        found.update(new)
+        rest = [p for p in part.precisions if str(p) not in new]
+        if rest:
+            todo += [part.only(rest)] if new else [part.only([p]) for p in rest]
+    return [found[str(p)] for p in cell.precisions]
+
+
+def _measure(cell):
+    if cell.kind == "kernel":
+        from numprec.harness.measure.launches import kernel_rows
+        return kernel_rows
+    if cell.kind == "peer":
+        from numprec.harness.measure.peers import peer_rows
+        return peer_rows
+    from numprec.harness.measure.fits import training_rows
+    return training_rows
 
 
 # ---- the process
