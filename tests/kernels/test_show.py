@@ -18,8 +18,11 @@ from numprec.precision import PRECISIONS
 ROOT = Path(__file__).resolve().parents[2]
 OTHERS = {"equations", "trees"}    # parts whose pages are not yet written in this form
 COLUMNS = {"sectors": 1, "wavefronts": 2, "barriers": 3, "flops / byte": 4, "occupancy": 5}
-EXERCISES = [pytest.param(exercise, id=f"{name}-{i}") for name, module in kernels.chapters().items()
-             for i, exercise in enumerate(contents.page_of(module).exercises())]
+TRIES = [(f"{name}-{i}", exercise) for name, module in kernels.chapters().items()
+         for i, exercise in enumerate(contents.page_of(module).exercises())
+         if exercise.command.startswith(f"{chapter.PROGRAM} ")]
+EXERCISES = [pytest.param(exercise, id=name) for name, exercise in TRIES if not exercise.by_hand]
+BY_HAND = [pytest.param(exercise, id=name) for name, exercise in TRIES if exercise.by_hand]
 
 
 def line_of(text, rung):
@@ -196,6 +199,21 @@ def test_an_exercise_has_its_answer(exercise, capsys):
     else:
         rung, column, number = re.match(r"(\w+), ([\w /]+): ([\d.,]*\d)", exercise.answer).groups()
         assert line_of(text, rung)[COLUMNS[column]] == number
+
+
+class Asked(Exception):
+    pass
+
+
+@pytest.mark.parametrize("exercise", BY_HAND)
+def test_the_command_beside_an_exercise_by_hand_is_understood(exercise, monkeypatch):
+    """It names a chapter, a rung and precisions that there are; it is not run, since it does not hold the answer."""
+    def ask(todo):
+        raise Asked(todo)
+    monkeypatch.setattr(chapter, "_all_figures", ask)
+    with pytest.raises(Asked) as asked:
+        chapter.main(shlex.split(exercise.command)[3:])
+    assert asked.value.args[0] and exercise.answer
 
 
 def test_the_chapters_that_one_begins_with_have_exercises():

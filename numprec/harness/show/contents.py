@@ -27,11 +27,16 @@ AROUND = ("precision.py", "language/", "models/", "device.py", "cubins.py", "emu
 
 class Exercise(NamedTuple):
     """Under the label Try: a command, what to ask oneself before running it, and the answer, which a test demands of
-    its output: RUNG, COLUMN: NUMBER, or a text in quotes that it holds; an explanation may follow."""
+    its output: RUNG, COLUMN: NUMBER, or a text in quotes that it holds; an explanation may follow. A question that
+    begins with "Exercise:" is for pencil and paper; its answer is not in the output."""
 
     command: str
     question: str
-    answer: str
+    answer: str = ""
+
+    @property
+    def by_hand(self):
+        return self.question.startswith("Exercise:")
 
 
 class Page(NamedTuple):
