@@ -11,18 +11,18 @@ Idea       a convolution is a matrix product whose left matrix repeats each pixe
 Precision  windows copy and round nothing; gradients are gathered, not scattered by atomics, so that they are summed in
            a fixed order and have the same bits in every run
 Ladders    each from its slowest rung to its fastest, as `python -m numprec.kernels --write` writes them
-           im2col         im2col                 each
+           im2col         im2col                 elementwise
                           col2im                 gather
            conv           conv                   direct, unfolded, implicit
                           conv_weight_gradient   unfolded, implicit
                           conv_input_gradient    unfolded, implicit
-           pooling        max_pool               each
+           pooling        max_pool               elementwise
                           max_pool_gradient      gather
                           average_pool           each
                           average_pool_gradient  gather
-           batch_moments  moments                strips
-                          running_moments        each
-           batch_norm     normalize              each
-                          normalize_gradient     strips
+           batch_moments  batch_moments          strips
+                          running_moments        elementwise
+           batch_norm     batch_norm             elementwise
+                          batch_norm_gradient    strips
            augment        augment                shift
 """

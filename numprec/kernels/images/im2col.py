@@ -18,7 +18,8 @@ Cost       im2col no flops; X read, B P Q R S C elements written, R S / t^2 time
            element of columns that lies in the image; those elements read, dX written
 Try        python -m numprec.kernels im2col --operation im2col
            Eight channels of float32 fill a sector. How many sectors does an element of columns take, written and read?
-           Answer: each, sectors: 0.24, a little less than 2 / 8: where a window leaves the image, nothing is read.
+           Answer: elementwise, sectors: 0.24, a little less than 2 / 8: where a window leaves the image, nothing is
+           read.
 Sources    K. Chellapilla, S. Puri and P. Simard, High performance convolutional neural networks for document
                processing, IWFHR 2006, section 2.1
 """

@@ -11,17 +11,17 @@ Idea       a training step is a chain of launches that the host only records: ba
 Precision  gradients are the numbers that underflow first: the loss is scaled by a power of two, which rounds nothing,
            and weights may keep a master copy in a wider format
 Ladders    each from its slowest rung to its fastest, as `python -m numprec.kernels --write` writes them
-           philox         uniform               each
+           philox         uniform               elementwise
                           permutation           walk
            dense          dense                 the ladder of matmul
                           dense_input_gradient  the ladder of matmul
                           bias_gradient         column, strips
-                          activation_gradient   each
+                          activation_gradient   elementwise
            cross_entropy  cross_entropy         serial, warp
            batch          batch                 gather
                           weigh                 block
            loss_scale     loss_scale            survey
            optimizer      sgd                   momentum
                           adam                  moments
-                          convert               each
+                          convert               elementwise
 """
