@@ -29,8 +29,10 @@ ARROWS = {
     "datasets": {"precision", "places"},
     "harness": {"precision", "language", "kernels", "device", "emulator", "models", "datasets", "__init__"},
     "bench": {"harness", "__init__"},
+    "start": {"kernels", "device", "emulator"},
 }
-COMMAND_LINES = ("bench", "numprec.kernels.__main__")      # the second runs a chapter; chapters know no harness
+COMMAND_LINES = {"bench": "bench", "numprec.kernels.__main__": "bench", "numprec.kernels.start.__main__": "start"}
+"""They run chapters, and so may import more than a chapter may."""
 FIGURES = "numprec/harness/show/figures/"
 HARNESS = ("record", "judge", "measure", "show", "run", "proofs")    # a folder imports itself and those before it
 
@@ -98,7 +100,8 @@ def imports_of_numprec(path):
 
 def crossings(path):
     """(importing part, imported part) for each import of numprec in a file."""
-    here = "bench" if dotted_name(path) in COMMAND_LINES else part_of(dotted_name(path))
+    name = dotted_name(path)
+    here = COMMAND_LINES.get(name) or part_of(name)
     return [(here, part_of(name)) for name in imports_of_numprec(path)]
 
 

@@ -6,6 +6,7 @@ order, so that a chapter uses only what stands before it.
 import importlib
 
 PARTS = {
+    "start": ("threads", "memory", "rounding"),
     "reductions": ("collectives", "reduce", "argmax", "norm"),
     "products": ("matmul",),
     "equations": ("centring", "gram", "cholesky", "triangular", "qr", "refinement", "least_squares"),

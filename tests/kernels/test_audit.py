@@ -148,7 +148,9 @@ def test_every_kernel_is_looked_at():
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
 def test_no_float_in_a_kernel_body(path):
-    assert not audit.lint(path.read_text(encoding="utf-8"), path.name)
+    """But for the one that Part 0 shows, to say why there is no other."""
+    found = audit.lint(path.read_text(encoding="utf-8"), path.name)
+    assert len(found) == (path.name == "rounding.py"), found
 
 
 def test_a_kernel_that_ran_is_not_compiled_anew(device, monkeypatch):
