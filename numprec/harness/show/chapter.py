@@ -288,6 +288,8 @@ def _measured(device, operation, precisions, shapes, lines):
 
 
 def _no_operation(chapter, page):
+    if chapter in kernels.PARTS["start"]:
+        return f"{chapter} has pages in place of operations: python -m numprec.kernels.start. {page.title}"
     return f"{chapter} holds parts of kernels that later chapters launch, and none to run by itself. {page.title}"
 
 

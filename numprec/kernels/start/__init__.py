@@ -1,4 +1,7 @@
-"""What a GPU is, a page for each word, each with a kernel of a few lines that runs: `python -m numprec.kernels.start`.
+"""What a GPU is: a page for each word, with kernels of a few lines that run.
+
+    python -m numprec.kernels.start                   all pages
+    python -m numprec.kernels.start warp barrier      two of them
 
     grid     block 0              block 1              block 2            what one launch starts
              |                    |                    |
