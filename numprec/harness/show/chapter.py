@@ -25,8 +25,9 @@ from numprec.precision import select, unknown
 PROGRAM = "python -m numprec.kernels"
 ROOT = Path(kernels.__file__).parents[2]
 
-SHAPES = {"matmul": (1024, 1024, 16), "matmul_ta": (1024, 1024, 16), "matmul_tb": (1024, 1024, 16),
-          "sum": (1_000_000,), "dot": (1_000_000,), "argmax": (100_000,), "cross_entropy": (4096, 32),
+SHAPES = {**dict.fromkeys(("matmul", "matmul_ta", "matmul_tb", "dense", "dense_input_gradient"), (1024, 1024, 16)),
+          "sum": (1_000_000,), "dot": (1_000_000,), "argmax": (100_000,), "norm": (100_000,),
+          "cholesky": (64,), "triangular": (64, 4), "cross_entropy": (4096, 32), "bias_gradient": (4096, 256),
           **dict.fromkeys(("conv", "conv_weight_gradient", "conv_input_gradient"), (32, 16, 16, 4, 32))}
 """Of one run, where the smoke scale's would leave a GPU idle. All fit into about ten seconds for a chapter."""
 CARDS = ("T4", "H100")          # that the model speaks of
@@ -193,15 +194,17 @@ def _chapter(name):
 
 
 def _operations(chapter, only):
-    """Those of a chapter that climb a ladder of their own or another chapter's: one that climbs the ladder of its
-    neighbour has nothing new to show."""
+    """The operation `only` of a chapter, or one for each ladder: another one that climbs the same has nothing new."""
     every = [o for o in kernels.operations().values() if o.chapter == chapter]
-    names = [o.name for o in every]
     if only:
+        names = [o.name for o in every]
         if only not in names:
             raise unknown("operation", only, names)
         return [o for o in every if o.name == only]
-    return [o for o in every if o.ladder in (None, o.name) or o.ladder not in names]
+    first = {}
+    for o in sorted(every, key=lambda o: o.ladder not in (None, o.name)):    # the ladder's own operation before others
+        first.setdefault(o.ladder or o.name, o)
+    return [o for o in every if o in first.values()]
 
 
 def _rungs(operations, name):
