@@ -5,7 +5,7 @@ Like `bench.py` this is a command line alone, which is why it may use the harnes
 import sys
 
 from numprec.harness.record.streams import guarded
-from numprec.harness.show.chapter import main
+from numprec.harness.show.book import main
 
 if __name__ == "__main__":
     sys.exit(guarded(main))

@@ -12,7 +12,7 @@ import pytest
 from numprec import device as devices
 from numprec import kernels
 from numprec.harness.measure import profiling
-from numprec.harness.show import chapter, contents
+from numprec.harness.show import book, chapter, contents
 from numprec.precision import PRECISIONS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,7 +32,7 @@ def line_of(text, rung):
 
 
 def test_the_contents_name_everything(capsys):
-    assert chapter.main([]) == 0
+    assert book.main([]) == 0
     text = capsys.readouterr().out
     for name in (*kernels.PARTS, *kernels.chapters(), *kernels.operations()):
         assert re.search(rf"\b{name}\b", text), name
@@ -96,7 +96,7 @@ def test_what_drifts_is_seen_and_brought_up_to_date(tmp_path):
 
 def test_a_chapter_runs(capsys):
     """A line for each rung; operations that climb the same ladder are named."""
-    assert chapter.main(["reduce", "--shape", "1000"]) == 0
+    assert book.main(["reduce", "--shape", "1000"]) == 0
     text = capsys.readouterr().out
     for rung in kernels.operations()["sum"].rungs:
         assert len(line_of(text, rung.name)) == 12
@@ -107,7 +107,7 @@ def test_a_chapter_runs(capsys):
 
 
 def test_several_precisions_have_a_line_each(capsys):
-    assert chapter.main(["sum", "--rung", "serial", "--shape", "100", "--precision", "fp32,fp16"]) == 0
+    assert book.main(["sum", "--rung", "serial", "--shape", "100", "--precision", "fp32,fp16"]) == 0
     text = capsys.readouterr().out
     assert re.search("^serial +fp32 ", text, re.MULTILINE) and re.search("^serial +fp16 ", text, re.MULTILINE)
 
@@ -134,16 +134,29 @@ def test_the_figures_of_a_tiled_product():
                                           ("numprec/kernels/products/matmul.py", "matmul"), ("products", "products"),
                                           ("matmul_ta", "matmul")])
 def test_a_chapter_has_many_names(name, chosen):
-    assert chapter._chapter(name) == (chosen, name if name == "matmul_ta" else None)
+    assert book._chapter(name) == (chosen, name if name == "matmul_ta" else None)
 
 
 def test_a_part_shows_its_title_page(capsys):
-    assert chapter.main(["products"]) == 0
+    assert book.main(["products"]) == 0
     assert capsys.readouterr().out.startswith(contents.page_of("numprec.kernels.products").title)
 
 
+def test_a_chapter_that_launches_nothing_says_who_builds_on_it(capsys):
+    assert book.main(["smo_step"]) == 0
+    assert "Chapters that build on it: smo, " in capsys.readouterr().out
+
+
+def test_the_first_part_runs_by_chapter_and_by_page(capsys):
+    assert book.main(["barrier"]) == 0
+    page = capsys.readouterr().out
+    assert page.startswith("barrier\n=")
+    assert book.main(["memory"]) == 0
+    assert page in capsys.readouterr().out
+
+
 def test_the_source_of_a_rung(capsys):
-    assert chapter.main(["matmul", "--source", "tiled"]) == 0
+    assert book.main(["matmul", "--source", "tiled"]) == 0
     text = capsys.readouterr().out
     assert "def tiled(" in text and "def naive(" not in text and "numprec/kernels/products/matmul.py, line" in text
 
@@ -156,12 +169,11 @@ def test_the_source_of_a_rung(capsys):
     (["matmul", "--precision", "fp31"], "Did you mean 'fp32'"),
     (["matmul", "--shape", "64x64"], "matmul takes 1024x1024x16"),
     (["matmul", "--shape", "64x0x64"], "is no shape"),
-    (["smo_step"], "none to run by itself"),
     (["matmul", "--without", "syncthreads"], "it has to be in one"),
     (["matmul", "--without", "no such words"], "in no lines"),
 ])
 def test_what_cannot_be_done_is_a_sentence(arguments, says, capsys):
-    assert chapter.main(arguments) == 2
+    assert book.main(arguments) == 2
     told = capsys.readouterr()
     assert says in told.err and not told.out
 
@@ -169,7 +181,7 @@ def test_what_cannot_be_done_is_a_sentence(arguments, says, capsys):
 def test_a_wrong_result_is_named(monkeypatch, capsys):
     wrong = chapter.Figures("serial", "fp32", 1.0, 0.0, 0.0, 1.0, 1.0, 2.0, "latency", (1e-6, 1e-6))
     monkeypatch.setattr(chapter, "figures", lambda *what: wrong)
-    assert chapter.main(["sum", "--rung", "serial"]) == 1
+    assert book.main(["sum", "--rung", "serial"]) == 1
     assert "WRONG: serial in fp32" in capsys.readouterr().out
 
 
@@ -178,7 +190,7 @@ def test_where_there_is_a_gpu_its_time_is_shown(monkeypatch, capsys):
     card = SimpleNamespace(is_emulator=False, name="a card")
     monkeypatch.setattr(devices, "get", lambda name=None, **options: emulator if name else card)
     monkeypatch.setattr(profiling, "measured", lambda *what: "12.5 µs")
-    assert chapter.main(["sum", "--rung", "serial", "--shape", "100"]) == 0
+    assert book.main(["sum", "--rung", "serial", "--shape", "100"]) == 0
     text = capsys.readouterr().out
     assert line_of(text, "serial")[-2:] == ["12.5", "µs"] and "the median on a card" in text and "model" not in text
 
@@ -193,7 +205,7 @@ def test_an_exercise_has_its_answer(exercise, capsys):
         assert done.returncode == 0, done.stderr
         text = done.stdout
     else:
-        assert chapter.main(arguments) == 0
+        assert book.main(arguments) == 0
         text = capsys.readouterr().out
     if quoted := re.match(r'"([^"]+)"', exercise.answer):
         assert quoted[1] in " ".join(text.split())
@@ -213,7 +225,7 @@ def test_the_command_beside_an_exercise_by_hand_is_understood(monkeypatch):
     monkeypatch.setattr(chapter, "_all_figures", ask)
     for exercise in [*BY_HAND, contents.Exercise(f"{chapter.PROGRAM} matmul --rung tiled", "Exercise: 1 + 1?", "2")]:
         with pytest.raises(Asked) as asked:
-            chapter.main(shlex.split(exercise.command)[3:])
+            book.main(shlex.split(exercise.command)[3:])
         assert asked.value.args[0] and exercise.answer
 
 

@@ -2,15 +2,9 @@
 
 Each rung of its operations runs once on the emulator, and leaves one line of the figures that teach: what a GPU has to
 do for a result, how far the result is from its oracle, and how long it takes: by measurement where there is a GPU, else
-by a model, marked as one. `--without` leaves a line of the chapter out, such as a barrier, and shows what the sanitizer
-says to that.
+by a model, marked as one.
 """
-import argparse
-import ast
-import difflib
-import inspect
 import re
-import sys
 import textwrap
 from pathlib import Path
 from typing import NamedTuple
@@ -18,9 +12,9 @@ from typing import NamedTuple
 from numprec import kernels
 from numprec.harness.record import ledger
 from numprec.harness.record.environment import cores
-from numprec.harness.record.exits import FAILED, OK, USAGE, Refused
+from numprec.harness.record.exits import FAILED, OK, Refused
 from numprec.harness.show import contents
-from numprec.precision import select, unknown
+from numprec.precision import unknown
 
 PROGRAM = "python -m numprec.kernels"
 ROOT = Path(kernels.__file__).parents[2]
@@ -32,8 +26,6 @@ SHAPES = {**dict.fromkeys(("matmul", "matmul_ta", "matmul_tb", "dense", "dense_i
 """Of one run, where the smoke scale's would leave a GPU idle. All fit into about ten seconds for a chapter."""
 CARDS = ("T4", "H100")          # that the model speaks of
 MANY = 4                        # rungs, for which it pays to start processes
-ORDERS = 3                      # random orders of threads in which the sanitizer looks, besides that by index
-ROUNDS = 10 ** 6                # of loops, before it takes a launch to run for ever
 
 LEGEND = """\
 sectors: 32 bytes of global memory each, read or written; wavefronts: passes over shared memory; both for each number of
@@ -124,76 +116,7 @@ def _time(seconds):
     return "-" if seconds is None else f"{seconds * 1e6:.3g} µs"
 
 
-# ---- what is asked for
-
-def _parser():
-    p = argparse.ArgumentParser(prog=PROGRAM, formatter_class=argparse.RawDescriptionHelpFormatter,
-                                description="Prints the contents of the book. With the name of a part, prints its "
-                                            "title page; with that of a\nchapter or an operation, runs it on the "
-                                            "emulator and prints what its rungs make a GPU do.",
-                                epilog=f"examples\n  {PROGRAM} matmul --precision fp32,fp16\n  {PROGRAM} matmul "
-                                       f"--source tiled\n  {PROGRAM} matmul --rung tiled --without 'both tiles are "
-                                       "complete'\n\nexit codes: 0 all was well; 1 a result was wrong, or a page has "
-                                       "drifted; 2 usage")
-    p.add_argument("name", nargs="?", help="a part, a chapter, or an operation")
-    p.add_argument("--precision", default="fp32", metavar="LIST", help="names or groups; default fp32")
-    p.add_argument("--shape", metavar="SHAPE", help="of the problem, such as 64x64x64")
-    p.add_argument("--operation", metavar="NAME", help="only this operation of the chapter")
-    p.add_argument("--rung", metavar="RUNG", help="only this rung")
-    p.add_argument("--source", metavar="RUNG", help="print the source of a rung, and stop")
-    p.add_argument("--without", metavar="TEXT",
-                   help="leave out the line of the chapter that holds this text, a barrier for one, and sanitize")
-    p.add_argument("--write", action="store_true",
-                   help="bring the title pages' tables of ladders and README's reading order up to date")
-    return p
-
-
-def main(arguments=None):
-    """The command line; returns the exit code."""
-    options = _parser().parse_args(arguments)
-    try:
-        return _run(options)
-    except (Refused, ValueError) as error:
-        print(f"{PROGRAM}: {error}", file=sys.stderr)
-        return USAGE
-
-
-def _run(options):
-    if options.write:
-        written = contents.update(ROOT)
-        print("written: " + (", ".join(str(path.relative_to(ROOT)) for path in written) or "nothing"))
-        return OK
-    if options.name is None:
-        print(f"{contents.text()}\n\n`{PROGRAM} matmul` runs a chapter, `--help` tells what else there is.")
-        return OK
-    chapter, only = _chapter(options.name)
-    if chapter in kernels.PARTS:
-        print(inspect.cleandoc(contents._docstring(contents.file_of(contents.part_module(chapter)))))
-        return OK
-    if options.without:
-        return _without(chapter, only, options)
-    operations = _operations(chapter, options.operation or only)
-    if options.source:
-        return _source(operations, options.source)
-    return _show(chapter, operations, options)
-
-
-def _chapter(name):
-    """(chapter, operation) of a name, which may also be a path or a dotted name; the operation is None but where the
-    name is that of one and of no chapter. A part is returned in a chapter's place."""
-    short = re.split(r"[./\\]", name.removesuffix(".py"))[-1]
-    if short in kernels.chapters() or short in kernels.PARTS:
-        return short, None
-    operations = kernels.operations()
-    if short in operations:
-        return operations[short].chapter, short
-    known = [*kernels.PARTS, *kernels.chapters(), *operations]
-    near = difflib.get_close_matches(short.lower(), known, n=1, cutoff=0.5)
-    raise Refused(f"there is no chapter {name!r}." + (f" Did you mean {near[0]!r}?" if near else "")
-                  + f" `{PROGRAM}` prints the contents.")
-
-
-def _operations(chapter, only):
+def operations_of(chapter, only):
     """The operation `only` of a chapter, or one for each ladder: another one that climbs the same has nothing new."""
     every = [o for o in kernels.operations().values() if o.chapter == chapter]
     if only:
@@ -207,20 +130,13 @@ def _operations(chapter, only):
     return [o for o in every if o in first.values()]
 
 
-def _rungs(operations, name):
+def rungs_of(operations, name):
     """[(operation, rung)], of one name where it is not None."""
     every = [(o, r) for o in operations for r in o.rungs]
     known = list(dict.fromkeys(r.name for _, r in every))
     if name is not None and name not in known:
         raise unknown("rung", name, known)
     return [(o, r) for o, r in every if name in (None, r.name)]
-
-
-def _source(operations, name):
-    for rung in dict.fromkeys(rung for _, rung in _rungs(operations, name)):
-        lines, first = inspect.getsourcelines(rung.factory)
-        print(f"{Path(inspect.getsourcefile(rung.factory)).relative_to(ROOT)}, line {first}\n\n{''.join(lines)}")
-    return OK
 
 
 def _shape(text, operation):
@@ -236,16 +152,16 @@ def _shape(text, operation):
 
 # ---- what is shown
 
-def _show(chapter, operations, options):
+def show(chapter, operations, precisions, shape=None, rung=None):
+    """Prints the page of a chapter and the lines of its rungs, all or the one called `rung`, on problems of the `shape`
+    that was asked for (text) or their own. Returns the exit code. Raises Refused where the shape fits none."""
     from numprec import device as devices
-    precisions = select(options.precision)
-    chosen = _rungs(operations, options.rung)
-    shapes = {o.name: _shape(options.shape, o) for o, _ in chosen}
+    chosen = rungs_of(operations, rung)
+    shapes = {o.name: _shape(shape, o) for o, _ in chosen}
     page = contents.page_of(kernels.chapters()[chapter])
     if not any(shapes.values()):
-        raise Refused(_no_operation(chapter, page) if not chosen else f"--shape {options.shape} fits no operation of "
-                      "this chapter: " + ", ".join(f"{o.name} takes {'x'.join(map(str, _shape(None, o)))}"
-                                                   for o in operations))
+        raise Refused(f"--shape {shape} fits no operation of this chapter: " + ", ".join(
+            f"{o.name} takes {'x'.join(map(str, _shape(None, o)))}" for o in operations))
     print("\n".join(_opening(page)), flush=True)
     device = devices.get()
     wrong = False
@@ -283,17 +199,19 @@ def _figures_of(operation, rung, precision, shape):
     return figures(operation, operation.rung(rung), precision, shape)
 
 
+def show_page(chapter):
+    """What there is to show of a chapter that launches nothing by itself."""
+    print("\n".join(_opening(contents.page_of(kernels.chapters()[chapter]))) + "\n")
+    users = [name for name in kernels.chapters() if chapter in contents.imported(name)]
+    print(textwrap.fill(f"Nothing is launched here. Chapters that build on it: {', '.join(users)}.", contents.WIDTH))
+    return OK
+
+
 def _measured(device, operation, precisions, shapes, lines):
     from numprec.harness.measure import profiling
     named = {str(p): p for p in precisions}
     return [profiling.measured(device, operation, operation.rung(line.rung), named[line.precision],
                                shapes[operation.name]) for line in lines]
-
-
-def _no_operation(chapter, page):
-    if chapter in kernels.PARTS["start"]:
-        return f"{chapter} has pages in place of operations: python -m numprec.kernels.start. {page.title}"
-    return f"{chapter} holds parts of kernels that later chapters launch, and none to run by itself. {page.title}"
 
 
 def _opening(page):
@@ -315,71 +233,3 @@ def _closing(chapter, page, operations):
         yield f"\nThe same ladder: {', '.join(alike)} (`{PROGRAM} {alike[0]}`)."
     rung = operations[0].rungs[-1].name
     yield f"\nNext: how is {rung} written? `{PROGRAM} {chapter} --source {rung}`"
-
-
-# ---- a chapter without one of its lines
-
-def _without(chapter, only, options):
-    """Leaves a line of the chapter, or of one that it builds on, out, in this process alone; prints what the sanitizer
-    finds in the rungs that are asked for, or that hold the line."""
-    if only:
-        raise Refused(f"--without changes a chapter: name {chapter}, not {only}")
-    from numprec.harness.measure import changed, sanitizing
-    precision = select(options.precision)[0]
-    changes, number, within = _line_with(options.without, options.rung, chapter)
-    file = contents.file_of(kernels.chapters()[changes])
-    lines = file.read_text(encoding="utf-8").splitlines()
-    kept = lines[number - 1]
-    lines[number - 1] = re.match(r"\s*", kept)[0] + "pass"
-    changed.change(changes, "\n".join(lines) + "\n")
-    rungs = _rungs(_operations(chapter, options.operation), options.rung)
-    if any(r.name == within for _, r in rungs):
-        rungs = [(o, r) for o, r in rungs if r.name == within]
-    if not rungs:
-        raise Refused(_no_operation(chapter, contents.page_of(kernels.chapters()[chapter])))
-    print(f"{file.relative_to(ROOT).as_posix()} without its line {number}:\n\n{number:>7} {kept}\n\n"
-          f"The sanitizer runs {chapter} in {precision}, the threads in {ORDERS + 1} orders:\n", flush=True)
-    for operation, rung in rungs:
-        if found := sanitizing.findings(operation, rung, precision, ORDERS, rounds=ROUNDS, first=True):
-            for sentence in found:
-                print(textwrap.fill(sentence.partition("kernel ")[2], contents.WIDTH, initial_indent="  ",
-                                    subsequent_indent="    ", break_long_words=False) + "\n")
-            print("\n".join(_quoted(found)))
-            return OK
-    print("  nothing is wrong on the small shapes that it looks at")
-    return OK
-
-
-def _quoted(sentences):
-    """The lines that findings name, file by file."""
-    named = {}
-    for sentence in sentences:
-        places = re.findall(r"\bline (\d+)(?: of ([^\s:]+\.py))?", sentence)
-        for number, file in places:
-            named.setdefault(file or places[0][1], set()).add(int(number))
-    for file, numbers in named.items():
-        lines = (ROOT / file).read_text(encoding="utf-8").splitlines()
-        yield file
-        yield from (f"{n:>7} {lines[n - 1]}" for n in sorted(numbers))
-
-
-def _line_with(text, rung, chapter):
-    """(chapter, line, function that holds it) of the one line of code with a text in it: in the factory `rung` where
-    that is not None, else in the chapter, else in those that it imports, nearest first."""
-    modules = {module: name for name, module in kernels.chapters().items()}
-    tree = ast.parse(contents.file_of(kernels.chapters()[chapter]).read_text(encoding="utf-8"))
-    imported = {each for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names
-                for each in (node.module, f"{node.module}.{alias.name}")}
-    found = []
-    for name in (chapter, *(name for module, name in reversed(modules.items()) if module in imported)):
-        lines = contents.file_of(kernels.chapters()[name]).read_text(encoding="utf-8").splitlines()
-        code = ast.parse("\n".join(lines)).body
-        spans = {node.name: (node.lineno, node.end_lineno) for node in code if isinstance(node, ast.FunctionDef)}
-        low, high = spans.get(rung, (0, 0)) if name == chapter else (0, 0)
-        found = [n for n in range(low or code[1].lineno, (high or len(lines)) + 1) if text in lines[n - 1]]
-        if len(found) == 1:
-            return name, found[0], next((f for f, (first, last) in spans.items() if first <= found[0] <= last), None)
-        if found:
-            break
-    raise Refused(f"{text!r} is in {len(found) or 'no'} lines of {chapter}: it has to be in one"
-                  + "".join(f"\n{n:>7} {lines[n - 1]}" for n in found))

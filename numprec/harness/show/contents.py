@@ -57,9 +57,9 @@ class Page(NamedTuple):
                 for command, _, rest in (each.partition("\n") for each in found if each)]
 
 
-def page(docstring):
+def page(text):
     """The Page of a docstring."""
-    title, _, body = docstring.partition("\n\n")
+    title, _, body = text.partition("\n\n")
     labels, lines = {}, None
     for line in body.splitlines():
         if found := _LABEL.match(line):
@@ -75,7 +75,7 @@ def page(docstring):
 
 def page_of(module):
     """The Page of a module, by its dotted name, whose file is read but not run."""
-    return page(_docstring(file_of(module)))
+    return page(docstring(file_of(module)))
 
 
 def file_of(module):
@@ -84,8 +84,17 @@ def file_of(module):
     return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
 
-def _docstring(path):
+def docstring(path):
+    """Of the module in a file."""
     return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+
+
+def imported(chapter):
+    """The chapters that a chapter imports, in reading order; its file is read but not run."""
+    tree = ast.parse(file_of(kernels.chapters()[chapter]).read_text(encoding="utf-8"))
+    names = {each for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names
+             for each in (node.module, f"{node.module}.{alias.name}")}
+    return [name for name, module in kernels.chapters().items() if module in names]
 
 
 def part_module(part):
