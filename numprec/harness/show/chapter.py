@@ -30,8 +30,8 @@ MANY = 4                        # rungs, for which it pays to start processes
 LEGEND = """\
 sectors: 32 bytes of global memory each, read or written; wavefronts: passes over shared memory; both for each number of
 the result. barriers: that a block meets. flops / byte: operations in floating point, an fma two, for each byte of the
-sectors. occupancy: the share of a T4's threads that its resident blocks fill. error / bound: the largest deviation from
-the oracle over what the theory allows; right up to 1. {time}"""
+sectors. occupancy: the share of the threads of a T4's multiprocessor that its blocks fill. error / bound: the largest
+deviation from the oracle over what the theory allows; right up to 1. {time}"""
 MODELLED = """\
 model: a floor under the time, from what was counted and
 published peaks, and what it thinks decides on a T4 (numprec.harness.measure.gpu_model). Nothing was measured."""
@@ -182,7 +182,7 @@ def show(chapter, operations, precisions, shape=None, rung=None):
             print(f"WRONG: {line.rung} in {line.precision} misses its bound")
             wrong = True
     print("\n" + LEGEND.format(time=MODELLED if device.is_emulator else MEASURED.format(name=device.name)))
-    print("\n".join(_closing(chapter, page, operations)))
+    print("\n".join(_closing(chapter, page, operations, chosen[-1][1].name if rung else operations[0].rungs[-1].name)))
     return FAILED if wrong else OK
 
 
@@ -221,7 +221,7 @@ def _opening(page):
             yield f"\n{label}\n" + "\n".join("  " + line for line in page.labels[label].splitlines())
 
 
-def _closing(chapter, page, operations):
+def _closing(chapter, page, operations, rung):
     if exercises := page.exercises():
         yield "\nTry"
         for exercise in exercises:
@@ -231,5 +231,4 @@ def _closing(chapter, page, operations):
     alike = [o.name for o in kernels.operations().values() if o.chapter == chapter and o not in operations]
     if alike:
         yield f"\nThe same ladder: {', '.join(alike)} (`{PROGRAM} {alike[0]}`)."
-    rung = operations[0].rungs[-1].name
     yield f"\nNext: how is {rung} written? `{PROGRAM} {chapter} --source {rung}`"
