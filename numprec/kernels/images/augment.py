@@ -1,6 +1,6 @@
 """Augmentation: each image of a batch is mirrored or not, and shifted, at random.
 
-Idea       each thread computes where its element comes from: mirror and shift are index arithmetic on one copy
+Idea       Each thread computes where its element comes from: mirror and shift are index arithmetic on one copy.
 Maths      Y[b, h, w, c] = X[b, h + v, w' + u, c], and 0 outside of the image; w' is w, or W - 1 - w where mirrored
            mirrored (one in two), v and u (each from -reach to reach) are random numbers of (seed, step, b)
 Shapes     X, Y (B, H, W, C): storage; state: see `batch`

@@ -1,7 +1,7 @@
 """Mean and variance of each column, as batch normalisation wants them: of a batch, and of all batches so far.
 
-Idea       few columns and many rows fill a card when the rows are dealt to blocks in strips, whose moments a second
-           launch combines
+Idea       Few columns and many rows fill a card when the rows are dealt to blocks in strips, whose moments a second
+           launch combines.
 Maths      moments  mean[c] = sum of X[m, c] / n;  var[c] = sum of (X[m, c] - mean[c])^2 / n;  over the rows m < n
            running_moments  running[i] = (1 - momentum) running[i] + momentum fresh[i], if fresh[i] is finite and the
                     batch updates the weights, else running[i]: a step that is skipped leaves no trace

@@ -1,7 +1,7 @@
 """Batch normalisation: each channel of a batch is centred and scaled, and learns a scale and a shift of its own.
 
-Idea       what an element needs of its whole column are four numbers: sums by strips of rows first, then a thread for
-           each element
+Idea       What an element needs of its whole column are four numbers: sums by strips of rows first, then a thread for
+           each element.
 Maths      u[m, c] = (X[m, c] - mean[c]) / sqrt(var[c] + epsilon), with the moments of `moments`
            Y[m, c] = f(gamma[c] u[m, c] + beta[c])
            dbeta[c] = sum of dZ[m, c];  dgamma[c] = sum of dZ[m, c] u[m, c];  over the rows m < n

@@ -1,7 +1,7 @@
 """Convolution, forward and backward.
 
-Idea       a convolution is a matrix product, whose tiles share pixels and filters among a block: of windows written to
-           memory, or of windows found while the tiles are filled
+Idea       A convolution is a matrix product, whose tiles share pixels and filters among a block: of windows written to
+           memory, or of windows found while the tiles are filled.
 Maths      Z[b, p, q, o]  = f(bias[o] + sum over r, s, c of X[b, p t + r - top, q t + s - left, c] F[r, s, c, o])
            dF[r, s, c, o] = sum over b, p, q of X[b, p t + r - top, q t + s - left, c] dZ[b, p, q, o]
            dX[b, h, w, c] = g(X[b, h, w, c]) sum over r, s, o of dZ[b, (h + top - r) / t, (w + left - s) / t, o]

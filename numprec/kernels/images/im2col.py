@@ -1,7 +1,7 @@
 """Unfolding an image into its windows, im2col, and back, col2im: a convolution as a matrix product.
 
-Idea       channels run along the threads of a warp, which so reads and writes neighbours; gradients are gathered by the
-           element that they belong to, and need no atomics
+Idea       Channels run along the threads of a warp, which so reads and writes neighbours; gradients are gathered by the
+           element that they belong to, and need no atomics.
 Maths      columns[(b, p, q), (r, s, c)] = X[b, p t + r - top, q t + s - left, c], and 0 outside of the image;
            dX[b, h, w, c] = sum of dcolumns[(b, p, q), (r, s, c)] over the windows that (h, w) lies in, that is over
            all r, s for which p = (h + top - r) / t and q = (w + left - s) / t are whole numbers in [0, P) x [0, Q)

@@ -1,7 +1,7 @@
 """Implicit GEMM: the matrix products of a convolution without the matrix of its windows.
 
-Idea       the loader of a tile computes where an element of the unfolded image lies, so that the matrix of all windows
-           is never written
+Idea       The loader of a tile computes where an element of the unfolded image lies, so that the matrix of all windows
+           is never written.
 Precision  as in matmul: products and sums are fused multiply-adds in accum, in a fixed order
 
 What `matmul.register_blocked` is for a product, these kernels are for a convolution: the same tiles, the same patches

@@ -1,7 +1,7 @@
 """Pooling: the largest element of each window, or the average, and the gradients.
 
-Idea       a thread for each result, channels along a warp: neighbours read neighbours, and each gradient is gathered by
-           its pixel
+Idea       A thread for each result, channels along a warp: neighbours read neighbours, and each gradient is gathered by
+           its pixel.
 Maths      max      Y[b, p, q, c] = max over r, s of X[b, p t + r, q t + s, c]; where[b, p, q, c] is the first pixel,
                     h W + w, that attains it; dX[b, h, w, c] = g sum of dY over the windows whose `where` is (h, w)
            average  Y[b, p, q, c] = sum over r, s of X[b, p t + r, q t + s, c] / (R S);

@@ -1,7 +1,7 @@
 """Kernel functions of the support vector machine, for all pairs of rows of two matrices.
 
-Idea       another term and another epilogue make a kernel function of the matrix product, and every rung of its ladder
-           comes with them
+Idea       Another term and another epilogue make a kernel function of the matrix product, and every rung of its ladder
+           comes with them.
 Maths      linear   K[m, n] = <x_m, z_n>
            rbf      exp(-gamma |x_m - z_n|^2)
            poly     (gamma <x_m, z_n> + coef0)^degree

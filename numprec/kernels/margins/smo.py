@@ -1,7 +1,7 @@
 """Sequential minimal optimisation: the dual problem of the support vector machine, two multipliers at a time.
 
-Idea       an iteration is far shorter than a launch: a block runs all of them, with a barrier where a launch would end,
-           and the binary problems of a fit run side by side
+Idea       An iteration is far shorter than a launch: a block runs all of them, with a barrier where a launch would end,
+           and the binary problems of a fit run side by side.
 Maths      minimize 1/2 sum over s, t of alpha_s alpha_t y_s y_t K_st - sum over t of alpha_t
            subject to 0 <= alpha_t <= C_t and sum over t of y_t alpha_t = 0
            by iterations of `smo_step` on f_t = sum over s of K_ts y_s alpha_s - y_t, until the gap is at most the

@@ -1,6 +1,6 @@
 """A whole fit in one launch: each block makes the kernel matrix of its binary problem, and then minimizes.
 
-Idea       the block that needs a kernel matrix makes it: what was a launch for each becomes a loop in one
+Idea       The block that needs a kernel matrix makes it: what was a launch for each becomes a loop in one.
 Maths      as in `kernel_functions` and `smo`
 Shapes     X (N, D): storage. Problem q has the rows start[q] <= e < start[q + 1] of K (entries, n): storage; `sample`
            (entries,) tells which row of X an entry is. The rest is as in `smo`

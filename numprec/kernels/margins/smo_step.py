@@ -1,7 +1,7 @@
 """One iteration of sequential minimal optimisation: which two multipliers, how far they go, and when to stop.
 
-Idea       all threads of a block look for the two multipliers by argmax, and each of them then computes the same step,
-           which nobody has to hand out
+Idea       All threads of a block look for the two multipliers by argmax, and each of them then computes the same step,
+           which nobody has to hand out.
 Maths      With the gradient times y, f_t = sum over s of K_ts y_s alpha_s - y_t, and the sets [1, section 2.1]
              I_up   multipliers that may move so that y alpha grows     I_low  ... so that it shrinks
            an iteration takes                                                         [1, "WSS 2", section 2.2]

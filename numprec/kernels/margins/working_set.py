@@ -1,7 +1,7 @@
 """SMO by working sets: for more samples than a block should look at in every iteration.
 
-Idea       one block solves a small problem to the end while all rows of K that it needs are at hand, and only then do
-           all threads of the card bring f up to date
+Idea       One block solves a small problem to the end while all rows of K that it needs are at hand, and only then do
+           all threads of the card bring f up to date.
 Maths      as in `smo`. An outer iteration takes a working set: the HALF samples of I_up with the smallest f and the
            HALF samples of I_low with the largest. One block then solves the problem for these, all other multipliers
            kept, until their gap is a tenth of what it was, and f is brought up to date for every sample at once:

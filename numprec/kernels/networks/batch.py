@@ -1,7 +1,7 @@
 """Minibatches, chosen and copied on the device, and the state of a training run that lives there.
 
-Idea       the device knows where it is in the epoch and picks the samples itself: the host launches the same recorded
-           graph for each batch, and waits for none
+Idea       The device knows where it is in the epoch and picks the samples itself: the host launches the same recorded
+           graph for each batch, and waits for none.
 Maths      row b of batch number POSITION is sample permuted(POSITION B + b) of the EPOCH's permutation
            factor = scale / COUNT, for the gradient of a mean over the batch
            weigh   of samples with weights: share[b] = w[b] / total, factor[b] = scale share[b], where w[b] is the

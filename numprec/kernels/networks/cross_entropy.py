@@ -1,7 +1,7 @@
 """Softmax with cross-entropy, loss and gradient in one kernel.
 
-Idea       a warp holds a row: its lanes read neighbours, and exchange maximum and sum from register to register,
-           without shared memory and without a barrier
+Idea       A warp holds a row: its lanes read neighbours, and exchange maximum and sum from register to register,
+           without shared memory and without a barrier.
 Maths      p[c] = exp(z[c] - max z) / sum over k of exp(z[k] - max z)
            loss = log(sum over k of exp(z[k] - max z)) - (z[y] - max z);  dz[c] = (p[c] - [c = y]) * factor
 Shapes     Z, dZ (M, C): storage, row-major; y (M,): int32, or -1 for a row that pads the batch: its loss, its hit and

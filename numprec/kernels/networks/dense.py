@@ -1,7 +1,7 @@
 """Dense layers: bias and activation on top of the matrix product, and the gradients.
 
-Idea       bias, activation and derivative are an epilogue of the product, applied while the sum is in its register: no
-           pass over memory of their own
+Idea       Bias, activation and derivative are an epilogue of the product, applied while the sum is in its register: no
+           pass over memory of their own.
 Maths      Y = f(X W + b);  dW = X^T dZ;  db[n] = sum over m of dZ[m, n];  dX = (dZ W^T) * g(X)
            with f the activation, dZ the gradient of what goes into f, and g(X) the derivative of the activation that
            made X, expressed by its value: 1 - x^2 for tanh, x (1 - x) for the logistic function, [x > 0] for relu

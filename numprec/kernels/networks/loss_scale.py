@@ -1,7 +1,7 @@
 """What the gradients of a batch look like, and what follows: update or skip, and the scale of the next loss.
 
-Idea       one pass surveys all gradients, and one thread of the device decides whether the step counts: the host need
-           not wait to know
+Idea       One pass surveys all gradients, and one thread of the device decides whether the step counts: the host need
+           not wait to know.
 Maths      survey  of all gradients: how many are not finite and which is the first, how many are subnormal; of the
                    finite ones the largest and of those that are not 0 the smallest magnitude
            judge   loss = sum over rows of loss / COUNT; of samples with weights, of share loss, and TOTAL stands for

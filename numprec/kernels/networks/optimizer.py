@@ -1,6 +1,6 @@
 """Gradient descent: SGD with momentum, and Adam; weight decay, master weights.
 
-Idea       all parameters of a network lie in a row, so that one launch with a thread for each updates all layers
+Idea       All parameters of a network lie in a row, so that one launch with a thread for each updates all layers.
 Maths      g = G / scale + decay w, where decay is 0 for biases
            SGD     v' = momentum v - rate g;  w' = w + v', or w + (momentum v' - rate g) with Nesterov's momentum
            Adam    m' = beta1 m + (1 - beta1) g;  v' = beta2 v + (1 - beta2) g^2

@@ -1,7 +1,7 @@
 """Random numbers without a state, and the minibatches drawn with them.
 
-Idea       a random number is a function of its index, without a state to keep: any thread draws any of them, in any
-           order
+Idea       A random number is a function of its index, without a state to keep: any thread draws any of them, in any
+           order.
 Maths      philox(counter, key): ten rounds of a keyed bijection on 128 bits, whose results pass every known test of
            randomness however the counters and keys are chosen. A random number is a function of (seed, step, index):
            any thread computes any of them, in any order, and every precision gets the same ones

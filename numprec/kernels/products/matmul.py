@@ -1,7 +1,7 @@
 """Matrix product, C = A B, and the products A^T B and A B^T that training needs.
 
-Idea       an element fetched from global memory serves a whole tile of results, and one read from shared memory a whole
-           patch of them in registers: arithmetic decides, not memory
+Idea       An element fetched from global memory serves a whole tile of results, and one read from shared memory a whole
+           patch of them in registers: arithmetic decides, not memory.
 Maths      C[m, n] = sum over k of A[m, k] B[k, n]
 Shapes     A (M, K), B (K, N), C (M, N): storage, row-major; any M, N, K >= 1. With transpose_a, A lies in memory
            as (K, M); with transpose_b, B lies as (N, K)

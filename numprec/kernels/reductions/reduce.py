@@ -1,7 +1,7 @@
 """Sum and dot product.
 
-Idea       threads stride over the elements, so that a warp reads neighbours, and then halve what they hold again and
-           again: log2(threads) steps in place of one addition after the other
+Idea       Threads stride over the elements, so that a warp reads neighbours, and then halve what they hold again and
+           again: log2(threads) steps in place of one addition after the other.
 Maths      sum of x[i];  sum of x[i] y[i];  i in [0, n)
 Shapes     x (n,), y (n,): storage; any n >= 1. The result is one accum
 Mapping    thread t of the whole grid takes the elements t, t + threads, t + 2 threads, ..., so that a warp reads
