@@ -430,7 +430,7 @@ def test_warm_start(small):
     assert model.n_iter_ == 4 and len(model.loss_curve_) == 8 and model.t_ == 1200
     assert [row["epoch"] for row in model.history_] == list(range(1, 9))
     assert model.loss_curve_[4] < model.loss_curve_[0] and model.loss_ < before
-    with pytest.raises(ValueError, match="warm_start goes on with the classes"):
+    with pytest.raises(ValueError, match="warm_start keeps the classes"):
         model.fit(X, y + 1)
     with pytest.raises(ValueError, match="layers have changed"):
         model.set_params(hidden_layer_sizes=(17,)).fit(X, y)
