@@ -25,7 +25,7 @@ SHAPES = {**dict.fromkeys(("matmul", "matmul_ta", "matmul_tb", "dense", "dense_i
           **dict.fromkeys(("conv", "conv_weight_gradient", "conv_input_gradient"), (32, 16, 16, 4, 32))}
 """Of one run, where the smoke scale's would leave a GPU idle. All fit into about ten seconds for a chapter."""
 CARDS = ("T4", "H100")          # that the model speaks of
-MANY = 4                        # rungs, for which it pays to start processes
+MANY = 3                        # rungs, for which it pays to start processes
 
 LEGEND = """\
 sectors: 32 bytes of global memory each, read or written; wavefronts: passes over shared memory; both for each number of
