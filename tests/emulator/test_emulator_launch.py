@@ -265,7 +265,7 @@ def test_whole_numbers_of_every_kind():
     ((1, 1, 0, -4096), ValueError, "dynamic shared memory must be at least 0"),
     ((1, 1, 0, 48.0), TypeError, "dynamic shared memory must be a whole number"),
 ])
-def test_configurations_that_are_none(configuration, error, says):
+def test_invalid_configurations(configuration, error, says):
     x = np.zeros(100)
     with pytest.raises(error, match=says):
         emulate(add_one)[configuration](x)
@@ -292,7 +292,7 @@ def test_what_is_no_kernel():
     ({"workers": 0}, ValueError, "workers must be at least 1"),
     ({"workers": 1.5}, TypeError, "workers must be a whole number"),
 ])
-def test_options_that_are_none(options, error, says):
+def test_invalid_options(options, error, says):
     with pytest.raises(error, match=says):
         launch(add_one, 1, 1, (np.zeros(1),), **options)
 
@@ -353,7 +353,7 @@ def test_enums_dates_and_records():
         assert days[0] == np.datetime64("2020-02-28", unit) + np.timedelta64(2, unit)
 
 
-def test_arguments_that_are_none():
+def test_invalid_arguments():
     """Refused in a sentence, whatever was launched before; the kernel goes on working."""
     @cuda.jit
     def take(n, x):

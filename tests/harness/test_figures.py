@@ -91,7 +91,7 @@ def test_the_same_rows_give_the_same_bytes(drawn, tmp_path):
     assert [path.read_bytes() for path in again] == [(drawn[0] / path.name).read_bytes() for path in again]
 
 
-def test_the_backend_of_a_notebook_is_none_of_ours(tmp_path):
+def test_the_backend_of_a_notebook_is_not_used(tmp_path):
     """It is named in the environment of what a notebook starts; and one that a process has chosen stays."""
     script = ("import sys; sys.path[:0] = sys.argv[1:3]\nfrom numprec.harness.show import figures\n"
               "import rows, matplotlib\n"

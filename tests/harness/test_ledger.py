@@ -77,7 +77,7 @@ def test_whatever_ends_the_work_ends_the_processes(how):
     assert multiprocessing.active_children() == [] and time.monotonic() - begun < 60
 
 
-def test_a_process_that_crashes_is_told_of():
+def test_a_process_that_crashes_is_reported():
     with pytest.raises(exits.Refused, match="crashed") as refused, ledger.workers() as pool:
         pool.submit(os._exit, 9).result()
     assert refused.value.code == exits.FAILED

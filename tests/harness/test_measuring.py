@@ -334,7 +334,7 @@ def test_telemetry_of_a_card(nvml, monkeypatch):
     assert telemetry.facts(Card)["power_limit_w"] is None and telemetry.facts(Card)["sm_clock_mhz"] == 1500
 
 
-def test_energy_adds_up_and_is_not_told_of_moments(nvml, monkeypatch):
+def test_energy_adds_up_and_is_not_reported_for_moments(nvml, monkeypatch):
     clock = iter(range(100))
     monkeypatch.setattr(telemetry, "perf_counter", lambda: 0.4 * next(clock))
     energy = telemetry.Energy(Card)
@@ -385,7 +385,7 @@ def test_launches_of_a_graph_are_counted_one_by_one(monkeypatch):
     assert peaks._launch(device, QUICK, peaks.MANY) == 5.0 / peaks.MANY and peaks.MANY >= 100
 
 
-def test_a_peak_with_a_wrong_result_is_not_told(monkeypatch):
+def test_a_peak_with_a_wrong_result_is_not_reported(monkeypatch):
     def forgetful(fmt, many):
         @cuda.jit
         def peak_forgetful(one, y):

@@ -72,7 +72,7 @@ def test_a_reason_that_no_file_can_hold_is_spelled_out(tmp_path):
     assert store.read(tmp_path)[1][0]["reason"] == "cannot open \\udcff.txt"
 
 
-def test_a_run_is_gone_on_with(folder):
+def test_a_run_is_resumed(folder):
     with store.Store(folder, resume=True) as results:
         assert named(results.rows) == named(TWO[0] + TWO[1])
         assert results.done == set(named(results.rows))
@@ -161,7 +161,7 @@ def test_what_is_left_of_a_cell_costs_nothing_that_is_written_after_it(folder, l
     assert not missing
 
 
-def test_many_damaged_lines_are_not_told_of_one_by_one(folder, capsys):
+def test_many_damaged_lines_share_a_warning(folder, capsys):
     with open(folder / store.RESULTS, "ab") as file:
         file.write(b"#\n" * 100)
     assert len(store.read(folder)[1]) == 5
@@ -328,7 +328,7 @@ def test_what_was_left_half_written_is_swept(folder):
     assert not old.exists() and new.exists()
 
 
-def test_an_environment_where_there_is_none(folder, tmp_path):
+def test_a_folder_without_an_environment(folder, tmp_path):
     assert store.environment_of(folder) == rows.environment()
     assert store.environment_of(tmp_path / "nowhere") is None
     assert store.environment_of(folder / store.RESULTS) is None

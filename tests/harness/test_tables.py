@@ -66,7 +66,7 @@ def test_the_emulator_shows_no_speed_up_and_marks_its_times():
     assert "by the host's clock" in table.legend and "CUDA events" not in table.legend
 
 
-def test_status_tells_what_is_not_native_and_what_was_throttled():
+def test_status_names_what_is_not_native_and_what_was_throttled():
     row = kernel_row(availability="emulated", clocks={"before_mhz": 1980, "after_mhz": 1200, "throttled": True})
     assert of_kernels.status(row, GPU) == "ok, emulated, throttled"
     assert of_kernels.status(kernel_row(availability="emulated"), EMULATOR) == "ok"

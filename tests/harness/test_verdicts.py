@@ -263,7 +263,7 @@ def test_the_emulator_recommends_by_bytes():
     assert "stay with fp64" in line and "[fp16: worse]" in line
 
 
-def test_what_changed_no_prediction_is_told():
+def test_what_changed_no_prediction_is_recommended():
     """It is neither recommended as equal nor passed over."""
     rows = [row for name, scale in (("fp64", 1), ("fp32", 1.1), ("fp16", 0.5))
             for row in timed(name, scale, [0.9] * 10, **IRIS)]
@@ -379,7 +379,7 @@ def test_variants_and_grown_data_do_not_count():
     assert "only variants of models and enlarged, synthetic data were run" in first_line(more[-16:])
 
 
-def test_the_answer_tells_why_each_precision_fails_and_what_was_not_measured():
+def test_the_answer_says_why_each_precision_fails_and_what_was_not_measured():
     rows = of_two_models(fp32=(SMALL, SMALL)) + runs("fp16", BASE, finished=False, stop_reason="stalled", **IRIS)
     rows += runs("mixed_bf16", BASE, status="SKIP", reason="needs sm_80")
     text = verdicts.answer(rows, EMULATOR)
@@ -392,7 +392,7 @@ def test_the_answer_tells_why_each_precision_fails_and_what_was_not_measured():
     assert verdicts.answer(rows, EMULATOR) == text
 
 
-def test_gains_are_told_of_what_is_as_good_only():
+def test_speed_is_reported_only_for_what_is_as_good():
     rows = timed("fp64", 1.0) + timed("fp32", 0.5, BASE + SMALL) + timed("fp16", 0.1, BASE - 0.1 + SMALL)
     text = verdicts.answer(rows, GPU)
     assert "LinearRegression on diabetes in fp32 2.00 [2.00, 2.00] times." in text and "10.0" not in text

@@ -450,7 +450,7 @@ def test_going_on_wants_the_same_layers(small, sizes):
 
 
 @pytest.mark.parametrize("name", ["fit", "partial_fit"])
-def test_weights_follow_a_fit_that_goes_on_without_early_stopping(small, name):
+def test_weights_follow_a_fit_that_continues_without_early_stopping(small, name):
     X, y = small
     model = mlp(early_stopping=True).fit(X, y)
     getattr(model.set_params(early_stopping=False, warm_start=True), name)(X, y)
@@ -471,7 +471,7 @@ for name in sys.argv[2:]:
 """
 
 
-def test_a_saved_training_goes_on_bit_for_bit_in_another_process(small, tmp_path):
+def test_a_saved_training_resumes_bit_for_bit_in_another_process(small, tmp_path):
     """In each precision, with early stopping too: as if it had never been interrupted."""
     X, y = small
     np.savez(tmp_path / "data.npz", X=X, y=y)

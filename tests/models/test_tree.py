@@ -305,7 +305,7 @@ def test_one_class_is_one_leaf(precision):
     assert (model.feature_importances_ == 0).all() and model.stop_reason_ == "converged"
 
 
-def test_nothing_to_tell_samples_apart(precision):
+def test_equal_samples_give_one_leaf(precision):
     """Constant features, and the same row with two labels: a leaf that is not pure, and the first class of equals."""
     model = DecisionTreeClassifier(precision).fit(np.ones((4, 3)), [1, 0, 1, 0])
     assert model.get_n_leaves() == 1 and (model.predict(np.ones((2, 3))) == 0).all()
@@ -343,7 +343,7 @@ def test_near_the_limit_of_the_format(precision):
     assert DecisionTreeClassifier(precision).fit(small, [0, 1, 0, 1]).score(small, [0, 1, 0, 1]) == 1
 
 
-def test_neighbours_of_a_format_are_told_apart(precision):
+def test_neighbours_of_a_format_are_split(precision):
     """A threshold between two neighbours rounds onto one of them: it must be the left one."""
     for k in 1, 2, 3:
         x = np.array([1 + 2 * precision.storage.u * k, 1 + 2 * precision.storage.u * (k + 1)])[:, None]

@@ -166,13 +166,7 @@ def _section(name):
 
 def _table(table):
     """A layout.Table without its heading, the legend below it."""
-    if table is None:
-        return "Not measured."
-    safe = [[str(cell).replace("|", "\\|").replace("\n", "<br>") for cell in row] for _, rows in table.blocks
-            for row in rows]
-    align = [{"l": "left", "r": "right"}[a] for a in table.align]
-    body = tabulate(safe, table.columns, tablefmt="github", disable_numparse=True, colalign=align)
-    return f"{body}\n\n{table.title}. {' '.join(table.legend.split())}"
+    return "Not measured." if table is None else table.section()
 
 
 def _proofs(root):

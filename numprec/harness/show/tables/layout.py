@@ -40,10 +40,17 @@ class Table:
         rows = []
         for heading, found in self.blocks:
             rows += [[f"**{heading}**"] + [""] * (len(self.columns) - 1)] * bool(heading) + list(found)
-        safe = [[str(cell).replace("|", "\\|") for cell in row] for row in rows]
         notes = [f"- {' '.join(note.split())}" for note in self.notes]
-        return "\n".join([f"## {self.title}", "", *self._body("github", safe), "", " ".join(self.legend.split()), "",
-                          *notes])
+        return "\n".join([f"## {self.title}", "", *self._github(rows), "", " ".join(self.legend.split()), "", *notes])
+
+    def section(self):
+        """Markdown without headings and notes, for a page that has its own."""
+        body = self._github([row for _, rows in self.blocks for row in rows])
+        return "\n".join([*body, "", f"{self.title}. {' '.join(self.legend.split())}"])
+
+    def _github(self, rows):
+        return self._body("github", [[str(cell).replace("|", "\\|").replace("\n", "<br>") for cell in row]
+                                     for row in rows])
 
 
 def filled(text, indent=""):
