@@ -263,15 +263,15 @@ def test_the_emulator_recommends_by_bytes():
     assert "stay with fp64" in line and "[fp16: worse]" in line
 
 
-def test_what_changed_no_prediction_is_recommended():
+def test_what_changed_no_prediction_is_named():
     """It is neither recommended as equal nor passed over."""
     rows = [row for name, scale in (("fp64", 1), ("fp32", 1.1), ("fp16", 0.5))
             for row in timed(name, scale, [0.9] * 10, **IRIS)]
     rows += timed("mixed_bf16", 0.5, [0.3] * 10, **IRIS, labels_differ=20)
-    told = "changed no prediction of 300; too few data to show equality within 0.01"
-    assert verdicts.recommend(rows, EMULATOR) == [f"SVC on iris: fp32 and fp16 {told} [mixed_bf16: worse]."]
+    said = "changed no prediction of 300; too few data to show equality within 0.01"
+    assert verdicts.recommend(rows, EMULATOR) == [f"SVC on iris: fp32 and fp16 {said} [mixed_bf16: worse]."]
     line, = verdicts.recommend(rows, GPU)      # fp32 is no faster
-    assert line.startswith(f"SVC on iris: fp16 {told} [fp32: undecided, no label differs; mixed_bf16: worse]")
+    assert line.startswith(f"SVC on iris: fp16 {said} [fp32: undecided, no label differs; mixed_bf16: worse]")
 
 
 def test_a_recommended_precision_that_warned_says_so():

@@ -305,7 +305,7 @@ def test_one_class_is_one_leaf(precision):
     assert (model.feature_importances_ == 0).all() and model.stop_reason_ == "converged"
 
 
-def test_equal_samples_give_one_leaf(precision):
+def test_samples_that_no_feature_separates(precision):
     """Constant features, and the same row with two labels: a leaf that is not pure, and the first class of equals."""
     model = DecisionTreeClassifier(precision).fit(np.ones((4, 3)), [1, 0, 1, 0])
     assert model.get_n_leaves() == 1 and (model.predict(np.ones((2, 3))) == 0).all()
