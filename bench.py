@@ -62,7 +62,7 @@ def parser():
     what.add_argument("--scale", choices=("smoke", "quick", "full"),
                       help="size and effort; default full on a GPU, quick without one")
     what.add_argument("--grow", type=_factors, default=(1,), metavar="LIST",
-                      help="also train on synthetically enlarged data, by these factors (1,10,100); default 1")
+                      help="train on data enlarged synthetically by each of these factors (1,10,100); default 1")
     what.add_argument("--seeds", type=_positive, metavar="N", help="number of data splits per model")
     what.add_argument("--compare", action="store_true",
                       help="also train the same models with scikit-learn and other installed libraries")
