@@ -17,6 +17,7 @@ from numba import cuda, uint32
 from numprec.kernels.images.im2col import BLOCK
 from numprec.kernels.networks.batch import SEED, STATE, STEP
 from numprec.kernels.networks.philox import random_word, words
+from numprec.language.indices import divmod32
 from numprec.language.ladder import draw, operation, rung
 
 STREAM = 2               # of random numbers, see `random`
@@ -46,8 +47,8 @@ def shift(p, reach=REACH):
         wc, bh = cuda.grid(2)
         B, H, W, C = X.shape
         if bh < B * H and wc < W * C:
-            b, h = uint32(uint32(bh) // uint32(H)), uint32(uint32(bh) % uint32(H))
-            w, c = uint32(uint32(wc) // uint32(C)), uint32(uint32(wc) % uint32(C))
+            b, h = divmod32(bh, H)
+            w, c = divmod32(wc, C)
             word = random_word(state[SEED], state[STEP], b, STREAM, 0)
             i = uint32(h + ((word >> 1 & 0x7FFF) * span >> 15) - reach)
             j = uint32((W - 1 - w if word & 1 else w) + ((word >> 16 & 0x7FFF) * span >> 15) - reach)

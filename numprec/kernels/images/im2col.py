@@ -30,6 +30,7 @@ from numba import cuda, uint32
 
 from numprec.kernels.networks import dense
 from numprec.language.errors import Computed
+from numprec.language.indices import divmod32
 from numprec.language.ladder import draw, operation, rung
 
 BLOCK = 32, 8            # threads per block, along x and y
@@ -113,14 +114,15 @@ def elementwise(p, stride=1):
     @cuda.jit
     def im2col_elementwise(X, top, left, P, Q, R, S, columns):
         k, m = cuda.grid(2)
-        H, W, C = uint32(X.shape[1]), uint32(X.shape[2]), uint32(X.shape[3])
+        H, W, C = X.shape[1], X.shape[2], X.shape[3]
         if m < columns.shape[0] and k < columns.shape[1]:
-            c, rs = uint32(uint32(k) % C), uint32(uint32(k) // C)
-            pq, q = uint32(uint32(m) // uint32(Q)), uint32(uint32(m) % uint32(Q))
+            pq, q = divmod32(m, Q)
+            b, p = divmod32(pq, P)
+            rs, c = divmod32(k, C)
+            r, s = divmod32(rs, S)
             # before the first row or column an unsigned number wraps around, and lies beyond the last one too
-            h = uint32(pq % uint32(P) * stride + rs // uint32(S) - top)
-            w = uint32(q * stride + rs % uint32(S) - left)
-            columns[m, k] = X[uint32(pq // uint32(P)), h, w, c] if h < H and w < W else storage(0)
+            h, w = uint32(p * stride + r - top), uint32(q * stride + s - left)
+            columns[m, k] = X[b, h, w, c] if h < H and w < W else storage(0)
     return im2col_elementwise
 
 
@@ -134,16 +136,14 @@ def gather(p, stride=1, activation="identity"):
         wc, bh = cuda.grid(2)
         H, W, C = dX.shape[1], dX.shape[2], dX.shape[3]
         if bh < dX.shape[0] * H and wc < W * C:
-            b, h = uint32(uint32(bh) // uint32(H)), uint32(uint32(bh) % uint32(H))
-            w, c = uint32(uint32(wc) // uint32(C)), uint32(uint32(wc) % uint32(C))
+            b, h = divmod32(bh, H)
+            w, c = divmod32(wc, C)
             acc = accum(0)
             for r in range(R):
-                i = uint32(h + top - r)
-                i, odd = uint32(i // uint32(stride)), uint32(i % uint32(stride))
+                i, odd = divmod32(h + top - r, stride)
                 if odd == 0 and i < P:
                     for s in range(S):
-                        j = uint32(w + left - s)
-                        j, odd = uint32(j // uint32(stride)), uint32(j % uint32(stride))
+                        j, odd = divmod32(w + left - s, stride)
                         if odd == 0 and j < Q:
                             acc += accum(columns[b, i, j, r, s, c])
             dX[b, h, w, c] = storage(times(acc, accum(X[b, h, w, c])))

@@ -24,6 +24,7 @@ Sources    S. Chetlur et al., cuDNN: Efficient primitives for deep learning, arX
 from numba import cuda, uint32
 
 from numprec.kernels.products.matmul import BLOCK, DEPTH, PATCH, ROW
+from numprec.language.indices import divmod32
 
 SIDE = BLOCK // PATCH    # threads per block side
 THREADS = SIDE * SIDE    # as many as rows in a block: each takes one apart
@@ -42,8 +43,8 @@ def origin(stride, backward):
     def origin(row, rows, P, Q, top, left):
         """Image and first pixel of the window of a row; OUTSIDE for rows that there are not. Before the first row or
         column of an image an unsigned coordinate wraps around, and is beyond the last one too."""
-        pq, q = uint32(row // uint32(Q)), uint32(row % uint32(Q))
-        b, p = uint32(pq // uint32(P)), uint32(pq % uint32(P))
+        pq, q = divmod32(row, Q)
+        b, p = divmod32(pq, P)
         if row >= rows:
             return b, uint32(OUTSIDE), uint32(OUTSIDE)
         if backward:
@@ -59,12 +60,12 @@ def pixel(p, stride, backward):
     def pixel(X, b, h, w, r, s, c):
         """The element (r, s, c) of the window of image b that begins at (h, w); 0 outside of the image."""
         if backward:
-            h, w = uint32(h - r), uint32(w - s)
-            between = h % uint32(stride) != 0 or w % uint32(stride) != 0
-            h, w = uint32(h // uint32(stride)), uint32(w // uint32(stride))
+            h, down = divmod32(h - r, stride)
+            w, across = divmod32(w - s, stride)
+            between = down != 0 or across != 0
         else:
             h, w, between = uint32(h + r), uint32(w + s), False
-        if between or h >= uint32(X.shape[1]) or w >= uint32(X.shape[2]):
+        if between or h >= X.shape[1] or w >= X.shape[2]:
             return storage(0)
         return X[b, h, w, c]
     return pixel
@@ -78,8 +79,8 @@ def filters_forward(p, width):
         """F_s[k, n] = F[r, s, c, n0 + n] with (r, s, c) = k0 + k. F as (R S, C, O)."""
         RS, C, O = F.shape    # noqa: E741
         for step in range(DEPTH * width // THREADS):
-            k, n = uint32((step * THREADS + t) // width), uint32((step * THREADS + t) % width)
-            rs, c = uint32((k0 + k) // uint32(C)), uint32((k0 + k) % uint32(C))
+            k, n = divmod32(step * THREADS + t, width)
+            rs, c = divmod32(k0 + k, C)
             F_s[k, n] = F[rs, c, n0 + n] if rs < RS and n0 + n < O else storage(0)
     return load_filters
 
@@ -92,7 +93,7 @@ def filters_backward(p, width):
         """F_s[k, n] = F[r, s, n0 + n, o] with (r, s, o) = k0 + k."""
         RS, C, O = F.shape    # noqa: E741
         k = uint32(t % DEPTH)
-        rs, o = uint32((k0 + k) // uint32(O)), uint32((k0 + k) % uint32(O))
+        rs, o = divmod32(k0 + k, O)
         for step in range(DEPTH * width // THREADS):
             n = uint32(step * (THREADS // DEPTH) + t // DEPTH)
             F_s[k, n] = F[rs, n0 + n, o] if rs < RS and n0 + n < C else storage(0)
@@ -124,7 +125,7 @@ def convolve(p, stride, backward, patch, epilogue):
         m = t // SIDE * PATCH
         n = t % SIDE * patch
         M, N = Z.shape
-        C = uint32(X.shape[3])
+        C = X.shape[3]
         K = F.shape[0] * X.shape[3]
 
         b_s[t], h_s[t], w_s[t] = place(m0 + t, M, P, Q, top, left)    # BLOCK threads for BLOCK rows
@@ -134,8 +135,8 @@ def convolve(p, stride, backward, patch, epilogue):
         cuda.syncthreads()        # the windows' places are complete
         for k0 in range(0, K, DEPTH):
             k = uint32(t % DEPTH)
-            rs, c = uint32((k0 + k) // C), uint32((k0 + k) % C)
-            r, s = uint32(rs // uint32(S)), uint32(rs % uint32(S))
+            rs, c = divmod32(k0 + k, C)
+            r, s = divmod32(rs, S)
             for step in range(DEPTH * BLOCK // THREADS):
                 i = uint32(step * (THREADS // DEPTH) + t // DEPTH)
                 X_s[k, i] = element(X, b_s[i], h_s[i], w_s[i], r, s, c) if k0 + k < K else storage(0)
@@ -180,9 +181,9 @@ def weights(p, stride, patch):
         m = t // SIDE * PATCH
         n = t % SIDE * patch
         K, N = parts.shape[1], parts.shape[2]
-        C = uint32(X.shape[3])
-        rs, c = uint32((k0 + t) // C), uint32((k0 + t) % C)
-        r, s = uint32(rs // uint32(S)), uint32(rs % uint32(S))
+        C = X.shape[3]
+        rs, c = divmod32(k0 + t, C)
+        r, s = divmod32(rs, S)
         first, last = z * rows, min((z + 1) * rows, dZ.shape[0])
 
         if t < DEPTH:
@@ -196,7 +197,7 @@ def weights(p, stride, patch):
             for d in range(DEPTH):
                 X_s[d, t] = element(X, b_s[now, d], h_s[now, d], w_s[now, d], r, s, c) if k0 + t < K else storage(0)
             for step in range(DEPTH * width // THREADS):
-                d, j = uint32((step * THREADS + t) // width), uint32((step * THREADS + t) % width)
+                d, j = divmod32(step * THREADS + t, width)
                 Z_s[d, j] = dZ[m0 + d, n0 + j] if m0 + d < last and n0 + j < N else storage(0)
             now = uint32(1 - now)
             if t < DEPTH:

@@ -21,6 +21,7 @@ from numba import cuda, int32, uint32
 from numprec.kernels.images.im2col import BLOCK, folded, im2col_oracle, window
 from numprec.kernels.networks import dense
 from numprec.language.errors import Computed
+from numprec.language.indices import divmod32
 from numprec.language.ladder import draw, operation, rung
 from numprec.precision import PRECISIONS
 
@@ -71,8 +72,8 @@ def elementwise(p, stride=2):
         qc, bp = cuda.grid(2)
         B, P, Q, C = Y.shape
         if bp < B * P and qc < Q * C:
-            b, i = uint32(uint32(bp) // uint32(P)), uint32(uint32(bp) % uint32(P))
-            j, c = uint32(uint32(qc) // uint32(C)), uint32(uint32(qc) % uint32(C))
+            b, i = divmod32(bp, P)
+            j, c = divmod32(qc, C)
             h, w = uint32(i * stride), uint32(j * stride)
             best, first = accum(X[b, h, w, c]), int32(h * X.shape[2] + w)
             for r in range(R):
@@ -94,8 +95,8 @@ def each_(p, stride=2):
         qc, bp = cuda.grid(2)
         B, P, Q, C = Y.shape
         if bp < B * P and qc < Q * C:
-            b, i = uint32(uint32(bp) // uint32(P)), uint32(uint32(bp) % uint32(P))
-            j, c = uint32(uint32(qc) // uint32(C)), uint32(uint32(qc) % uint32(C))
+            b, i = divmod32(bp, P)
+            j, c = divmod32(qc, C)
             acc = accum(0)
             for r in range(R):
                 for s in range(S):
@@ -131,16 +132,14 @@ def gatherer(p, stride, activation, share):
         wc, bh = cuda.grid(2)
         B, H, W, C = dX.shape
         if bh < B * H and wc < W * C:
-            b, h = uint32(uint32(bh) // uint32(H)), uint32(uint32(bh) % uint32(H))
-            w, c = uint32(uint32(wc) // uint32(C)), uint32(uint32(wc) % uint32(C))
+            b, h = divmod32(bh, H)
+            w, c = divmod32(wc, C)
             acc = accum(0)
             for r in range(R):
-                i = uint32(h - r)
-                i, odd = uint32(i // uint32(stride)), uint32(i % uint32(stride))
+                i, odd = divmod32(h - r, stride)
                 if odd == 0 and i < dY.shape[1]:
                     for s in range(S):
-                        j = uint32(w - s)
-                        j, odd = uint32(j // uint32(stride)), uint32(j % uint32(stride))
+                        j, odd = divmod32(w - s, stride)
                         if odd == 0 and j < dY.shape[2]:
                             acc += share(dY[b, i, j, c], where[b, i, j, c], h * W + w, R * S)
             dX[b, h, w, c] = storage(times(acc, accum(X[b, h, w, c])))
