@@ -41,8 +41,6 @@ KERNEL_LINES, LINES = 300, 400
 TOO_LONG = {
     "numprec/device.py",
     "numprec/emulator/launch.py",
-    "numprec/emulator/sanitize.py",
-    "numprec/emulator/twins.py",
     "numprec/kernels/equations/gram.py",
     "numprec/kernels/equations/least_squares.py",
     "numprec/kernels/equations/qr.py",

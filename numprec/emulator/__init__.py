@@ -10,12 +10,12 @@ correctness; its times are a CPU's.
 sanitize() looks for bugs in the kernels that are launched inside it, profile() counts what a GPU would have to do.
 
 translate.py   how a kernel becomes a coroutine: reading.py  Numba's text, rounding.py  as a GPU rounds;
-twins.py, halves.ll, context.ll  what stands in for each GPU operation, libdevice.py  NVIDIA's own functions
+twins.py, halves.py, halves.ll, context.ll  what stands in for each GPU operation; libdevice.py  NVIDIA's own functions
 scheduler.ll   runs the threads of a block; launch.py  what happens at a launch; compile.py, host.py, cache.py
 stops.py       where a kernel can be stopped, interrupts.py  what stops it; guard.ll  what happens when it reaches for
 memory that is not there
 instrument.py, events.ll, listen.ll  the form of a kernel that tells what it does; listening.py  who hears it:
-sanitize.py (with fresh.py) and profile.py
+sanitize.py (with fresh.py and findings.py) and profile.py
 """
 import os
 

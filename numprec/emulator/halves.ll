@@ -1,4 +1,4 @@
-; Arithmetic in float16 and bfloat16: done in a wider format, and rounded once. [3] is a source of twins.py.
+; Arithmetic in float16 and bfloat16: done in a wider format, and rounded once. [3] is a source of halves.py.
 
 ; float64 -> float32 rounded to odd, then to the narrow format to nearest: one rounding in effect [3]
 define internal float @emu.odd(double %x) alwaysinline {

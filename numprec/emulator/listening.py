@@ -25,7 +25,7 @@ EVENT = np.dtype([("address", "u8"), ("site", "i4"), ("thread", "i4")])
 IN_SHARED, OUTSIDE = 1 << 30, -1 << 31                             # flags in the site of an access, see events.ll
 STARTS, GOES_ON, OPENS, FOR_GRID, COMPLETES = -1, -2, -3, -4, -5   # what the scheduler tells, see scheduler.ll
 CAPACITY = 1 << 16
-ROUNDS = 10 ** 9          # of all loops of a launch that may last, before it is taken to run for ever
+ROUNDS = 10 ** 9          # of all loops of a launch that may last, before it is taken to run forever
 
 _local = threading.local()
 _always = None            # makes the listener of a thread that has none of its own

@@ -5,8 +5,8 @@ Numba writes IR with typed pointers and address spaces, names that LLVM would ta
 """
 import re
 
-from numprec.emulator import twins
 from numprec.emulator.errors import Unsupported
+from numprec.emulator.ir import PURE
 
 _OPENS = {"}": "{", "]": "[", ">": "<", ")": "("}
 _SPACE = re.compile(r" addrspace\(\d+\)$")
@@ -119,7 +119,7 @@ def _inline_ptx(text, kernel):
             raise Unsupported(f"kernel {kernel}: no host twin for the inline PTX {m['template']!r}")
         types = types_of(m["args"])
         name = "emu.asm." + "|".join([mnemonic, m["ret"].replace(" ", ""), *types])
-        effect = "" if m["effect"] or "memory" in m["constraints"] or "ptr" in types else twins.PURE
+        effect = "" if m["effect"] or "memory" in m["constraints"] or "ptr" in types else PURE
         declared[name] = (m["ret"], types, effect)
         return f'call {m["ret"]} @"{name}"({m["args"]})'
 
@@ -130,7 +130,7 @@ def _inline_ptx(text, kernel):
             ret, types, effect = what
             lines.append(f'declare {ret} @"{name}"({", ".join(types)}) {effect}')
         elif f'declare {what.partition(" ")[0]} @"{name}"' not in text:
-            lines.append(f"declare i32 @{name}() {twins.PURE}")
+            lines.append(f"declare i32 @{name}() {PURE}")
     return text + "\n" + "\n".join(lines) + "\n"
 
 

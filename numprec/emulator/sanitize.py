@@ -22,15 +22,10 @@ from numba import njit
 
 from numprec.emulator import fresh, listening
 from numprec.emulator.errors import EmulatorError
-from numprec.emulator.instrument import ANYWHERE, ATOMIC, BARRIER, GLOBAL, GRID, LOAD, LOOP, SHARED, STORE, VOTE, WARP
+from numprec.emulator.findings import (BEYOND, DIVERGED, ENDLESS, EXITED, FINDING, FINDINGS, LANES, MISALIGNED, RACE,
+                                       THREAD, UNWRITTEN, sentence)
+from numprec.emulator.instrument import ANYWHERE, ATOMIC, GLOBAL, LOAD, LOOP, SHARED, STORE, WARP
 from numprec.emulator.listening import COMPLETES, FOR_GRID, GOES_ON, IN_SHARED, OPENS, STARTS
-
-# kinds of findings
-BEYOND, MISALIGNED, UNWRITTEN, RACE, EXITED, DIVERGED, LANES, ENDLESS = range(8)
-FINDINGS = 64          # kinds and places that are told apart in one launch
-
-FINDING = np.dtype([("kind", "i8"), ("site", "i8"), ("other", "i8"), ("block", "i8"), ("thread", "i8"), ("who", "i8"),
-                    ("value", "i8"), ("count", "i8")])
 
 
 class SanitizerError(EmulatorError):
@@ -50,7 +45,7 @@ class SanitizerError(EmulatorError):
 # one before it by another thread, and by another block.
 _WRITER, _UPDATER, _READER, _BESIDE, _ELSEWHERE = range(0, 10, 2)
 _CELL = 10
-_SITE, _THREAD, _WHEN, _ROUND, _CLOCK = 20, 10, 31, 16, 16         # bits
+_SITE, _WHEN, _ROUND, _CLOCK = 20, 31, 16, 16         # bits
 
 # columns of `here`: the block that runs and its slot, the last interval numbered, findings, threads of a block, the
 # binary logarithm of a granule of shared memory, granules of a slot; of `slots`; and of `arguments`
@@ -80,7 +75,7 @@ def _may_race(cells, at, mine, when, began):
     past, interval = cells[at], cells[at + 1] & (1 << _WHEN) - 1
     differs = past ^ mine
     return (past != 0) & (differs >> _SITE != 0) & (interval >= began) & (
-        (differs >> _SITE + _THREAD != 0) | (interval == when & (1 << _WHEN) - 1))
+        (differs >> _SITE + THREAD != 0) | (interval == when & (1 << _WHEN) - 1))
 
 
 @njit(cache=True, forceinline=True)
@@ -88,7 +83,7 @@ def _read(cells, at, mine, when):
     """Notes a read of the granule at `cells[at]`."""
     last = cells[at + _READER]
     if (last ^ mine) >> _SITE:
-        where = at + (_ELSEWHERE if (last ^ mine) >> _SITE + _THREAD else _BESIDE)
+        where = at + (_ELSEWHERE if (last ^ mine) >> _SITE + THREAD else _BESIDE)
         cells[where], cells[where + 1] = last, cells[at + _READER + 1]
     cells[at + _READER], cells[at + _READER + 1] = mine, when
 
@@ -114,15 +109,15 @@ def _touch(cells, at, kind, mine, when, began):
 def _judge(cells, at, kind, mine, when, began, value, sites, here, clocks, found):
     """The races of the access that `_touch` suspects; a write is then noted."""
     me, slot = mine >> _SITE, here[_SLOT]
-    block, thread = me >> _THREAD, me & (1 << _THREAD) - 1
+    block, thread = me >> THREAD, me & (1 << THREAD) - 1
     for i in range(at, at + (_READER if kind == LOAD else _CELL), 2):
         past, then = cells[i], cells[i + 1]
         who, other = past >> _SITE, (past & (1 << _SITE) - 1) - 1
         interval = then & (1 << _WHEN) - 1
         if past == 0 or who == me or interval < began or kind == ATOMIC and sites[other, 0] == ATOMIC:
             continue
-        lane = who & (1 << _THREAD) - 1
-        if who >> _THREAD != block:
+        lane = who & (1 << THREAD) - 1
+        if who >> THREAD != block:
             passed = then >> _WHEN & (1 << _ROUND) - 1
             ordered = passed < when >> _WHEN & (1 << _ROUND) - 1 or passed == (1 << _ROUND) - 1
         elif interval < when & (1 << _WHEN) - 1:
@@ -227,7 +222,7 @@ def _hear(events, sites, here, slots, waits, clocks, shared, memory, arguments, 
             continue
         if thread != who:
             who, slot = thread, here[_SLOT]
-            me, began = (here[_BLOCK] << _THREAD | thread) << _SITE, slots[slot, _BEGAN]
+            me, began = (here[_BLOCK] << THREAD | thread) << _SITE, slots[slot, _BEGAN]
             now = slots[slot, _NOW]
             when = now | min(slots[slot, _ROUNDS], (1 << _ROUND) - 1) << _WHEN
             if clocks.shape[1] > 0:
@@ -328,7 +323,7 @@ class Sanitizer:
             part |= self._written[start:start + len(part)]
             start += len(part)
         found = self._found[:self._here[_FOUND]].copy().view(FINDING).reshape(-1)
-        sentences = [_sentence(self.launch, f) for f in found]
+        sentences = [sentence(self.launch, f) for f in found]
         self.findings += sentences
         self.launch = self._state = self._parts = self._written = None      # they may be large
         if sentences and self.raises and whole:
@@ -347,8 +342,8 @@ def sanitize(raises=True, rounds=listening.ROUNDS):
     Parameters
     ----------
     raises : a launch with a bug raises SanitizerError at its end; else `findings` of what is yielded collects sentences
-    rounds : of all loops of a launch together, but for those that are known to be short, before it is taken to run for
-        ever
+    rounds : of all loops of a launch together, but for those that are known to be short, before it is taken to run
+        forever
 
     Arrays that the device layer makes as `empty` inside are known to hold nothing.
     """
@@ -361,85 +356,3 @@ def sanitize_always():
     """Checks every launch of the process from here on, as NUMPREC_SANITIZE=1 in the environment does."""
     fresh.watch_always()
     listening.hear_always(Sanitizer)
-
-
-# ---- sentences
-
-_VERBS = {LOAD: "reads", STORE: "writes", ATOMIC: "updates"}
-_WAITS = {BARRIER: "barrier", GRID: "barrier of the grid", WARP: "syncwarp", VOTE: "shuffle or vote"}
-
-
-def _coordinates(index, shape):
-    x, rest = index % shape[0], index // shape[0]
-    return f"({x}, {rest % shape[1]}, {rest // shape[1]})"
-
-
-def _element(launch, site, value):
-    """(its name with index, its array's name and extent) of what an access means."""
-    if site.space in (GLOBAL, ANYWHERE):
-        return _argument(launch, site, value)
-    array = (launch.shared if site.space == SHARED else launch.locals)[site.array]
-    name = array.name or ("a shared array" if site.space == SHARED else "a local array")
-    size = array.bytes or launch.shared_bytes - array.offset
-    size_of = array.itemsize or 1
-    index = (value - (array.offset if site.space == SHARED else 0)) // size_of
-    inside = array.shape and 0 <= index < np.prod(array.shape)
-    at = ", ".join(map(str, np.unravel_index(index, array.shape))) if inside else index
-    return f"{name}[{at}]", f"{name} has {size // size_of} elements"
-
-
-def _argument(launch, site, value):
-    candidates = [launch.arguments[site.array]] if site.space == GLOBAL else [
-        a for a in launch.arguments if np.lib.array_utils.byte_bounds(a.array)[0] <= value
-        < np.lib.array_utils.byte_bounds(a.array)[1]]
-    if not candidates:
-        return f"address {value:#x}", "it lies in no array of the launch"
-    name, array = candidates[0]
-    offset = value - array.ctypes.data
-    extent = f"{name} has the shape {array.shape}"
-    if array.ndim == 1 and array.strides[0]:
-        return f"{name}[{offset // array.strides[0]}]", extent
-    low, high = np.lib.array_utils.byte_bounds(array)
-    if low <= value < high and min(array.strides, default=0) > 0:
-        index, rest = [0] * array.ndim, offset
-        for axis in sorted(range(array.ndim), key=lambda a: -array.strides[a]):
-            index[axis], rest = divmod(rest, array.strides[axis])
-        return f"{name}[{', '.join(map(str, index))}]", extent
-    return f"{name}, {offset // array.itemsize} elements from its first", extent
-
-
-def _sentence(launch, f):
-    site, kind = launch.sites[f["site"]], f["kind"]
-    other = launch.sites[f["other"]] if f["other"] >= 0 else None
-    threads = int(np.prod(launch.block))
-    place = f"kernel {launch.kernel}, line {site.line}" + (f" of {site.file}" if site.file else "")
-    who = f"thread {_coordinates(int(f['thread']), launch.block)} of block {_coordinates(int(f['block']), launch.grid)}"
-    more = f" ({f['count'] - 1} more like it)" if f["count"] > 1 else ""
-    if kind <= RACE:
-        name, extent = _element(launch, site, int(f["value"]))
-        does = f"{who} {_VERBS[site.kind]} {name}"
-        if kind == BEYOND:
-            return f"{place}: {does}, but {extent}{more}"
-        if kind == MISALIGNED:
-            return f"{place}: {does} at an address that is no multiple of {site.align} bytes{more}"
-        if kind == UNWRITTEN:
-            return f"{place}: {does}, which nobody has written{more}"
-        block, thread = divmod(int(f["who"]), 1 << _THREAD)
-        them = f"thread {_coordinates(thread, launch.block)}"
-        if block != f["block"]:
-            them += f" of block {_coordinates(block, launch.grid)}"
-        between = "a barrier of the grid" if block != f["block"] else "a barrier"
-        line = f"line {other.line}" + (f" of {other.file}" if other.file != site.file else "")
-        return f"{place}: {does}, which {them} {_VERBS[other.kind]} in {line} without {between} in between{more}"
-    if kind == EXITED:
-        return f"{place}: {f['who']} of {threads} threads of block {_coordinates(int(f['block']), launch.grid)} have " \
-               f"exited and do not reach this {_WAITS[site.kind]}{more}"
-    if kind == DIVERGED:
-        return f"{place}: threads of block {_coordinates(int(f['block']), launch.grid)} wait here while others wait " \
-               f"at the {_WAITS[other.kind]} of line {other.line}{more}"
-    if kind == LANES:
-        absent = [lane for lane in range(32) if int(f["who"]) >> lane & 1]
-        return f"{place}: the mask of this {_WAITS[site.kind]}, in the warp of {who}, names lanes that do not take " \
-               f"part: {', '.join(map(str, absent))}{more}"
-    return f"{place}: {who} was in this loop when the launch had made as many rounds as it is allowed; it seems to " \
-           "run for ever (sanitize(rounds=...) sets the limit)"

@@ -13,9 +13,10 @@ import re
 from dataclasses import dataclass
 from importlib import resources
 
-from numprec.emulator import libdevice, twins
+from numprec.emulator import halves, libdevice, twins
 from numprec.emulator.errors import EmulatorError, Unsupported
 from numprec.emulator.instrument import instrument, operations
+from numprec.emulator.ir import PURE
 from numprec.emulator.reading import lay_out, prepare, size_of, split, types_of
 from numprec.emulator.rounding import define, fuse, keep_wide, unpacked
 from numprec.emulator.stops import ask_in_loops
@@ -140,7 +141,7 @@ def _wrapper(entry, types, debug):
     """A function of the thread's record that fetches the arguments and calls the kernel; with `debug` it tells how that
     ended."""
     lines = [f'declare i32 @"{entry}"({", ".join(["ptr", *types])})',
-             f"declare ptr @emu.ctx.args() {twins.PURE}",
+             f"declare ptr @emu.ctx.args() {PURE}",
              "define void @emu.body(ptr %ctx) {", "  %status = alloca ptr", "  %args = call ptr @emu.ctx.args()"]
     for i, kind in enumerate(types):
         lines += [f"  %slot{i} = getelementptr i8, ptr %args, i64 {8 * i}",
@@ -155,7 +156,7 @@ def _wrapper(entry, types, debug):
 
 def _declare_missing(text):
     """`emu.ctx` and `emu.sync` operations as the first pass sees them: who asks about the thread changes nothing."""
-    text = re.sub(r'^(declare .* @"?emu\.ctx\.[\w.]+"?\(.*\))\s*$', rf"\1 {twins.PURE}", text, flags=re.M)
+    text = re.sub(r'^(declare .* @"?emu\.ctx\.[\w.]+"?\(.*\))\s*$', rf"\1 {PURE}", text, flags=re.M)
     # two barriers in two branches are two, which a sanitizer can tell
     return re.sub(r'^(declare .* @"?emu\.sync\.[\w.]+"?\(.*\))\s*$', r"\1 convergent nomerge", text, flags=re.M)
 
@@ -172,7 +173,7 @@ def _library(modules):
     exact = {name: name.replace("__nv_fast_", "__nv_") for name in declared}
     called = sorted({name for name in exact.values() if twins.in_library(name)})
     text = libdevice.module(called, lambda name: twins.definition(name, "float", ["float"]) is not None)
-    text = re.sub(r"^declare .* @emu\.nvvm\..*$", lambda m: f"{m[0]} {twins.PURE}", text, flags=re.M)
+    text = re.sub(r"^declare .* @emu\.nvvm\..*$", lambda m: f"{m[0]} {PURE}", text, flags=re.M)
     for name, other in exact.items():
         if name != other and f"@{other}(" in text:
             types = types_of(declared[name]["args"])
@@ -186,12 +187,12 @@ def _first_pass(modules, entry, llvm, machine, instrumented, debug):
     """Links the modules, inlines everything into @emu.body, and returns the text."""
     signature = re.search(rf'define \S*\s?i32 @"{re.escape(entry)}"\((.*)\)', modules[0])[1]
     types = types_of(signature)[1:]
-    pure = f"declare ptr @emu.shared(ptr) {twins.PURE}\n"
-    shims = _resolve("\n".join(modules), lambda name, ret, args: twins.shim(name, args))
+    pure = f"declare ptr @emu.shared(ptr) {PURE}\n"
+    shims = _resolve("\n".join(modules), lambda name, ret, args: halves.shim(name, args))
     shims = shims.replace("define internal", "define")      # they are called from other modules
     library = _library(modules)
     linked = None
-    for text in filter(None, [_wrapper(entry, types, debug) + twins.PRIMITIVES + shims, library, *modules]):
+    for text in filter(None, [_wrapper(entry, types, debug) + halves.PRIMITIVES + shims, library, *modules]):
         if "@emu.shared(" in text:
             text += pure
         module = llvm.parse_assembly(_declare_missing(text))
@@ -314,7 +315,7 @@ def translate(modules, entry, kernel, symbol, llvm, machine, half_in_hardware, a
 
     files = ["context.ll"] if arguments is None else ["context.ll", "events.ll", "listen.ll"]
     context = "".join(resources.files("numprec.emulator").joinpath(name).read_text() for name in files)
-    support = context + twins.halves(half_in_hardware)
+    support = context + halves.arithmetic(half_in_hardware)
     have = set(re.findall(r'^(?:define|declare) [^@]*@"?([^"(]+)"?\(', support, flags=re.M))
     wanted, missing, seen = [], [], set(have)
 

@@ -6,104 +6,17 @@ none: then the kernel is refused, by name. The names are those that Numba's code
     __nv_expf                  NVIDIA's math library        -> itself (libdevice.py); where it is not installed, the
                                host's, or an LLVM intrinsic
     emu.nvvm.d2i.hi            what that library calls
-    _ZplRK6__halfS1__nbst      Numba's float16 and bfloat16 shims, mangled C++ names
+    _ZplRK6__halfS1__nbst      Numba's float16 and bfloat16 shims, mangled C++ names (halves.py)
     ___numba_atomic_float_max  atomics that Numba writes itself
     emu.asm.cvt.rn.f16.f32     inline PTX, keyed by its mnemonic
 
-Arithmetic in float16 and bfloat16 is done in a wider format and rounded *once*; the proofs stand where it is done.
-It never uses the host's own half arithmetic, which rounds twice without AVX512-FP16 and fuses with it. A NaN that an
-operation or conversion makes of 16 bits is 0x7fff in both formats, as on a GPU [1].
-
-Sources
+Source
     [1] PTX ISA, sections "Floating Point Instructions", "Half Precision Floating Point Instructions", "cvt".
-    [2] S. A. Figueroa, When is double rounding innocuous?, ACM SIGNUM Newsletter 30(3), 1995.
-    [3] S. Boldo and G. Melquiond, Emulation of a FMA and correctly rounded sums: proved algorithms using rounding to
-        odd, IEEE Trans. Computers 57(4), 2008.
 """
 import re
-from importlib import resources
 
-# ---- the two 16-bit formats
-
-# One rounding for + - * /: a double holds the sum and product of two halves exactly, and its 53 bits are more than the
-# 2 * 11 + 2 that make the second rounding of a quotient innocuous [2]; for bfloat16, sums may be inexact in a double,
-# where 53 >= 2 * 8 + 2 serves. A product or quotient of bfloat16 needs the range of a double as well.
-_BINARY = """
-define internal i16 @emu.{fmt}.{name}(i16 %a, i16 %b) alwaysinline {{
-  %x = call double @emu.{fmt}.to_f64(i16 %a)
-  %y = call double @emu.{fmt}.to_f64(i16 %b)
-  %z = {op} double %x, %y
-  %r = call i16 @emu.{fmt}.from_f64(double %z)
-  ret i16 %r
-}}
-"""
-
-_WIDE = """
-define internal double @emu.half.{name}.wide(double %x, double %y) alwaysinline {{
-  %z = {op} double %x, %y
-  %r = call double @emu.half.round(double %z)
-  ret double %r
-}}
-"""
-
-_PACKED = """
-define internal i32 @emu.half2.{name}(i32 %a, i32 %b) alwaysinline {{
-  %a0 = trunc i32 %a to i16
-  %b0 = trunc i32 %b to i16
-  %r0 = call i16 @emu.half.{name}(i16 %a0, i16 %b0)
-  %as = lshr i32 %a, 16
-  %bs = lshr i32 %b, 16
-  %a1 = trunc i32 %as to i16
-  %b1 = trunc i32 %bs to i16
-  %r1 = call i16 @emu.half.{name}(i16 %a1, i16 %b1)
-  %w0 = zext i16 %r0 to i32
-  %w1 = zext i16 %r1 to i32
-  %h1 = shl i32 %w1, 16
-  %r = or i32 %h1, %w0
-  ret i32 %r
-}}
-"""
-
-ARITHMETIC = ("add", "sub", "mul", "div")
-
-
-def halves(hardware):
-    """The arithmetic of the 16-bit formats. `hardware`: the target converts half to float and back (F16C, Arm)."""
-    files = "half_hardware.ll" if hardware else "half_software.ll", "halves.ll"
-    texts = [resources.files("numprec.emulator").joinpath(name).read_text() for name in files]
-    binary = [_BINARY.format(fmt=fmt, name=name, op="f" + name) for fmt in ("half", "bf16") for name in ARITHMETIC]
-    binary += [_WIDE.format(name=name, op="f" + name) for name in ARITHMETIC]
-    packed = [_PACKED.format(name=name) for name in ("add", "sub", "mul")]
-    return "".join([*texts, *binary, *packed])
-
-
-# the primitives above, as the first pass sees them: without bodies, so that products can still be fused with sums
-PURE = "nounwind willreturn memory(none) speculatable"
-PRIMITIVES = "\n".join(
-    f"declare {ret} @emu.{name}({args}) {PURE}" for name, ret, args in [
-        *((f"{fmt}.{op}{form}", "i16", "i16, i16")
-          for fmt in ("half", "bf16") for op in ARITHMETIC for form in ("", ".rn")),
-        *((f"{fmt}.fma", "i16", "i16, i16, i16") for fmt in ("half", "bf16")),
-        *((f"{fmt}.neg", "i16", "i16") for fmt in ("half", "bf16")),
-        *((f"{fmt}.to_f32", "float", "i16") for fmt in ("half", "bf16")),
-        *((f"{fmt}.to_f64", "double", "i16") for fmt in ("half", "bf16")),
-        *((f"{fmt}.from_f32", "i16", "float") for fmt in ("half", "bf16")),
-        *((f"{fmt}.from_f64", "i16", "double") for fmt in ("half", "bf16")),
-        ("half2.fma", "i32", "i32, i32, i32"),
-        *((f"half2.{op}", "i32", "i32, i32") for op in ("add", "sub", "mul")),
-    ]) + "\n"
-
-
-# ---- helpers to write a function
-
-def _function(name, ret, args, *body):
-    parameters = ", ".join(f"{t} %a{i}" for i, t in enumerate(args))
-    lines = "\n".join("  " + line for line in body)
-    return f'define internal {ret} @"{name}"({parameters}) alwaysinline {{\n{lines}\n}}\n'
-
-
-_SUFFIX = {"float": "f32", "double": "f64"}
-
+from numprec.emulator.halves import BINARY, DIRECTED, INTEGERS, from_integer, shim, to_integer
+from numprec.emulator.ir import SUFFIX, function
 
 # ---- NVIDIA's math library
 
@@ -124,18 +37,18 @@ def _math(name, ret, args):
     """Twin of `__nv_<name>`, or None."""
     base = name.removeprefix("__nv_")
     real = "float" if "float" in (ret, *args) else "double"
-    suffix = _SUFFIX[real]
+    suffix = SUFFIX[real]
     stem = base[:-1] if real == "float" and base.endswith("f") else base
     values = ", ".join(f"{t} %a{i}" for i, t in enumerate(args))
     kinds = ", ".join(args)
 
     def external(symbol):
-        return f"declare {ret} @{symbol}({kinds})\n" + _function(
+        return f"declare {ret} @{symbol}({kinds})\n" + function(
             name, ret, args, f"%r = call {ret} @{symbol}({values})", f"ret {ret} %r")
 
     def intrinsic(symbol, *extra):
-        return _function(name, ret, args, f"%r = call {ret} @llvm.{symbol}({', '.join([values, *extra])})",
-                         f"ret {ret} %r")
+        return function(name, ret, args, f"%r = call {ret} @llvm.{symbol}({', '.join([values, *extra])})",
+                        f"ret {ret} %r")
 
     if stem.startswith("fast_"):
         stem = stem.removeprefix("fast_")
@@ -149,41 +62,41 @@ def _math(name, ret, args):
         root = f"%s = call {real} @llvm.sqrt.{suffix}({real} %a0)" if stem == "rsqrt" else \
             f"%s = call {real} @cbrt{'f' if real == 'float' else ''}({real} %a0)"
         declare = "" if stem == "rsqrt" else f"declare {real} @cbrt{'f' if real == 'float' else ''}({real})\n"
-        return declare + _function(name, ret, args, root, f"%r = fdiv {real} 1.0, %s", f"ret {real} %r")
+        return declare + function(name, ret, args, root, f"%r = fdiv {real} 1.0, %s", f"ret {real} %r")
     if stem in ("powi",):
-        return _function(name, ret, args, f"%n = sitofp i32 %a1 to {real}",
-                         f"%r = call {real} @llvm.pow.{suffix}({real} %a0, {real} %n)", f"ret {real} %r")
+        return function(name, ret, args, f"%n = sitofp i32 %a1 to {real}",
+                        f"%r = call {real} @llvm.pow.{suffix}({real} %a0, {real} %n)", f"ret {real} %r")
     if stem in ("ldexp", "scalbn"):
         return intrinsic(f"ldexp.{suffix}.i32")
     if stem in ("llrint", "llround"):
         kind = "rint" if stem == "llrint" else "round"
         real = args[0]
-        return _function(name, ret, args, f"%f = call {real} @llvm.{kind}.{_SUFFIX[real]}({real} %a0)",
-                         f"%r = call {ret} @llvm.fptosi.sat.{ret}.{_SUFFIX[real]}({real} %f)", f"ret {ret} %r")
+        return function(name, ret, args, f"%f = call {real} @llvm.{kind}.{SUFFIX[real]}({real} %a0)",
+                        f"%r = call {ret} @llvm.fptosi.sat.{ret}.{SUFFIX[real]}({real} %f)", f"ret {ret} %r")
     if base in ("isnanf", "isnand", "isinff", "isinfd", "finitef", "isfinited"):
         test = {"isn": ("uno", "%a0"), "isi": ("oeq", "0x7FF0000000000000"), "fin": ("one", "0x7FF0000000000000"),
                 "isf": ("one", "0x7FF0000000000000")}[base[:3]]
-        return _function(name, ret, args, f"%m = call {real} @llvm.fabs.{suffix}({real} %a0)",
-                         f"%t = fcmp {test[0]} {real} %m, {test[1].replace('%a0', '%m')}",
-                         f"%r = zext i1 %t to {ret}", f"ret {ret} %r")
+        return function(name, ret, args, f"%m = call {real} @llvm.fabs.{suffix}({real} %a0)",
+                        f"%t = fcmp {test[0]} {real} %m, {test[1].replace('%a0', '%m')}",
+                        f"%r = zext i1 %t to {ret}", f"ret {ret} %r")
     if base in ("signbitf", "signbitd"):
         word = "i32" if real == "float" else "i64"
-        return _function(name, ret, args, f"%b = bitcast {real} %a0 to {word}", f"%t = icmp slt {word} %b, 0",
-                         f"%r = zext i1 %t to {ret}", f"ret {ret} %r")
+        return function(name, ret, args, f"%b = bitcast {real} %a0 to {word}", f"%t = icmp slt {word} %b, 0",
+                        f"%r = zext i1 %t to {ret}", f"ret {ret} %r")
     if base in ("saturatef",):
-        return _function(name, ret, args, "%l = call float @llvm.maxnum.f32(float %a0, float 0.0)",
-                         "%r = call float @llvm.minnum.f32(float %l, float 1.0)", "ret float %r")
+        return function(name, ret, args, "%l = call float @llvm.maxnum.f32(float %a0, float 0.0)",
+                        "%r = call float @llvm.minnum.f32(float %l, float 1.0)", "ret float %r")
     if base == "fast_fdividef":
-        return _function(name, ret, args, "%r = fdiv float %a0, %a1", "ret float %r")
+        return function(name, ret, args, "%r = fdiv float %a0, %a1", "ret float %r")
     rounded = re.fullmatch(r"[fd](add|sub|mul|div)_rn", base)
     if rounded:                                        # never fused with its neighbours
-        return _function(name, ret, args, f"%r = {_ROUNDED[rounded[1]]} {real} %a0, %a1", f"ret {real} %r")
+        return function(name, ret, args, f"%r = {_ROUNDED[rounded[1]]} {real} %a0, %a1", f"ret {real} %r")
     if base in ("fmaf_rn", "fma_rn"):
         return intrinsic(f"fma.{suffix}")
     if base in ("fsqrt_rn", "dsqrt_rn"):
         return intrinsic(f"sqrt.{suffix}")
     if base in ("frcp_rn", "drcp_rn"):
-        return _function(name, ret, args, f"%r = fdiv {real} 1.0, %a0", f"ret {real} %r")
+        return function(name, ret, args, f"%r = fdiv {real} 1.0, %a0", f"ret {real} %r")
     if base in ("abs", "llabs"):
         return intrinsic(f"abs.{ret}", "i1 false")
     if base in ("min", "llmin", "max", "llmax", "umin", "ullmin", "umax", "ullmax"):
@@ -195,32 +108,32 @@ def _math(name, ret, args):
         extra = ["i1 false"] if kind == "ctlz" else []
         narrow = f"%r = trunc {word} %w to {ret}" if word != ret else f"%r = or {ret} %w, 0"
         call = ", ".join([f"{word} %a0", *extra])
-        return _function(name, ret, args, f"%w = call {word} @llvm.{kind}.{word}({call})", narrow, f"ret {ret} %r")
+        return function(name, ret, args, f"%w = call {word} @llvm.{kind}.{word}({call})", narrow, f"ret {ret} %r")
     if base in ("ffs", "ffsll"):
         word = args[0]
         narrow = f"%n = trunc {word} %c to {ret}" if word != ret else f"%n = or {ret} %c, 0"
-        return _function(name, ret, args, f"%c = call {word} @llvm.cttz.{word}({word} %a0, i1 false)", narrow,
-                         f"%p = add {ret} %n, 1", f"%z = icmp eq {word} %a0, 0",
-                         f"%r = select i1 %z, {ret} 0, {ret} %p", f"ret {ret} %r")
+        return function(name, ret, args, f"%c = call {word} @llvm.cttz.{word}({word} %a0, i1 false)", narrow,
+                        f"%p = add {ret} %n, 1", f"%z = icmp eq {word} %a0, 0",
+                        f"%r = select i1 %z, {ret} 0, {ret} %p", f"ret {ret} %r")
     if base in ("mulhi", "umulhi", "mul64hi", "umul64hi"):
         wide, shift = ("i64", 32) if ret == "i32" else ("i128", 64)
         ext = "zext" if base.startswith("u") else "sext"
-        return _function(name, ret, args, f"%x = {ext} {ret} %a0 to {wide}", f"%y = {ext} {ret} %a1 to {wide}",
-                         f"%p = mul {wide} %x, %y", f"%h = lshr {wide} %p, {shift}",
-                         f"%r = trunc {wide} %h to {ret}", f"ret {ret} %r")
+        return function(name, ret, args, f"%x = {ext} {ret} %a0 to {wide}", f"%y = {ext} {ret} %a1 to {wide}",
+                        f"%p = mul {wide} %x, %y", f"%h = lshr {wide} %p, {shift}",
+                        f"%r = trunc {wide} %h to {ret}", f"ret {ret} %r")
     converted = re.fullmatch(r"(?:float|double)2(int|uint|ll|ull)_(rn|rz|rd|ru)", base)
     if converted:
-        word, signed = _INTEGERS[converted[1]]
-        return _function(name, ret, args, f"%f = call {real} @llvm.{_DIRECTED[converted[2]]}.{suffix}({real} %a0)",
-                         f"%r = call {ret} @llvm.fpto{signed}i.sat.{ret}.{suffix}({real} %f)", f"ret {ret} %r")
+        word, signed = INTEGERS[converted[1]]
+        return function(name, ret, args, f"%f = call {real} @llvm.{DIRECTED[converted[2]]}.{suffix}({real} %a0)",
+                        f"%r = call {ret} @llvm.fpto{signed}i.sat.{ret}.{suffix}({real} %f)", f"ret {ret} %r")
     converted = re.fullmatch(r"(int|uint|ll|ull)2(?:float|double)_rn", base)
     if converted:
-        kind = f"{_INTEGERS[converted[1]][1]}itofp"
-        return _function(name, ret, args, f"%r = {kind} {args[0]} %a0 to {ret}", f"ret {ret} %r")
+        kind = f"{INTEGERS[converted[1]][1]}itofp"
+        return function(name, ret, args, f"%r = {kind} {args[0]} %a0 to {ret}", f"ret {ret} %r")
     if base == "double2float_rn":
-        return _function(name, ret, args, "%r = fptrunc double %a0 to float", "ret float %r")
+        return function(name, ret, args, "%r = fptrunc double %a0 to float", "ret float %r")
     if base in ("float_as_int", "int_as_float", "double_as_longlong", "longlong_as_double"):
-        return _function(name, ret, args, f"%r = bitcast {args[0]} %a0 to {ret}", f"ret {ret} %r")
+        return function(name, ret, args, f"%r = bitcast {args[0]} %a0 to {ret}", f"ret {ret} %r")
     return None
 
 
@@ -229,7 +142,7 @@ def _math(name, ret, args):
 def _piece(name, ret, args):
     """Twin of `emu.nvvm.<name>`, or None. `.ftz` takes subnormal numbers for 0, but is only chosen with fastmath."""
     def pure(*lines):
-        return _function(name, ret, args, *lines, f"ret {ret} %r")
+        return function(name, ret, args, *lines, f"ret {ret} %r")
 
     stem = name.removeprefix("emu.nvvm.").replace(".ftz", "")
     m = re.fullmatch(r"(add|mul)\.rn\.[fd]", stem)
@@ -244,7 +157,7 @@ def _piece(name, ret, args):
     m = re.fullmatch(r"([fd])2i\.(rn|rz)", stem)
     if m:
         suffix = "f32" if m[1] == "f" else "f64"
-        return pure(f"%f = call {args[0]} @llvm.{_DIRECTED[m[2]]}.{suffix}({args[0]} %a0)",
+        return pure(f"%f = call {args[0]} @llvm.{DIRECTED[m[2]]}.{suffix}({args[0]} %a0)",
                     f"%r = call i32 @llvm.fptosi.sat.i32.{suffix}({args[0]} %f)")
     if stem == "saturate.f":
         return pure("%l = call float @llvm.maximumnum.f32(float %a0, float 0.0)",
@@ -252,7 +165,7 @@ def _piece(name, ret, args):
     if stem in ("fma.rm.f", "fma.rz.f", "add.rz.f"):
         return pure(*_directed(stem))
     if stem.startswith("sqrt."):
-        return pure(f"%r = call {ret} @llvm.sqrt.{_SUFFIX[ret]}({ret} %a0)")
+        return pure(f"%r = call {ret} @llvm.sqrt.{SUFFIX[ret]}({ret} %a0)")
     if stem == "rcp.approx.f":
         return pure("%r = fdiv float 1.0, %a0")
     if stem == "mad.wide":
@@ -314,189 +227,13 @@ def in_library(name):
                                          or stem in ("exp10", "exp10f", "rsqrt", "rsqrtf", "rcbrt", "rcbrtf"))
 
 
-# ---- Numba's shims for float16 and bfloat16; they take and return through pointers, and return a status of 0
-
-_FORMATS = {"6__half": "half", "13__nv_bfloat16": "bf16"}
-_OPERATORS = {"pl": "add", "mi": "sub", "ml": "mul", "dv": "div"}
-_COMPARISONS = {"eq": "oeq", "ne": "une", "lt": "olt", "le": "ole", "gt": "ogt", "ge": "oge"}
-_UNARY_MATH = {"hceil": "ceil", "hfloor": "floor", "htrunc": "trunc", "hrint": "rint", "hsqrt": "sqrt", "hexp": "exp",
-               "hexp2": "exp2", "hexp10": "exp10", "hlog": "log", "hlog2": "log2", "hlog10": "log10", "hsin": "sin",
-               "hcos": "cos"}
-_CXX = {"f": "float", "d": "double", "i": "i32", "j": "i32", "s": "i16", "t": "i16", "x": "i64", "y": "i64",
-        "l": "i64", "m": "i64"}
-_UNSIGNED = "jtym"
-_INTEGERS = {"char": ("i8", "s"), "uchar": ("i8", "u"), "short": ("i16", "s"), "ushort": ("i16", "u"),
-             "int": ("i32", "s"), "uint": ("i32", "u"), "ll": ("i64", "s"), "ull": ("i64", "u")}
-_DIRECTED = {"rn": "roundeven", "rz": "trunc", "rd": "floor", "ru": "ceil"}
-
-
-def _to_integer(fmt, word, signed, rounding):
-    """Lines for %r = the half or bfloat16 %x as an integer, saturated as cvt does."""
-    kind = "fptosi" if signed == "s" else "fptoui"
-    return [f"%f = call double @emu.{fmt}.to_f64(i16 %x)",
-            f"%g = call double @llvm.{_DIRECTED[rounding]}.f64(double %f)",
-            f"%r = call {word} @llvm.{kind}.sat.{word}.f64(double %g)"]
-
-
-def _from_integer(fmt, word, signed):
-    """Lines for %r = the integer %x, rounded to nearest. Beyond 2^53 a double is inexact, and float16 infinite; for
-    bfloat16 the double is wide enough for the second rounding to be innocuous unless it lands on a tie, which the
-    sticky bit of a 64-bit integer's lower half prevents."""
-    kind = "sitofp" if signed == "s" else "uitofp"
-    if word == "i64":
-        return ["%low = and i64 %x, 2047", "%some = icmp ne i64 %low, 0", "%bit = select i1 %some, i64 2048, i64 0",
-                "%high = and i64 %x, -2048", "%y0 = or i64 %high, %bit", "%big0 = ashr i64 %x, 52",
-                "%big1 = add i64 %big0, 1", "%small = icmp ult i64 %big1, 2", "%y = select i1 %small, i64 %x, i64 %y0",
-                f"%d = {kind} i64 %y to double", f"%r = call i16 @emu.{fmt}.from_f64(double %d)"]
-    return [f"%d = {kind} {word} %x to double", f"%r = call i16 @emu.{fmt}.from_f64(double %d)"]
-
-
-def shim(name, args):
-    """Twin of a mangled shim, or None. args[0] is the pointer to the result, the others point to operands."""
-    count = len(args) - 1
-    conversion = re.fullmatch(r"_+nv_bfloat16__ZNK13__nv_bfloat16cv(\w)Ev(_\d+)?", name) or \
-        re.fullmatch(r"_+half__ZNK6__halfcv(\w)Ev(_\d+)?", name)
-    if conversion:
-        fmt = "bf16" if "bfloat16" in name else "half"
-        return _shim_body(name, args, _converted_to(fmt, _CXX.get(conversion[1]), conversion[1]))
-    if not name.endswith("_nbst"):
-        return None
-
-    constructor = re.fullmatch(r"_ZN(6__half|13__nv_bfloat16)C1E(\w)_nbst", name)
-    if constructor:
-        fmt, source = _FORMATS[constructor[1]], constructor[2]
-        word = _CXX.get(source)
-        if word is None:
-            return None
-        # self is the pointer args[1]; the result word args[0] is not used
-        lines = [f"%x = load {word}, ptr %a2"] + _converted_from(fmt, word, source)
-        return _function(name, "i32", args, *lines, "store i16 %r, ptr %a1", "ret i32 0")
-
-    operator = re.fullmatch(r"_Z(pl|mi|ml|dv|ng|ps|eq|ne|lt|le|gt|ge)RK(6__half|13__nv_bfloat16)(S1_)?_nbst", name)
-    if operator:
-        op, fmt = operator[1], _FORMATS[operator[2]]
-        if op in _OPERATORS:
-            return _shim_body(name, args, _loads(count) + [
-                f"%r = call i16 @emu.{fmt}.{_OPERATORS[op]}(i16 %x, i16 %y)"] + ["store i16 %r, ptr %a0"])
-        if op == "ng":
-            return _shim_body(name, args, _loads(1) + [f"%r = call i16 @emu.{fmt}.neg(i16 %x)",
-                                                       "store i16 %r, ptr %a0"])
-        if op == "ps":
-            return _shim_body(name, args, _loads(1) + ["store i16 %x, ptr %a0"])
-        return _shim_body(name, args, _loads(2) + _compared(fmt, _COMPARISONS[op]))
-
-    function = re.fullmatch(r"_ZL\d+_*([a-z][a-z0-9_]*?)(6__half|13__nv_bfloat16)(S_)*_nbst", name)
-    if function:
-        return _shim_function(name, args, function[1], _FORMATS[function[2]])
-    # conversions named for what they convert: __float2half_rn f, __int2bfloat16_rz i, ...
-    into = re.fullmatch(r"_ZL\d+__(float|double|char|uchar|short|ushort|int|uint|ll|ull)(2|_as_)(half|bfloat16)"
-                        r"(_rn)?([a-z])_nbst", name)
-    if into:
-        fmt = "bf16" if into[3] == "bfloat16" else "half"
-        word = _CXX.get(into[5])
-        if into[2] == "_as_":
-            return _shim_body(name, args, ["%x = load i16, ptr %a1", "store i16 %x, ptr %a0"])
-        return _shim_body(name, args, [f"%x = load {word}, ptr %a1"] + _converted_from(fmt, word, into[5])
-                          + ["store i16 %r, ptr %a0"])
-    return None
-
-
-def _shim_body(name, args, lines):
-    return None if lines is None else _function(name, "i32", args, *lines, "ret i32 0")
-
-
-def _loads(count):
-    return [f"%{'xyz'[i]} = load i16, ptr %a{i + 1}" for i in range(count)]
-
-
-def _compared(fmt, condition):
-    return [f"%p = call float @emu.{fmt}.to_f32(i16 %x)", f"%q = call float @emu.{fmt}.to_f32(i16 %y)",
-            f"%t = fcmp {condition} float %p, %q", "%r = zext i1 %t to i8", "store i8 %r, ptr %a0"]
-
-
-def _converted_from(fmt, word, code):
-    if word in ("float", "double"):
-        return [f"%r = call i16 @emu.{fmt}.from_{_SUFFIX[word]}({word} %x)"]
-    return _from_integer(fmt, word, "u" if code in _UNSIGNED else "s")
-
-
-def _converted_to(fmt, word, code):
-    load = ["%x = load i16, ptr %a1"]
-    if word in ("float", "double"):
-        return load + [f"%r = call {word} @emu.{fmt}.to_{_SUFFIX[word]}(i16 %x)", f"store {word} %r, ptr %a0"]
-    if word is None:
-        return None
-    return load + _to_integer(fmt, word, "u" if code in _UNSIGNED else "s", "rz") + [f"store {word} %r, ptr %a0"]
-
-
-def _shim_function(name, args, function, fmt):
-    """`_ZL<n>__hadd6__halfS__nbst` and its kind."""
-    count = len(args) - 1
-    plain = function.removesuffix("_rn")
-    if plain in ("hadd", "hsub", "hmul", "hdiv"):
-        # the _rn forms are never fused with a neighbour; a copy under another name keeps them apart
-        suffix = ".rn" if function.endswith("_rn") else ""
-        return _shim_body(name, args, _loads(2) + [f"%r = call i16 @emu.{fmt}.{plain[1:]}{suffix}(i16 %x, i16 %y)",
-                                                   "store i16 %r, ptr %a0"])
-    if function == "hfma":
-        return _shim_body(name, args, _loads(3) + [f"%r = call i16 @emu.{fmt}.fma(i16 %x, i16 %y, i16 %z)",
-                                                   "store i16 %r, ptr %a0"])
-    if function == "hneg":
-        return _shim_body(name, args, _loads(1) + [f"%r = call i16 @emu.{fmt}.neg(i16 %x)", "store i16 %r, ptr %a0"])
-    if function == "habs":
-        return _shim_body(name, args, _loads(1) + ["%r = and i16 %x, 32767", "store i16 %r, ptr %a0"])
-    if function in ("hmax", "hmin", "hmax_nan", "hmin_nan"):
-        kind = ("maximum" if "max" in function else "minimum") if function.endswith("_nan") else \
-            ("maximumnum" if "max" in function else "minimumnum")
-        return _shim_body(name, args, _loads(2) + [
-            f"%p = call float @emu.{fmt}.to_f32(i16 %x)", f"%q = call float @emu.{fmt}.to_f32(i16 %y)",
-            f"%m = call float @llvm.{kind}.f32(float %p, float %q)",
-            f"%r = call i16 @emu.{fmt}.from_f32(float %m)", "store i16 %r, ptr %a0"])
-    unordered = function.endswith("u")
-    if function.startswith("h") and function[1:3] in _COMPARISONS and len(function) == 3 + unordered:
-        condition = _COMPARISONS[function[1:3]]
-        condition = ("u" if unordered else "o") + condition[1:]
-        return _shim_body(name, args, _loads(2) + _compared(fmt, condition))
-    if function in ("hisnan", "hisinf"):
-        test = ["%t = fcmp uno float %f, %f"] if function == "hisnan" else [
-            "%m = call float @llvm.fabs.f32(float %f)", "%t = fcmp oeq float %m, 0x7FF0000000000000"]
-        width = "i32" if function == "hisinf" else "i8"
-        return _shim_body(name, args, _loads(1) + [f"%f = call float @emu.{fmt}.to_f32(i16 %x)", *test,
-                                                   f"%r = zext i1 %t to {width}", f"store {width} %r, ptr %a0"])
-    unary = _UNARY_MATH.get(function)
-    if unary or function in ("hrcp", "hrsqrt", "htanh", "htanh_approx"):
-        if unary:
-            value = [f"%g = call float @llvm.{unary}.f32(float %f)"]
-        elif function == "hrcp":
-            value = ["%g = fdiv float 1.0, %f"]
-        elif function == "hrsqrt":
-            value = ["%s = call float @llvm.sqrt.f32(float %f)", "%g = fdiv float 1.0, %s"]
-        else:
-            value = ["%g = call float @llvm.tanh.f32(float %f)"]
-        return _shim_body(name, args, _loads(1) + [f"%f = call float @emu.{fmt}.to_f32(i16 %x)", *value,
-                                                   f"%r = call i16 @emu.{fmt}.from_f32(float %g)",
-                                                   "store i16 %r, ptr %a0"])
-    if re.fullmatch(r"ld(g|ca|cg|cs|cv|lu)", function):
-        return None
-    if function in ("half2float", "bfloat162float"):
-        return _shim_body(name, args, _converted_to(fmt, "float", "f"))
-    integer = re.fullmatch(r"(?:half|bfloat16)2(char|uchar|short|ushort|int|uint|ll|ull)_(rn|rz|rd|ru)", function)
-    if integer and count == 1:
-        word, signed = _INTEGERS[integer[1]]
-        return _shim_body(name, args, _loads(1) + _to_integer(fmt, word, signed, integer[2])
-                          + [f"store {word} %r, ptr %a0"])
-    if re.fullmatch(r"(half|bfloat16)_as_u?short", function):
-        return _shim_body(name, args, _loads(1) + ["store i16 %x, ptr %a0"])
-    return None
-
-
 # ---- atomics that Numba writes in IR of its own
 
 def _atomic(name, ret, args):
     body = {"inc": "uinc_wrap", "dec": "udec_wrap", "add": "fadd", "sub": "fsub"}
     kind = name.rpartition("_")[2]
     if kind in body:
-        return _function(name, ret, args, f"%r = atomicrmw {body[kind]} ptr %a0, {ret} %a1 monotonic", f"ret {ret} %r")
+        return function(name, ret, args, f"%r = atomicrmw {body[kind]} ptr %a0, {ret} %a1 monotonic", f"ret {ret} %r")
     if kind in ("max", "min"):
         # a NaN in memory stays, and a NaN brought changes nothing: neither compares as smaller or larger
         word = "i32" if ret == "float" else "i64"
@@ -524,7 +261,7 @@ done:
     if kind in ("nanmax", "nanmin"):
         # a NaN brought changes nothing, a NaN in memory is replaced
         operation = "fmax" if kind == "nanmax" else "fmin"
-        return _function(name, ret, args, f"%r = atomicrmw {operation} ptr %a0, {ret} %a1 monotonic", f"ret {ret} %r")
+        return function(name, ret, args, f"%r = atomicrmw {operation} ptr %a0, {ret} %a1 monotonic", f"ret {ret} %r")
     return None
 
 
@@ -533,7 +270,7 @@ done:
 def _asm(mnemonic, name, ret, args):
     """Twin of an inline PTX instruction `mnemonic $0, $1, ...`, or None."""
     def pure(*lines):
-        return _function(name, ret, args, *lines, f"ret {ret} %r")
+        return function(name, ret, args, *lines, f"ret {ret} %r")
 
     m = re.fullmatch(r"cvt\.rn\.f16\.(f32|f64)", mnemonic)
     if m:
@@ -544,10 +281,10 @@ def _asm(mnemonic, name, ret, args):
     m = re.fullmatch(r"cvt\.rn\.f16\.([su])(\d+)", mnemonic)
     if m:
         x = f"%x = or {args[0]} %a0, 0"
-        return pure(x, *_from_integer("half", args[0], m[1]))
+        return pure(x, *from_integer("half", args[0], m[1]))
     m = re.fullmatch(r"cvt\.rni\.([su])(\d+)\.f16", mnemonic)
     if m:
-        return pure("%x = or i16 %a0, 0", *_to_integer("half", ret, m[1], "rn"))
+        return pure("%x = or i16 %a0, 0", *to_integer("half", ret, m[1], "rn"))
     if mnemonic == "cvt.rn.bf16.f32":
         return pure("%r = call i16 @emu.bf16.from_f32(float %a0)")
     m = re.fullmatch(r"(add|sub|mul)\.rn\.(f16|f32|f64)", mnemonic)
@@ -563,19 +300,19 @@ def _asm(mnemonic, name, ret, args):
     if mnemonic == "fma.rn.f16":
         return pure("%r = call i16 @emu.half.fma(i16 %a0, i16 %a1, i16 %a2)")
     if mnemonic in ("fma.rn.f32", "fma.rn.f64"):
-        return pure(f"%r = call {ret} @llvm.fma.{_SUFFIX[ret]}({ret} %a0, {ret} %a1, {ret} %a2)")
+        return pure(f"%r = call {ret} @llvm.fma.{SUFFIX[ret]}({ret} %a0, {ret} %a1, {ret} %a2)")
     if mnemonic in ("mov.b16", "mov.b32", "mov.b64"):
         return pure(f"%r = bitcast {args[0]} %a0 to {ret}" if args[0] != ret else f"%r = freeze {ret} %a0")
     if mnemonic == "tanh.approx.f32":
         return pure("%r = call float @llvm.tanh.f32(float %a0)")
     if mnemonic == "nanosleep.u32":
-        return _function(name, ret, args, "ret void")
+        return function(name, ret, args, "ret void")
     m = re.fullmatch(r"ld(?:\.global)?(?:\.(?:ca|cg|cs|lu|cv|nc))*\.[bsuf](\d+)", mnemonic)
     if m:
         return pure(f"%r = load {ret}, ptr %a0")
     m = re.fullmatch(r"st(?:\.global)?(?:\.(?:wb|cg|cs|wt))*\.[bsuf](\d+)", mnemonic)
     if m:
-        return _function(name, ret, args, f"store {args[1]} %a1, ptr %a0", "ret void")
+        return function(name, ret, args, f"store {args[1]} %a1, ptr %a0", "ret void")
     return None
 
 
@@ -591,5 +328,5 @@ def definition(name, ret, args):
         return _asm(name.removeprefix("emu.asm."), name, ret, args)
     rounded = re.fullmatch(r"emu\.(half|bf16)\.(add|sub|mul|div)\.rn", name)
     if rounded:
-        return _BINARY.format(fmt=rounded[1], name=f"{rounded[2]}.rn", op="f" + rounded[2])
+        return BINARY.format(fmt=rounded[1], name=f"{rounded[2]}.rn", op="f" + rounded[2])
     return shim(name, args)

@@ -127,7 +127,7 @@ def planted(x, out, bug):
     (5, 1, ["4 of 64 threads of block (0, 0, 0) have exited and do not reach this barrier"]),
     (6, 1, ["wait here while others wait at the barrier of line"]),
     (7, 1, ["the mask of this shuffle or vote", "lanes that do not take part: 20, 21, 22"]),
-    (8, 1, ["it seems to run for ever"]),
+    (8, 1, ["it seems to run forever"]),
     (9, 1, ["thread (63, 0, 0) of block (0, 0, 0) writes out[0], which thread (62, 0, 0) updates in line"]),
 ])
 def test_planted_bugs(bug, grid, expected):
@@ -196,7 +196,7 @@ README = Path(__file__).resolve().parents[2] / "README.md"
 @pytest.mark.parametrize("old, new, grid, block, line, says", [
     ("range(1, x.size)", "range(1, x.size + 1)", 1, 1, "+= x[i]", "reads x[64], but x has the shape (64,)"),
     ("total[0] += x[i]", "total[i] += x[i]", 1, 1, "+= x[i]", "writes total[1], but total has the shape (1,)"),
-    ("for i in range(1, x.size):", "i = 1\n    while i < x.size:", 1, 1, "+= x[i]", "run for ever"),
+    ("for i in range(1, x.size):", "i = 1\n    while i < x.size:", 1, 1, "+= x[i]", "run forever"),
     ("    total[0] = x[0]\n", "", 1, 1, "+= x[i]", "reads total[0], which nobody has written"),
     ("", "", 1, 2, "+= x[i]", "without a barrier in between"),
     ("", "", 2, 1, "+= x[i]", "of block (1, 0, 0)"),
@@ -275,7 +275,7 @@ def test_loops_that_are_known_to_be_short_are_not_counted():
     x = np.zeros((20, 20), np.float32)
     assert found(nested, 1, 1, x, 9, rounds=10) == []
     sentence, = found(nested, 1, 1, x, 20, rounds=10)
-    assert f"line {line_of(nested, 'for i in range(n)')}: " in sentence and "seems to run for ever" in sentence
+    assert f"line {line_of(nested, 'for i in range(n)')}: " in sentence and "seems to run forever" in sentence
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timer that sends signals")
