@@ -1,1 +1,2 @@
-"""What kernels are written in: ladders and their rungs, number formats, instructions, and parts of error bounds."""
+"""What kernels are written in: ladders and their rungs, helpers, number formats, instructions, indices, and parts of
+error bounds."""

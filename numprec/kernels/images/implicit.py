@@ -25,6 +25,7 @@ from numba import cuda, uint32
 
 from numprec.kernels.products.matmul import BLOCK, DEPTH, PATCH, ROW
 from numprec.language.indices import divmod32
+from numprec.language.ladder import helper
 
 SIDE = BLOCK // PATCH    # threads per block side
 THREADS = SIDE * SIDE    # as many as rows in a block: each takes one apart
@@ -53,6 +54,7 @@ def origin(stride, backward):
     return origin
 
 
+@helper
 def pixel(p, stride, backward):
     storage = p.storage
 
@@ -71,6 +73,7 @@ def pixel(p, stride, backward):
     return pixel
 
 
+@helper
 def filters_forward(p, width):
     storage = p.storage
 
@@ -85,6 +88,7 @@ def filters_forward(p, width):
     return load_filters
 
 
+@helper
 def filters_backward(p, width):
     storage = p.storage
 

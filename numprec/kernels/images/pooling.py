@@ -22,7 +22,7 @@ from numprec.kernels.images.im2col import BLOCK, folded, im2col_oracle, window
 from numprec.kernels.networks import dense
 from numprec.language.errors import Computed
 from numprec.language.indices import divmod32
-from numprec.language.ladder import draw, operation, rung
+from numprec.language.ladder import draw, helper, operation, rung
 from numprec.precision import PRECISIONS
 
 
@@ -105,6 +105,7 @@ def each_(p, stride=2):
     return average_pool_elementwise
 
 
+@helper
 def from_largest(p):
     accum = p.accum
 
@@ -114,6 +115,7 @@ def from_largest(p):
     return from_largest
 
 
+@helper
 def from_average(p):
     accum = p.accum
 

@@ -27,14 +27,14 @@ Sources    [1] C.-P. Jeannerod and S. M. Rump, Improved error bounds for inner p
            [2] B. Schoelkopf and A. J. Smola, Learning with Kernels, MIT Press 2002, section 2.3
 """
 import math
-from functools import lru_cache, partial
+from functools import partial
 from typing import Callable, NamedTuple
 
 import numpy as np
 from numba import cuda, int32
 
 from numprec.kernels.products import matmul
-from numprec.language.ladder import draw, operation
+from numprec.language.ladder import draw, helper, operation
 from numprec.precision import FORMATS
 
 ULPS = 4                 # of exp and tanh, in units of u: two units in the last place
@@ -44,6 +44,7 @@ GAMMA, COEF0, DEGREE = range(3)
 
 # ---- what is added up, and what becomes of the sum
 
+@helper
 def squared_difference(p):
     @cuda.jit(device=True, forceinline=True)
     def squared_difference(acc, a, b):
@@ -52,6 +53,7 @@ def squared_difference(p):
     return squared_difference
 
 
+@helper
 def gaussian(p):
     accum = p.accum
 
@@ -61,6 +63,7 @@ def gaussian(p):
     return gaussian
 
 
+@helper
 def power(p):
     accum = p.accum
 
@@ -74,6 +77,7 @@ def power(p):
     return power
 
 
+@helper
 def tangent(p):
     accum = p.accum
 
@@ -98,7 +102,7 @@ FUNCTIONS = {
 }
 
 
-@lru_cache(maxsize=None)
+@helper
 def value(p):
     """value(X, m, n, parameters, which): K[m, n] of X with itself, the same bits that the kernels of matmul compute;
     `which` is the number of the kernel function in FUNCTIONS."""

@@ -28,7 +28,7 @@ from numba import cuda
 from numprec.kernels.products import matmul
 from numprec.kernels.reductions.collectives import WARP, halving, merge_rows
 from numprec.language.errors import Computed
-from numprec.language.ladder import draw, operation, rung
+from numprec.language.ladder import draw, helper, operation, rung
 
 THREADS = 128            # per block, of the column-wise and element-wise kernels
 LANES = 8                # strips: threads that share a column
@@ -37,6 +37,7 @@ EACH = 64                # strips: rows per thread before another block pays
 
 # ---- activations: f(p) makes the value, g(p) multiplies a gradient by the derivative at a value
 
+@helper
 def identity(p):
     @cuda.jit(device=True)
     def identity(x):
@@ -44,6 +45,7 @@ def identity(p):
     return identity
 
 
+@helper
 def identity_gradient(p):
     @cuda.jit(device=True)
     def identity_gradient(dy, y):
@@ -51,6 +53,7 @@ def identity_gradient(p):
     return identity_gradient
 
 
+@helper
 def relu(p):
     accum = p.accum
 
@@ -60,6 +63,7 @@ def relu(p):
     return relu
 
 
+@helper
 def relu_gradient(p):
     accum = p.accum
 
@@ -69,6 +73,7 @@ def relu_gradient(p):
     return relu_gradient
 
 
+@helper
 def tanh(p):
     @cuda.jit(device=True)
     def tanh(x):
@@ -76,6 +81,7 @@ def tanh(p):
     return tanh
 
 
+@helper
 def tanh_gradient(p):
     accum = p.accum
 
@@ -85,6 +91,7 @@ def tanh_gradient(p):
     return tanh_gradient
 
 
+@helper
 def logistic(p):
     accum = p.accum
 
@@ -95,6 +102,7 @@ def logistic(p):
     return logistic
 
 
+@helper
 def logistic_gradient(p):
     accum = p.accum
 

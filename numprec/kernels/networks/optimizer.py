@@ -28,7 +28,7 @@ from numprec.kernels.networks.batch import APPLY, ROW, STATE
 from numprec.kernels.networks.loss_scale import (BETA1, BETA2, COBETA1, COBETA2, COUNTS, DECAY, EPSILON, LOST, RATE,
                                                  UNSCALE, settings)
 from numprec.language.errors import Computed
-from numprec.language.ladder import draw, operation, rung
+from numprec.language.ladder import draw, helper, operation, rung
 from numprec.precision import PRECISIONS
 
 THREADS = 256            # per block
@@ -66,6 +66,7 @@ def computed(precision, formula, control, W, G, *moments):
 
 # ---- kernels
 
+@helper
 def gradient(p):
     """The gradient of a parameter whose weight is w, without the loss scale and with weight decay."""
     accum = p.accum

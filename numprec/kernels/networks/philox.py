@@ -21,7 +21,7 @@ Sources    J. K. Salmon, M. A. Moraes, R. O. Dror and D. E. Shaw, Parallel rando
 import numpy as np
 from numba import cuda, int32, int64, uint32, uint64
 
-from numprec.language.ladder import operation, rung
+from numprec.language.ladder import helper, operation, rung
 
 THREADS = 128                                     # per block
 MULTIPLY = np.uint32(0xD2511F53), np.uint32(0xCD9E8D57)
@@ -106,6 +106,7 @@ def random_word(seed, step, index, stream, part):
     return philox(uint32(index), uint32(step), uint32(stream), uint32(part), uint32(seed), uint32(0))[0]
 
 
+@helper
 def fraction(p):
     """fraction(word): a random number in [0, 1), in accum."""
     accum = p.accum

@@ -33,7 +33,7 @@ from functools import partial
 import numpy as np
 from numba import cuda, uint32
 
-from numprec.language.ladder import draw, operation, rung
+from numprec.language.ladder import draw, helper, operation, rung
 from numprec.precision import FORMATS
 
 TILE = 16                           # tiled: threads per block side, and the depth of a shared tile
@@ -71,6 +71,7 @@ def element(transposed):
     return element
 
 
+@helper
 def product(p):
     """The default term: what an element of A and one of B (accum) add to the sum."""
     @cuda.jit(device=True)
@@ -79,6 +80,7 @@ def product(p):
     return product
 
 
+@helper
 def identity(p):
     """The default epilogue. An epilogue turns the finished sum (accum) of C[m, n] into what is written there (accum).
 
@@ -142,6 +144,7 @@ def tiled(p, transpose_a=False, transpose_b=False, term=product, epilogue=identi
     return matmul_tiled
 
 
+@helper
 def tile_loader(p, turned, threads=THREADS):
     """X_s[k, w] = X[k0 + k, w0 + w], or X[w0 + w, k0 + k] where `turned`; zeros beyond the edge of X.
 
