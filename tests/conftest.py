@@ -1,11 +1,12 @@
 """Fixtures of all tests: the device, and one precision after another."""
 import signal
-from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
 from numprec import device as devices
-from numprec.emulator import compile as compiler
+from numprec import kernels
 from numprec.precision import PRECISIONS
 
 SEED = 2024    # of the emulator's thread order, so that no test passes because threads happen to run in order
@@ -35,14 +36,13 @@ def pytest_report_header(config):
     return f"device: {devices.get(seed=SEED).name} (thread order seeded with {SEED})"
 
 
-# A kernel's tests and its audit start from the same half of a compilation, which is most of the audit's time: they run
-# in one process, one after another.
-compiler.front_end = lru_cache(maxsize=64)(compiler.front_end)
-
-
 def pytest_collection_modifyitems(items):
-    for item in items:
-        given = getattr(item, "callspec", None)
-        if given and {"operation", "rung", "precision"} <= given.params.keys():
-            item.add_marker(pytest.mark.xdist_group(
-                "-".join(str(given.params[name]) for name in ("operation", "rung", "precision"))))
+    """Longest files first, so that no worker is left with one at the end: those of kernels, which are compiled, by the
+    length of the chapter, then the others by their own."""
+    chapters = {f"test_{name}": Path(find_spec(module).origin) for name, module in kernels.chapters().items()}
+
+    def place(path):
+        text = chapters.get(path.stem)
+        return text is None, -len((text or path).read_bytes())
+    order = sorted({item.path for item in items}, key=lambda path: (place(path), path))
+    items.sort(key=lambda item: order.index(item.path))

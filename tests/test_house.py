@@ -265,3 +265,13 @@ def test_text_speaks_of_the_project_alone():
     found = [f"{p.relative_to(ROOT)}: {line.strip()}" for p in files
              for line in p.read_text(encoding="utf-8").splitlines() if home.search(line) or beside.search(line)]
     assert not found
+
+
+def test_every_chapter_with_operations_has_a_test_file_of_its_name():
+    """And no two test files share a name: pytest imports them by it."""
+    missing = [f"tests/kernels/{part}/test_{chapter}.py" for part, chapters in kernels.PARTS.items()
+               for chapter in chapters if chapter in {operation.chapter for operation in kernels.operations().values()}
+               and not (ROOT / f"tests/kernels/{part}/test_{chapter}.py").exists()]
+    assert not missing
+    names = [path.name for path in (ROOT / "tests").rglob("*.py") if path.name != "conftest.py"]
+    assert sorted(names) == sorted(set(names))

@@ -6,67 +6,26 @@ from pathlib import Path
 
 import audit_exceptions as exceptions
 import pytest
+from ladders import EXPECTED, OPERATIONS
 from numba import cuda, types
 from numba.cuda.typing.typeof import Purpose, typeof
 
 import numprec
 from numprec.emulator import compile as compiler
 from numprec.harness.measure import arithmetic, audit
-from numprec.kernels import operations
 from numprec.kernels.products import matmul
 from numprec.language.instructions import mul_rn
 from numprec.language.ladder import Rung
 from numprec.precision import FORMATS, PRECISIONS
 
-OPERATIONS = operations()
 CASES = [(op, rung, p) for op in OPERATIONS.values() for rung in op.rungs for p in PRECISIONS.values()
          if rung.supports(p)]
 PACKAGE = Path(numprec.__file__).parent
 SOURCES = sorted(path for part in ("kernels", "language") for path in (PACKAGE / part).rglob("*.py"))
 
 
-EXPECTED = {(kernel, p): table for table in ("COPIED", "SHARED", "BOTH")
-            for kernel, (precisions, _) in getattr(exceptions, table).items() for p in precisions}
-
-
 def name(operation, rung):
     return f"{operation.name}/{rung.name}"
-
-
-@pytest.mark.parametrize("operation, rung, precision", CASES, ids=lambda x: getattr(x, "name", None))
-def test_compiled_code(operation, rung, precision):
-    """No float64 that was not asked for; the emulator's code rounds what the machine's does; and a top rung keeps
-    everything in registers."""
-    launches = audit.launches(operation, rung, precision)
-    assert launches, "the chapter launches nothing"
-    float64, local_bytes, apart = {}, {}, {}
-    for kernel, argtypes in launches:
-        kernel_name, cc = kernel.py_func.__name__, max(audit.CARDS[0], rung.compute_capability)
-        assert not audit.python_floats(kernel)
-        machine, emulated = arithmetic.of_machine(kernel, argtypes, cc), arithmetic.of_emulator(kernel, argtypes)
-        expected = EXPECTED.get((f"{operation.name}/{kernel_name}", str(precision)), "equal")
-        if relation(machine, emulated) != expected:
-            apart[kernel_name] = {"expected": expected, "machine": machine, "emulated": emulated}
-        for cc in audit.CARDS:
-            if cc < rung.compute_capability:
-                continue
-            found = audit.inspect(audit.compile_ptx(kernel, argtypes, cc))
-            if found.float64 and FORMATS["float64"] not in precision.formats:
-                float64[kernel_name, cc] = found.float64
-            if found.local_bytes and rung is operation.rungs[-1]:
-                local_bytes[kernel_name, cc] = found.local_bytes
-    key = name(operation, rung), str(precision)
-    assert bool(float64) == (key in exceptions.FLOAT64), float64 or "the exception no longer applies"
-    assert bool(local_bytes) == (key in exceptions.LOCAL_MEMORY), local_bytes or "the exception no longer applies"
-    assert not apart
-
-
-def relation(machine, emulated):
-    """How two counts differ, as the tables of exceptions are named."""
-    if set(machine) != set(emulated):
-        return "of other kinds"
-    more, fewer = (any(sign * machine[kind] > sign * emulated[kind] for kind in machine) for sign in (1, -1))
-    return "BOTH" if more and fewer else "COPIED" if more else "SHARED" if fewer else "equal"
 
 
 # ---- the emulator's code rounds what the machine's does

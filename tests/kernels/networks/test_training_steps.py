@@ -1,166 +1,16 @@
 """Optimizers, the scale of the loss, and the steps of a training: against scikit-learn, models in Python, and NumPy."""
 import numpy as np
 import pytest
-from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOptimizer
 
 from numprec import device as devices
 from numprec.kernels.networks import loss_scale, optimizer
-from numprec.kernels.networks.batch import (APPLY, BAD_INDEX, BAD_STEP, BATCHES, COLLAPSED, COUNT, GOOD, OVERFLOW,
-                                            PATIENCE, STATE, STEP, STOP, UPDATES)
+from numprec.kernels.networks.batch import STEP, UPDATES
 from numprec.kernels.networks.philox import permutation_oracle
 from numprec.models.network import Dense, Network
 from numprec.models.training import SCHEDULES, Descent, LossScaleCollapsed, Training
-from numprec.precision import PRECISIONS, precision_named
+from numprec.precision import PRECISIONS
 
 FP64, FP16 = PRECISIONS["fp64"], PRECISIONS["fp16"]
-PURE_BF16 = precision_named("storage=bfloat16,compute=bfloat16,accum=float32")
-
-
-# ---- updates
-
-def updated(device, precision, rung, W, gradients, control, moments=1, decayed=0, **options):
-    """Weights in float64 after each of the updates by `gradients`, and how many of each were lost."""
-    kept = optimizer.kept_format(precision)
-    weights, masters = device.array(W, precision.storage), device.array(W, kept)
-    masters = weights if precision.master is None else masters
-    states = [device.zeros(W.size, kept) for _ in range(moments)]
-    state = np.zeros(STATE, np.int64)
-    state[APPLY] = 1
-    state, history, path = device.array(state), device.zeros((1, loss_scale.COUNTS), np.int32), []
-    for rate, G in gradients:
-        control[loss_scale.RATE] = rate
-        optimizer.update(device, rung.variant(precision, **options), weights, masters,
-                         device.array(G, precision.storage), *states,
-                         device.array(control, precision.accum), state, history, decayed)
-        path.append(device.to_host(masters).astype(np.float64))
-    return path, device.to_host(weights).astype(np.float64), device.to_host(history)[0, loss_scale.LOST]
-
-
-@pytest.mark.parametrize("solver, options", [
-    ("sgd", {"nesterovs_momentum": True}), ("sgd", {"nesterovs_momentum": False}), ("adam", {})])
-def test_updates_are_scikit_learns(device, solver, options):
-    """Twenty updates, fp64; Adam's correction of its first moments is in the table of rates."""
-    rng = np.random.default_rng(0)
-    W, gradients = rng.standard_normal(300), rng.standard_normal((20, 300))
-    theirs = [W.copy()]
-    if solver == "sgd":
-        other = SGDOptimizer(theirs, learning_rate_init=0.1, momentum=0.9, nesterov=options["nesterovs_momentum"])
-        rung, moments, variant = optimizer.momentum, 1, {"nesterov": options["nesterovs_momentum"]}
-    else:
-        other, rung, moments, variant = AdamOptimizer(theirs, learning_rate_init=0.1), optimizer.moments, 2, {}
-    descent = Descent(solver=solver, learning_rate_init=0.1, alpha=0.0, **options)
-    control = descent.control(FP64, 1.0)
-    control[loss_scale.UNSCALE] = 1
-    path, *_ = updated(device, FP64, rung, W, zip(descent.rates(0, 20, 1), gradients), control, moments, **variant)
-    for G, mine in zip(gradients, path):
-        other.update_params(theirs, [G])
-        np.testing.assert_allclose(mine, theirs[0], rtol=1e-12, atol=1e-14)
-
-
-def test_weight_decay_spares_biases(device):
-    control = Descent(solver="sgd", momentum=0.0, alpha=2.0).control(FP64, 1.0)
-    control[[loss_scale.UNSCALE, loss_scale.DECAY]] = 1 / 4, 0.5
-    path, *_ = updated(device, FP64, optimizer.momentum, np.ones(6), [(0.1, np.full(6, 4.0))], control, decayed=4)
-    np.testing.assert_allclose(path[0], np.where(np.arange(6) < 4, 1 - 0.1 * 1.5, 1 - 0.1))
-
-
-@pytest.mark.parametrize("name, lost", [("fp32", False), ("fp16", True), ("mixed_fp16", False), ("mixed_bf16", False),
-                                        (PURE_BF16, True)], ids=str)
-def test_small_updates_add_up_in_masters_only(device, name, lost):
-    """Sixty-four updates by an eighth of the last bit of 1: a weight without a master stays 1 for ever, and this is
-    counted."""
-    precision = precision_named(name)
-    control = Descent(solver="sgd", momentum=0.0).control(precision, 1.0)
-    control[loss_scale.UNSCALE] = 1
-    small = precision.storage.u / 4 if lost else precision_named("fp16").storage.u / 4
-    path, weights, count = updated(device, precision, optimizer.momentum, np.ones(10), [(small, -np.ones(10))] * 64,
-                                   control, nesterov=False)
-    if lost:
-        assert (path[-1] == 1).all() and count == 640
-    else:
-        np.testing.assert_allclose(path[-1], 1 + 64 * small, rtol=1e-5)
-        assert count == 0 and (weights == precision.storage.round(path[-1]).astype(np.float64)).all()
-        assert (weights > 1).all()
-
-
-def test_adam_divides_by_no_zero(device, precision):
-    """Gradients of 0 leave the weight where it is, although an epsilon of 1e-8 is 0 in float16."""
-    control = Descent().control(precision, 1.0)
-    control[loss_scale.UNSCALE] = 1
-    path, *_ = updated(device, precision, optimizer.moments, np.ones(5), [(0.01, np.zeros(5))] * 3, control, moments=2)
-    assert (path[-1] == 1).all()
-
-
-# ---- the scale of the loss
-
-class Scaler:
-    """What a dynamic loss scale does, in Python."""
-
-    def __init__(self, scale, patience, ceiling):
-        self.scale, self.patience, self.ceiling, self.good, self.stop = scale, patience, ceiling, 0, 0
-
-    def step(self, finite):
-        if self.stop:
-            return False
-        if not finite:
-            self.good = 0
-            self.stop, self.scale = (0, self.scale / 2) if self.scale > 1 else (COLLAPSED, self.scale)
-            return False
-        self.good += 1
-        if self.good >= self.patience and self.scale < self.ceiling:
-            self.scale, self.good = self.scale * 2, 0
-        return True
-
-
-def judged(device, precision, gradients, scale, patience, dynamic=True):
-    """(control, state, counts) after each batch of gradients."""
-    state = np.zeros(STATE, np.int64)
-    state[[BATCHES, COUNT, PATIENCE]] = len(gradients), 4, patience
-    accum, n = precision.accum, len(gradients)
-    state, control = device.array(state), device.array(loss_scale.settings(precision, scale=scale), accum)
-    numbers, counts = device.zeros((n, loss_scale.NUMBERS), accum), device.zeros((n, loss_scale.COUNTS), np.int32)
-    loss, hit, rates = device.zeros(4, accum), device.zeros(4, np.int32), device.zeros(n, accum)
-    for G in gradients:
-        loss_scale.judge(device, loss_scale.survey, precision, device.array(G, precision.storage), loss, hit, rates,
-                         control, state, numbers, counts, dynamic)
-        yield device.to_host(control).astype(np.float64), device.to_host(state), device.to_host(counts)
-
-
-@pytest.mark.parametrize("name", ["mixed_fp16", "fp16"])
-@pytest.mark.parametrize("scale", [4.0, 2.0 ** 14])
-def test_dynamic_scale(device, name, scale):
-    """Doubled after three good steps, halved at each overflow, never beyond the format, until it has collapsed."""
-    rng, precision = np.random.default_rng(5), precision_named(name)
-    good = rng.random(60) < np.where(np.arange(60) < 30, 0.9, 0.1)
-    good[48:] = False
-    gradients = np.where(good[:, None], 1.0, np.where(np.arange(7) == 3, np.inf, 1.0))
-    control = loss_scale.settings(precision, scale=scale)
-    model = Scaler(scale, 3, control[loss_scale.CEILING])
-    assert control[loss_scale.CEILING] <= precision.accum.max
-    scales = set()
-    for i, (control, state, counts) in enumerate(judged(device, precision, gradients, scale, patience=3)):
-        before = model.scale
-        applied = model.step(good[i])
-        assert (control[loss_scale.SCALE], state[GOOD], state[STOP]) == (model.scale, model.good, model.stop)
-        assert state[APPLY] == applied == counts[i, loss_scale.APPLIED] and state[STEP] == i + 1
-        if applied:
-            assert control[loss_scale.UNSCALE] == 1 / before    # of the gradients at hand, not of the next ones
-        scales.add(model.scale)
-    assert len(scales) > 4 and model.stop == COLLAPSED
-    assert max(scales) == model.ceiling or (name, scale) != ("fp16", 2 ** 14)
-
-
-def test_patience_is_2000():
-    assert loss_scale.PATIENT == 2000 and loss_scale.START == 2 ** 15
-
-
-def test_overflow_without_a_dynamic_scale_stops(device):
-    """The weights before it stay; where and when it was is known."""
-    G = np.ones((3, 5000))
-    G[1, [1234, 4321]] = np.nan, np.inf
-    *_, (control, state, counts) = judged(device, FP16, G, 1.0, 2000, dynamic=False)
-    assert state[STOP] == OVERFLOW and state[BAD_STEP] == 1 and state[BAD_INDEX] == 1234 and state[UPDATES] == 1
-    assert counts[:, loss_scale.APPLIED].tolist() == [1, 0, 0] and counts[1, loss_scale.BAD] == 2
 
 
 # ---- learning rates
