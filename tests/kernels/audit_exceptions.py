@@ -22,7 +22,7 @@ _GAP = "the gap is computed once for two uses"
 _GRAM = "gram's loops and differences, see gram_block"
 
 COPIED = {
-    "average_pool/average_pool_each": (("fp16",), "NVVM unrolls the loop over a window by four after all"),
+    "average_pool/average_pool_elementwise": (("fp16",), "NVVM unrolls the loop over a window by four after all"),
     "cholesky/cholesky_block": (("mixed_fp16",), _COPIES_FOR_NONE),
     "gram/gram_naive": (_EVERY, "a loop for samples with weights, and one for those without"),
     "gram/gram_sums": (_EVERY, "a loop for samples with weights, and one for those without"),
