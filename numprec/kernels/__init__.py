@@ -13,7 +13,7 @@ PARTS = {
     "networks": ("philox", "dense", "cross_entropy", "batch", "loss_scale", "optimizer"),
     "images": ("im2col", "implicit", "conv", "pooling", "batch_moments", "batch_norm", "augment"),
     "trees": ("sort", "bins", "histogram", "impurity", "scan", "split", "nodes", "partition", "descend", "grow",
-              "levels"),
+              "one_block", "levels", "tree_fit"),
     "margins": ("kernel_functions", "smo_step", "smo", "smo_fit", "working_set"),
 }
 

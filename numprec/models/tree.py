@@ -1,4 +1,4 @@
-"""Decision tree classifier: CART, grown by the kernels of the chapters sort to levels, in any precision."""
+"""Decision tree classifier: CART, grown by the kernels of the part on trees, in any precision."""
 import heapq
 import math
 from dataclasses import replace
@@ -11,11 +11,12 @@ from sklearn.utils import Bunch, check_random_state
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.validation import check_is_fitted
 
-from numprec.kernels.trees import levels
+from numprec.kernels.trees import tree_fit
 from numprec.kernels.trees.bins import bins_of
-from numprec.kernels.trees.grow import NONE, Rules, warps_for
 from numprec.kernels.trees.impurity import entropy, gini, room
-from numprec.kernels.trees.nodes import COUNT, DEPTH, FEATURE, MISSING, flatten
+from numprec.kernels.trees.nodes import Node, Rules, flatten
+from numprec.kernels.trees.one_block import warps_for
+from numprec.kernels.trees.scan import NONE
 from numprec.models.base import CLASS_WEIGHT, Estimator, Scored, check_memory, check_parameters, is_real, is_whole
 from numprec.precision import FORMATS
 
@@ -201,10 +202,10 @@ class DecisionTreeClassifier(Scored, ClassifierMixin, Estimator):
             raise ValueError(f"X has {N} x {D} values, more than the 2^31 that the kernels can number")
 
         def per_element(p):
-            return levels.bytes_needed(p, D, N, C, weighted, rules) / (N * D)
+            return tree_fit.bytes_needed(p, D, N, C, weighted, rules) / (N * D)
         check_memory(device, int(per_element(precision) * N * D), precision, per_element)
         columns = Columns(X, precision.storage)
-        grown = levels.fit(
+        grown = tree_fit.fit(
             device, precision, device.array(np.take(columns.stored(X).T, order, axis=0)),
             device.array(y.astype(np.int32)), device.array(weight) if weighted else None, C, criterion, rules,
             everything, bins_of(X))
@@ -216,9 +217,9 @@ class DecisionTreeClassifier(Scored, ClassifierMixin, Estimator):
             gain = np.where(left < 0, 0, removed - removed[left] - removed[right])
             kept, left, right = best_first(left, right, gain, self.max_leaf_nodes)
             place = place[kept]
-        leaf, missing = left < 0, nodes[place, MISSING]
-        feature = order[np.where(leaf, 0, nodes[place, FEATURE])]
-        count, whole = nodes[place, COUNT], weights[place]
+        leaf, missing = left < 0, nodes[place, Node.MISSING]
+        feature = order[np.where(leaf, 0, nodes[place, Node.FEATURE])]
+        count, whole = nodes[place, Node.COUNT], weights[place]
         table = np.zeros(len(place), NODE_DTYPE)
         table["left_child"], table["right_child"] = left, right
         table["feature"], table["threshold"] = np.where(leaf, -2, feature), -2
@@ -227,7 +228,8 @@ class DecisionTreeClassifier(Scored, ClassifierMixin, Estimator):
         table["n_node_samples"], table["weighted_n_node_samples"] = count, np.ldexp(whole, -power)
         table["missing_go_to_left"] = ~leaf & np.where(missing < 0, count[left] > count[right], missing)
         self.tree_ = self._no_tree()
-        self.tree_.__setstate__({"max_depth": int(nodes[place, DEPTH].max()), "node_count": len(place), "nodes": table,
+        self.tree_.__setstate__({"max_depth": int(nodes[place, Node.DEPTH].max()), "node_count": len(place),
+                                 "nodes": table,
                                  "values": np.ascontiguousarray((values[place] / whole[:, None])[:, None, :])})
 
     def _no_tree(self):

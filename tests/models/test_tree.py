@@ -19,11 +19,9 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from numprec import device as devices
 from numprec.kernels.networks.philox import permutation_oracle
-from numprec.kernels.trees import descend, levels
-from numprec.kernels.trees.grow import Rules
-from numprec.kernels.trees.impurity import left_over_of
-from numprec.kernels.trees.nodes import FEATURE, flatten
-from numprec.kernels.trees.split import every_cut
+from numprec.kernels.trees import descend, tree_fit
+from numprec.kernels.trees.impurity import every_cut, left_over_of
+from numprec.kernels.trees.nodes import Node, Rules, flatten
 from numprec.models.tree import CRITERIA, Columns, DecisionTreeClassifier
 from numprec.precision import PRECISIONS
 
@@ -485,12 +483,12 @@ def test_twenty_orders_of_threads(precision):
     assert bits(DecisionTreeClassifier(precision).fit(X, y)) == bits(plain)
     for seed in range(20):
         device = devices.get(seed=seed)
-        grown = levels.fit(device, precision, device.array(np.ascontiguousarray(X.T), precision.storage),
-                           device.array(y.astype(np.int32)), C=3)
+        grown = tree_fit.fit(device, precision, device.array(np.ascontiguousarray(X.T), precision.storage),
+                             device.array(y.astype(np.int32)), C=3)
         nodes = device.to_host(grown.nodes)
         place, left, _ = flatten(nodes)
         np.testing.assert_array_equal(left, plain.tree_.children_left)
-        np.testing.assert_array_equal(np.where(left < 0, -2, nodes[place, FEATURE]), plain.tree_.feature)
+        np.testing.assert_array_equal(np.where(left < 0, -2, nodes[place, Node.FEATURE]), plain.tree_.feature)
         thresholds = device.to_host(grown.threshold)[place].astype(float)
         expected = precision.storage.round(plain.tree_.threshold).astype(float)
         np.testing.assert_array_equal(np.where(left < 0, -2, thresholds), expected)
@@ -503,7 +501,7 @@ def test_orders_of_threads_by_levels(precision):
     trees = []
     for seed in None, 1, 2:
         device = devices.get(seed=seed)
-        grown = levels.fit(device, precision, device.array(X), device.array(y), C=3, rules=Rules(exact=100))
+        grown = tree_fit.fit(device, precision, device.array(X), device.array(y), C=3, rules=Rules(exact=100))
         place, *links = flatten(device.to_host(grown.nodes))
         trees.append([device.to_host(a)[place].tobytes() for a in (grown.nodes, grown.impurities, grown.values)])
     assert trees[0] == trees[1] == trees[2]

@@ -1,15 +1,28 @@
 """Histograms of the classes in a node, over the bins of every feature.
 
+Idea       Whole numbers may be added in any order: let many threads add at once, by atomics, and near by, in the shared
+           memory of their block, before a block adds its sums to those of all.
 Maths      counts[f, b, c] = number (or weight) of the rows n with code[n, f] = b and y[n] = c (see bins)
 Shapes     codes (N, D): uint8, a row is contiguous. y (N,): int32. counts (D, BINS, K): int32, or int64 where
            rows have weights; K is the number of classes C, and one more, the number of rows, where they have weights
-Mapping    thread e of a block counts feature e % G of row e // G, so that G neighbours read the codes of one row side
-           by side
+Mapping    a job is a node to be counted; its rows are cut into chunks, which the blocks take one after the other
+
+        two jobs of 3000 and 2000 rows, in chunks of 2048
+
+        chunk      0            1            2
+        job        0            0            1
+        rows       0 .. 2047    2048 .. 2999    0 .. 1999
+        jobs       CHUNK 0, COUNT 3000          CHUNK 2, COUNT 2000      (CHUNK: the first of a job's chunks)
+
+           private: thread e of a block counts feature e % G of row e // G, so that G neighbours read the codes of one
+           row side by side
 Precision  counts are integers: exact, and the same in whatever order they come; float16 could not count beyond 2048.
            Weights are integers too, scaled
 Ladder     direct   every thread adds to the histogram in global memory
            private  a block adds to a histogram of its own in shared memory and hands on what it counted at the end
 Cost       N D additions of integers, N D codes and N labels read, counts written
+Try        python -m numprec.kernels histogram --shape 10000x8x3
+           With how many cells does a block of `private` hand on, at most, and how often? CELLS, once in CHUNK rows.
 Sources    [1] G. Ke et al., LightGBM: A highly efficient gradient boosting decision tree, NeurIPS 2017
            [2] NVIDIA, CUDA C++ Best Practices Guide, section "Shared Memory"
 """
@@ -18,12 +31,8 @@ from numba import cuda, int32, int64
 
 from numprec.kernels.trees.bins import BINS
 from numprec.kernels.trees.sort import THREADS
+from numprec.language.columns import columns
 from numprec.language.ladder import operation, rung
-
-CELLS = 4096             # counters of a block's own histogram
-CHUNK = 2048             # rows that a block counts before it hands them on
-BLOCKS = 1024            # at most, where blocks walk over a list
-JOB_CHUNK, JOB_START, JOB_COUNT, JOB_SLOT = range(4)
 
 
 # ---- oracle
@@ -34,11 +43,15 @@ def oracle(codes, y):
     return counts
 
 
-def error_bound(precision, *arrays):
-    return 0
+CELLS = 4096             # counters of a block's own histogram
+CHUNK = 2048             # rows that a block counts before it hands them on
+BLOCKS = 1024            # at most, where blocks walk over a list
+
+Job = columns("Job", "CHUNK START COUNT SLOT")    # of jobs: its first chunk, its rows by place, its histogram in counts
+Total = columns("Total", "JOBS CHUNKS ACTIVE SMALL")    # of totals: how many there are, of each
 
 
-# ---- kernels, slowest first. A job is a node to be counted; jobs[j] tells the first of its chunks
+# ---- device functions
 
 def types_of(weighted):
     """The Numba type of a count, and how many columns a histogram has beyond the classes."""
@@ -46,17 +59,20 @@ def types_of(weighted):
 
 
 @cuda.jit(device=True)
-def job_of(chunk, jobs, J):
-    """The job that a chunk belongs to: the last one that begins at it or before."""
-    low, high = 0, J - 1
-    while low < high:
+def piece_of(chunk, jobs, totals):
+    """The rows of a chunk by their places, first and number, and the histogram that they belong to."""
+    low, high = 0, totals[Total.JOBS] - 1
+    while low < high:    # its job is the last one whose chunks begin at it or before
         middle = (low + high + 1) // 2
-        if jobs[middle, JOB_CHUNK] <= chunk:
+        if jobs[middle, Job.CHUNK] <= chunk:
             low = middle
         else:
             high = middle - 1
-    return low
+    before = (chunk - jobs[low, Job.CHUNK]) * CHUNK
+    return jobs[low, Job.START] + before, min(CHUNK, jobs[low, Job.COUNT] - before), jobs[low, Job.SLOT]
 
+
+# ---- kernels, slowest first. rows (N,): the row at each place; counts (slots, D, BINS, K)
 
 @rung
 def direct(p, weighted=False):
@@ -64,20 +80,15 @@ def direct(p, weighted=False):
 
     @cuda.jit
     def histogram_direct(codes, y, w, rows, jobs, totals, counts):
-        """totals holds the number of jobs and that of their chunks."""
-        J, D, C = totals[0], codes.shape[1], counts.shape[3] - extra
-        for chunk in range(cuda.blockIdx.x, totals[1], cuda.gridDim.x):
-            j = job_of(chunk, jobs, J)
-            first = (chunk - jobs[j, JOB_CHUNK]) * CHUNK
-            size = min(CHUNK, jobs[j, JOB_COUNT] - first)
+        D, C = codes.shape[1], counts.shape[3] - extra
+        for chunk in range(cuda.blockIdx.x, totals[Total.CHUNKS], cuda.gridDim.x):
+            first, size, slot = piece_of(chunk, jobs, totals)
             for e in range(cuda.threadIdx.x, size * D, cuda.blockDim.x):
-                row, f = rows[jobs[j, JOB_START] + first + e // D], e % D
-                cell = counts[jobs[j, JOB_SLOT], f, codes[row, f]]
+                row, f = rows[first + e // D], e % D
+                cell = counts[slot, f, codes[row, f]]
+                cuda.atomic.add(cell, y[row], w[row] if weighted else count(1))
                 if weighted:
-                    cuda.atomic.add(cell, y[row], w[row])
                     cuda.atomic.add(cell, C, count(1))
-                else:
-                    cuda.atomic.add(cell, y[row], count(1))
     return histogram_direct
 
 
@@ -89,7 +100,7 @@ def private(p, weighted=False):
     def histogram_private(codes, y, w, rows, jobs, totals, counts):
         """A block has a group of G features, 2 ** log of them, and of L columns."""
         own_s = cuda.shared.array(CELLS, count)    # own_s[(g * BINS + b) * L + k]
-        J, D, K = totals[0], codes.shape[1], counts.shape[3]
+        D, K = codes.shape[1], counts.shape[3]
         C = K - extra
         L = min(K, CELLS // BINS)
         log = 0
@@ -98,17 +109,15 @@ def private(p, weighted=False):
         G = 1 << log
         f0, k0 = cuda.blockIdx.y * G, cuda.blockIdx.z * L
         t = cuda.threadIdx.x
-        for chunk in range(cuda.blockIdx.x, totals[1], cuda.gridDim.x):
-            j = job_of(chunk, jobs, J)
-            first = (chunk - jobs[j, JOB_CHUNK]) * CHUNK
-            size = min(CHUNK, jobs[j, JOB_COUNT] - first)
+        for chunk in range(cuda.blockIdx.x, totals[Total.CHUNKS], cuda.gridDim.x):
+            first, size, slot = piece_of(chunk, jobs, totals)
             for cell in range(t, G * BINS * L, cuda.blockDim.x):
                 own_s[cell] = count(0)
             cuda.syncthreads()    # own_s is empty
             for e in range(t, size << log, cuda.blockDim.x):
                 g = e & (G - 1)
                 if f0 + g < D:
-                    row = rows[jobs[j, JOB_START] + first + (e >> log)]
+                    row = rows[first + (e >> log)]
                     place = (g * BINS + int32(codes[row, f0 + g])) * L - k0
                     if k0 <= y[row] < k0 + L:
                         cuda.atomic.add(own_s, place + y[row], w[row] if weighted else count(1))
@@ -118,10 +127,12 @@ def private(p, weighted=False):
             for cell in range(t, G * BINS * L, cuda.blockDim.x):
                 f, k = f0 + cell // (BINS * L), k0 + cell % L
                 if f < D and k < K and own_s[cell] != 0:
-                    cuda.atomic.add(counts, (jobs[j, JOB_SLOT], f, cell // L % BINS, k), own_s[cell])
+                    cuda.atomic.add(counts, (slot, f, cell // L % BINS, k), own_s[cell])
             cuda.syncthreads()    # everyone has handed on; the next chunk may begin
     return histogram_private
 
+
+# ---- host side
 
 def grid_of(rung, chunks, D, K):
     """The grid of a rung, for at most `chunks` chunks."""
@@ -133,8 +144,6 @@ def grid_of(rung, chunks, D, K):
         G *= 2
     return min(chunks, BLOCKS), -(-D // G), -(-K // L)
 
-
-# ---- host side
 
 def launch(device, rung, precision, codes, y, C=None, w=None):
     """counts of all rows."""
@@ -148,6 +157,12 @@ def launch(device, rung, precision, codes, y, C=None, w=None):
     device.launch(rung.variant(precision, weighted=weighted), grid_of(rung, -(-N // CHUNK), D, C + weighted), THREADS,
                   codes, y, w if weighted else y, rows, jobs, totals, counts)
     return counts.reshape(counts.shape[1:])
+
+
+# ---- how it is judged
+
+def error_bound(precision, *arrays):
+    return 0
 
 
 def cost(precision, N, D, C):

@@ -58,6 +58,22 @@ def room(fmt):
     return int(math.log2(fmt.max))
 
 
+def every_cut(X, y, w):
+    """Every cut of the rows X (D, N) of classes y and weights w (or None), in order: (feature, threshold, whether
+    missing values go left, counts of the left side by class)."""
+    weight = np.eye(y.max() + 1)[y] * (np.ones(len(y)) if w is None else w.astype(np.float64))[:, None]
+    for f, x in enumerate(X.astype(np.float64)):
+        known = ~np.isnan(x)
+        values = np.unique(x[known])
+        sums = np.zeros((len(values), weight.shape[1]))
+        np.add.at(sums, np.searchsorted(values, x[known]), weight[known])
+        lefts = list(zip(values[:-1], np.cumsum(sums, axis=0)))
+        yield from ((f, t, False, left) for t, left in lefts)
+        if len(values) and not known.all():
+            yield f, np.inf, False, sums.sum(axis=0)
+            yield from ((f, t, True, left + weight[~known].sum(axis=0)) for t, left in lefts)
+
+
 # ---- device functions
 
 @lru_cache(maxsize=None)

@@ -1,7 +1,17 @@
 """Rows sorted by the side of the cut that they fall on, in all nodes at once.
 
+Idea       Where a row goes depends on how many go before it: a prefix sum tells each thread at once, without a queue.
 Maths      rows START .. START + COUNT of a node are divided, in their order, into those left of its cut and the others;
            the place where the right ones begin, CUT, is in START < CUT < START + COUNT
+
+    one node of six rows, cut at place 2
+
+        place           0  1  2  3  4  5
+        row             0  1  2  3  4  5
+        goes left       0  1  0  0  1  0
+        lefts before    0  0  1  1  1  2       the exclusive prefix sum
+        moves to        2  0  3  4  1  5       left: START + lefts before; right: CUT + (place - START - lefts before)
+
 Shapes     nodes (2 N, 7): int32, see nodes. codes (N, D): uint8 (see bins). rows (N,): int32, by place; node_of (N,):
            the node of each place
 Mapping    a thread per place
@@ -9,6 +19,8 @@ Precision  exact: codes are integers
 Ladder     counted  every row counts those on its side that come before it in the node
            scanned  one prefix sum over all places counts for everybody: within blocks, over blocks, and then the move
 Cost       no flops; N codes, rows and numbers of nodes read, N rows written
+Try        python -m numprec.kernels partition --shape 3000
+           How many numbers does the second launch of `scanned` add up for 10,000 places? 10: a sum for each PLACES.
 Sources    [1] G. E. Blelloch, Prefix sums and their applications, CMU-CS-90-190, 1990, section 1.3 (split)
            [2] M. Harris, S. Sengupta, J. D. Owens, Parallel prefix sum (scan) with CUDA, GPU Gems 3, 2007, chapter 39
 """
@@ -19,13 +31,10 @@ from numba import cuda, int32
 
 from numprec.kernels.reductions.reduce import WARP
 from numprec.kernels.trees.bins import BINS
-from numprec.kernels.trees.nodes import BIN, CUT, FEATURE, MISSING, ROOT, START
+from numprec.kernels.trees.nodes import ROOT, Node
 from numprec.kernels.trees.scan import warp_scan
 from numprec.kernels.trees.sort import THREADS
 from numprec.language.ladder import operation, rung
-
-EACH = 4                 # places per thread
-PLACES = EACH * THREADS
 
 
 # ---- oracle: one node, cut in the middle of the bins
@@ -34,16 +43,16 @@ def oracle(codes):
     return np.argsort(codes[:, 0] > BINS // 2, kind="stable")
 
 
-def error_bound(precision, *arrays):
-    return 0
+EACH = 4                 # places per thread
+PLACES = EACH * THREADS
 
 
 # ---- kernels, slowest first
 
 @cuda.jit(device=True)
 def on_the_left(codes, row, nodes, k):
-    code = codes[row, nodes[k, FEATURE]]
-    return code <= nodes[k, BIN] or (code == BINS - 1 and nodes[k, MISSING] == 1)
+    code = codes[row, nodes[k, Node.FEATURE]]
+    return code <= nodes[k, Node.BIN] or (code == BINS - 1 and nodes[k, Node.MISSING] == 1)
 
 
 @rung
@@ -54,10 +63,10 @@ def counted(p):
         if i < rows.size:
             k = node_of[i]
             place = i
-            if nodes[k, CUT] > 0:
+            if nodes[k, Node.CUT] > 0:
                 left = on_the_left(codes, rows[i], nodes, k)
-                place = nodes[k, START] if left else nodes[k, CUT]
-                for j in range(nodes[k, START], i):
+                place = nodes[k, Node.START] if left else nodes[k, Node.CUT]
+                for j in range(nodes[k, Node.START], i):
                     if on_the_left(codes, rows[j], nodes, k) == left:
                         place += 1
             moved[place] = rows[i]
@@ -102,7 +111,7 @@ def scanned(p):
             left = int32(0)
             if i < rows.size:
                 k = node_of[i]
-                if nodes[k, CUT] > 0 and on_the_left(codes, rows[i], nodes, k):
+                if nodes[k, Node.CUT] > 0 and on_the_left(codes, rows[i], nodes, k):
                     left = int32(1)
             before, total = scan(left, sums_s)
             if i < rows.size:
@@ -130,7 +139,7 @@ def scanned(p):
         i = cuda.grid(1)
         if i < rows.size:
             k = node_of[i]
-            start, middle = nodes[k, START], nodes[k, CUT]
+            start, middle = nodes[k, Node.START], nodes[k, Node.CUT]
             place = i
             if middle > 0:
                 left = sums[i // PLACES] + (marks[i] >> 1) - sums[start // PLACES] - (marks[start] >> 1)
@@ -149,7 +158,7 @@ def launch(device, rung, precision, codes, rows=None, node_of=None, nodes=None, 
         rows = device.array(np.arange(N, dtype=np.int32))
         node_of = device.array(np.full(N, ROOT, np.int32))
         left = int((device.to_host(codes)[:, 0] <= BINS // 2).sum())
-        table = np.zeros((ROOT + 1, 7), np.int32)
+        table = np.zeros((ROOT + 1, len(Node)), np.int32)
         table[ROOT] = 0, N, 0, 0, BINS // 2, left, -1
         nodes, moved = device.array(table), device.empty(N, np.int32)
         scratch = device.empty(N, np.int32), device.empty(-(-N // PLACES), np.int32)
@@ -162,6 +171,12 @@ def launch(device, rung, precision, codes, rows=None, node_of=None, nodes=None, 
         device.launch(offsets, 1, THREADS, sums)
         device.launch(move, -(-N // THREADS), THREADS, rows, node_of, nodes, marks, sums, moved)
     return moved
+
+
+# ---- how it is judged
+
+def error_bound(precision, *arrays):
+    return 0
 
 
 def cost(precision, N):

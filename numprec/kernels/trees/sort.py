@@ -1,5 +1,6 @@
 """Order of a column: which element is the smallest, which the next, ...
 
+Idea       A network of comparisons that does not depend on the data: all pairs of a step at once, a thread for each.
 Maths      order is the permutation with x[order[0]] <= x[order[1]] <= ..., and then NaNs; equal elements, and NaNs,
            stay in order of their index
 Shapes     x (n,): storage. order (n,): int32
@@ -10,7 +11,18 @@ Ladder     ranks    a thread counts the elements that come before its own: n^2 c
                     comparisons in all. Every comparison leaves the smaller element at the lower index, also in the
                     first step of a merge, which meets the elements of the second run in reverse: so a run that ends
                     early may be thought of as filled up with infinities, and n need not be a power of two
+
+    two sorted runs of four become one of eight; a bracket joins two elements that are compared, and perhaps exchanged
+
+        index            0  1  2  3 | 4  5  6  7
+        before           1  4  6  7 | 2  3  5  8
+        0-7 1-6 2-5 3-4  1  4  3  2 | 7  6  5  8     the second run in reverse: all of the left half <= all of the right
+        0-2 1-3 4-6 5-7  1  2  3  4 | 5  6  7  8     elements 2 apart, in either half
+        0-1 2-3 4-5 6-7  1  2  3  4   5  6  7  8     neighbours
+
 Cost       n log2(n) comparisons, no flops; n elements read, n indices written
+Try        python -m numprec.kernels sort --shape 1000
+           How many comparisons does the merge above make, and how many would `ranks` need? 12 and 64.
 Sources    K. E. Batcher, Sorting networks and their applications, AFIPS Spring Joint Computing Conference, 1968
            D. E. Knuth, The Art of Computer Programming, vol. 3, 2nd ed., 1998, section 5.3.4
 """
@@ -21,9 +33,6 @@ from numba import cuda, int32
 
 from numprec.language.ladder import draw, operation, rung
 
-THREADS = 256
-CAPACITY = 2048          # elements that bitonic holds in shared memory
-
 
 # ---- oracle
 
@@ -31,8 +40,8 @@ def oracle(x):
     return np.argsort(x.astype(np.float64), kind="stable")
 
 
-def error_bound(precision, *arrays):
-    return 0
+THREADS = 256
+CAPACITY = 2048          # elements that bitonic holds in shared memory
 
 
 # ---- kernels, slowest first
@@ -43,6 +52,14 @@ def follows(a, i, b, j):
     if a != a or b != b:
         return a != a and (b == b or j < i)
     return b < a or (b == a and j < i)
+
+
+@cuda.jit(device=True)
+def pairs(n, log):
+    """Pairs of elements 2^log apart: a group of 2^(log + 1) elements has 2^log of them, and the last one may be cut
+    short."""
+    groups = (n - 1 >> (log + 1)) + 1
+    return groups << log
 
 
 @rung
@@ -83,15 +100,15 @@ def block_sort(p):
         while (1 << log) < n:
             half = 1 << log
             cuda.syncthreads()    # runs of `half` are sorted
-            for pair in range(t, ((n - 1 >> log + 1) + 1) * half, cuda.blockDim.x):
-                run, k = pair >> log, pair & (half - 1)
-                j = (run + 1) * 2 * half - 1 - k
+            for pair in range(t, pairs(n, log), cuda.blockDim.x):
+                merge, k = pair >> log, pair & (half - 1)    # the k-th pair of that merge
+                j = (merge + 1) * 2 * half - 1 - k           # counted from the end of its second run
                 if j < n:
-                    compare(x, order, run * 2 * half + k, j)
+                    compare(x, order, merge * 2 * half + k, j)
             for step in range(log - 1, -1, -1):
                 apart = 1 << step
                 cuda.syncthreads()    # within 2 `apart`, no element of a lower half is beyond one of an upper half
-                for pair in range(t, ((n - 1 >> step + 1) + 1) * apart, cuda.blockDim.x):
+                for pair in range(t, pairs(n, step), cuda.blockDim.x):
                     i = (pair >> step) * 2 * apart + (pair & (apart - 1))
                     if i + apart < n:
                         compare(x, order, i, i + apart)
@@ -123,6 +140,12 @@ def launch(device, rung, precision, x):
     blocks = 1 if rung is bitonic else -(-x.size // THREADS)
     device.launch(rung[precision], blocks, THREADS, x, order)
     return order
+
+
+# ---- how it is judged
+
+def error_bound(precision, *arrays):
+    return 0
 
 
 def cost(precision, n):

@@ -1,5 +1,7 @@
 """The best split of a node: the feature and the threshold that leave the least impurity.
 
+Idea       Every cut of every feature is tried at once. Unsorted, each counts all rows; sorted, it is one step of a
+           scan; in bins, there are 256 cuts however many rows there are.
 Maths      over all f and t: minimize what the cut {n : X[f, n] <= t} leaves (see impurity), among cuts with at least
            `least` rows on either side. Rows whose X[f, n] is missing (NaN) go to the right, or all of them to the left,
            whichever leaves less; one of the cuts leaves them alone on the right: t is infinite.
@@ -11,12 +13,13 @@ Mapping    each rung leaves one candidate a block, and `choose` takes the best o
 Precision  a threshold is `cut` of two neighbours (see bins); what a cut leaves is computed alike in every rung, so
            that all find the same split, bit for bit, wherever all see the same thresholds
 Ladder     candidates  a thread per row takes its value as threshold and counts all the others: D N^2 comparisons
-           sorted      a block sorts a feature in shared memory; then every cut is one step of a scan: a warp counts a
-                       class in 32 rows with one ballot, and where it stands with a popcount
+           in_order    a block sorts a feature in shared memory; then every cut is one step of a scan (see scan)
            binned      the scan goes over bins, not rows: BINS counts instead of N, whatever N is. With more than BINS
                        values in a feature, some thresholds are never looked at
 Cost       D N log2(N) comparisons; D N cuts of 8 C + 5 flops: a term of impurity is four, on either side; D N elements,
            N labels and weights read
+Try        python -m numprec.kernels split --shape 8x512x3
+           With C classes, how many counts does `candidates` make for a cut that `in_order` does not? (C + 1) N.
 Sources    [1] L. Breiman, J. Friedman, R. Olshen, C. Stone, Classification and Regression Trees, 1984, section 2.4
            [2] M. Mehta, R. Agrawal, J. Rissanen, SLIQ: A fast scalable classifier for data mining, EDBT 1996
 """
@@ -30,32 +33,16 @@ from numprec.kernels.reductions.reduce import WARP
 from numprec.kernels.trees import histogram
 from numprec.kernels.trees.bins import BINS, bins_of, cut, quantise, word
 from numprec.kernels.trees.histogram import types_of
-from numprec.kernels.trees.impurity import entropy, gini, impurity_of, left_over, left_over_bound, left_over_of
-from numprec.kernels.trees.scan import LEFT, known_rows, scan_bins, scan_rows
+from numprec.kernels.trees.impurity import (entropy, every_cut, gini, impurity_of, left_over, left_over_bound,
+                                            left_over_of)
+from numprec.kernels.trees.scan import (LEFT, NONE, Least, Rows, Whole, choose, known_rows, place_of, scan_bins,
+                                        scan_rows)
 from numprec.kernels.trees.sort import CAPACITY, THREADS, block_sort
 from numprec.language.instructions import number
 from numprec.language.ladder import draw, operation, rung
 
-WARPS = THREADS // WARP
-NONE = 2 ** 31 - 1        # the place of a cut that there is not
-
 
 # ---- oracle: what the best cut leaves. The rungs are judged by what theirs leaves, and by what they say it does
-
-def every_cut(X, y, w):
-    """(feature, threshold, whether missing values go left, counts of the left side by class), in order."""
-    weight = np.eye(y.max() + 1)[y] * (np.ones(len(y)) if w is None else w.astype(np.float64))[:, None]
-    for f, x in enumerate(X.astype(np.float64)):
-        known = ~np.isnan(x)
-        values = np.unique(x[known])
-        sums = np.zeros((len(values), weight.shape[1]))
-        np.add.at(sums, np.searchsorted(values, x[known]), weight[known])
-        lefts = list(zip(values[:-1], np.cumsum(sums, axis=0)))
-        yield from ((f, t, False, left) for t, left in lefts)
-        if len(values) and not known.all():
-            yield f, np.inf, False, sums.sum(axis=0)
-            yield from ((f, t, True, left + weight[~known].sum(axis=0)) for t, left in lefts)
-
 
 def oracle(X, y, w=None, criterion=gini):
     counts = np.bincount(y, w)
@@ -64,21 +51,7 @@ def oracle(X, y, w=None, criterion=gini):
     return np.array([best, best])
 
 
-def readout(results, X, y, w=None, criterion=gini):
-    """What the chosen cut leaves, and what the kernel says it does."""
-    (feature,), (threshold,), (says,), (missing,) = (r.astype(np.float64) for r in results)
-    weight, counts = (np.ones(len(y)) if w is None else w), np.bincount(y, w)
-    if feature < 0:
-        return np.array([impurity_of(counts, criterion)] * 2)
-    x = X[int(feature)].astype(np.float64)
-    left = np.where(np.isnan(x), missing > 0, x <= threshold)
-    return np.array([left_over_of(np.bincount(y[left], weight[left], len(counts)), counts, criterion), says])
-
-
-def error_bound(precision, X, y, w=None, criterion=gini):
-    """The kernel may prefer a cut that is worse by the error of both; what it says is off by the error of one."""
-    error = left_over_bound(precision, y.max() + 1, len(y) if w is None else w.sum())
-    return np.array([2 * error, error])
+WARPS = THREADS // WARP
 
 
 # ---- kernels, slowest first. Each leaves keys, places and thresholds, one a block. A place is 2 f N + position, or
@@ -87,8 +60,20 @@ def error_bound(precision, X, y, w=None, criterion=gini):
 @rung
 def candidates(p, criterion=gini, weighted=False):
     storage, accum, term, combine, between = p.storage, p.accum, criterion(p), left_over(p), cut(p)
-    over_block, (count, _) = block_argmax(p), types_of(weighted)
-    lowest = word(p.accum, -p.accum.max)
+    over_block, (count, _), lowest = block_argmax(p), types_of(weighted), word(p.accum, -p.accum.max)
+
+    @cuda.jit(device=True)
+    def count_left(x, y, w, a, missing_left, label):
+        """What lies left of the threshold behind a, and in all: of one class, or of every class if label is -1."""
+        left, whole = count(0), count(0)
+        for n in range(x.size):
+            if label < 0 or y[n] == label:
+                weight = count(w[n]) if weighted else count(1)
+                whole += weight
+                value = accum(x[n])
+                if value <= a or (value != value and missing_left):
+                    left += weight
+        return left, whole
 
     @cuda.jit
     def split_candidates(X, y, w, C, least, keys, places, thresholds):
@@ -115,24 +100,11 @@ def candidates(p, criterion=gini, weighted=False):
         for side in range(2 if missing > 0 else 1):
             rows = known + side * missing
             if i < N and (a < b or (b != b and side == 0)) and rows >= least and N - rows >= least:
-                left, whole = count(0), count(0)
-                for n in range(N):
-                    x = accum(X[f, n])
-                    weight = count(w[n]) if weighted else count(1)
-                    whole += weight
-                    if x <= a or (x != x and side == 1):
-                        left += weight
+                left, whole = count_left(X[f], y, w, a, side == 1, -1)
                 i_left = accum(0)
                 i_right = accum(0)
                 for c in range(C):
-                    part, total = count(0), count(0)
-                    for n in range(N):
-                        if y[n] == c:
-                            x = accum(X[f, n])
-                            weight = count(w[n]) if weighted else count(1)
-                            total += weight
-                            if x <= a or (x != x and side == 1):
-                                part += weight
+                    part, total = count_left(X[f], y, w, a, side == 1, c)
                     i_left += term(part, left)
                     i_right += term(total - part, whole - left)
                 own = -combine(left, whole, i_left, i_right)
@@ -149,125 +121,103 @@ def candidates(p, criterion=gini, weighted=False):
 
 
 @rung
-def sorted_(p, criterion=gini, weighted=False):
+def in_order(p, criterion=gini, weighted=False):
     storage, accum, sort, between = p.storage, p.accum, block_sort(p), cut(p)
     over_block, (count, _) = block_argmax(p), types_of(weighted)
     find, end_of, lowest = scan_rows(p, criterion, weighted), known_rows(p), word(p.accum, -p.accum.max)
 
     @cuda.jit
-    def split_sorted(X, y, w, C, least, keys, places, thresholds):
+    def split_in_order(X, y, w, C, least, keys, places, thresholds):
         """A block per feature; each warp counts the classes in its part of the rows, then scans it."""
         x_s = cuda.shared.array(CAPACITY, storage)
         order_s = cuda.shared.array(CAPACITY, int32)
         key_s = cuda.shared.array(WARP, accum)
         place_s = cuda.shared.array(WARP, int32)
-        before_s = cuda.shared.array(0, count)    # (2 WARPS + 2) C: ahead of each warp, each warp's own, missing, all
+        counts_s = cuda.shared.array(0, count)    # (2 WARPS + 2) C, in four parts:
+        ahead_s = counts_s[:WARPS * C]                             # ahead of each warp
+        running_s = counts_s[WARPS * C:2 * WARPS * C]              # each warp's own, for the scan
+        missing_s = counts_s[2 * WARPS * C:(2 * WARPS + 1) * C]
+        totals = counts_s[(2 * WARPS + 1) * C:]
         t = cuda.threadIdx.x
-        lane = cuda.laneid
         warp = t // WARP
         f = cuda.blockIdx.x
         N = X.shape[1]
         for i in range(t, N, THREADS):
             x_s[i], order_s[i] = X[f, i], i
         for e in range(t, (2 * WARPS + 2) * C, THREADS):
-            before_s[e] = 0
+            counts_s[e] = 0
         sort(x_s, order_s, N)
         known = end_of(x_s, order_s, 0, N)
         part = -(-known // WARPS)
         first, last = min(warp * part, known), min(warp * part + part, known)
-        for i in range(first + lane, last, WARP):
+        for i in range(first + cuda.laneid, last, WARP):
             row = order_s[i]
-            cuda.atomic.add(before_s, warp * C + y[row], count(w[row]) if weighted else count(1))
+            cuda.atomic.add(ahead_s, warp * C + y[row], count(w[row]) if weighted else count(1))
         for i in range(known + t, N, THREADS):
             row = order_s[i]
-            cuda.atomic.add(before_s, 2 * WARPS * C + y[row], count(w[row]) if weighted else count(1))
+            cuda.atomic.add(missing_s, y[row], count(w[row]) if weighted else count(1))
         cuda.syncthreads()    # each warp has counted its part
         for c in range(t, C, THREADS):
             total = count(0)
             for v in range(WARPS):
-                own = before_s[v * C + c]
-                before_s[v * C + c] = total
+                own = ahead_s[v * C + c]
+                ahead_s[v * C + c] = total
                 total += own
-            before_s[(2 * WARPS + 1) * C + c] = total + before_s[2 * WARPS * C + c]
+            totals[c] = total + missing_s[c]
         cuda.syncthreads()    # each warp knows what lies ahead of it
-        before = before_s[(WARPS + warp) * C:(WARPS + warp + 1) * C]
-        totals = before_s[(2 * WARPS + 1) * C:]
+        before = running_s[warp * C:(warp + 1) * C]
         whole = count(0)
         for c in range(C):
             whole += totals[c]
+        node, rows = Whole(totals[:C], count(whole), N), Rows(x_s, order_s, y, w, N)
         best, at = number(lowest, accum(0)), int32(NONE)
         for side in range(2 if known < N else 1):
-            for c in range(lane, C, WARP):
-                before[c] = before_s[warp * C + c] + (before_s[2 * WARPS * C + c] if side == 1 else count(0))
+            for c in range(cuda.laneid, C, WARP):
+                before[c] = ahead_s[warp * C + c] + (missing_s[c] if side == 1 else count(0))
             cuda.syncwarp()    # everyone may read before
-            key, place = find(x_s, order_s, y, w, first, last, known - N if side == 1 else 0, known if side == 1 else N,
-                              C, totals, whole, before, least, count(0))
+            ahead = first + (N - known if side == 1 else 0)
+            key, place = find(rows, first, last, node, ahead, before, Least(least, count(0)))
             if key > best:
                 best, at = key, int32(place + LEFT if side == 1 else place)
         best, at = over_block(best, at, key_s, place_s)
         if t == 0:
             position = at - LEFT if at >= LEFT else at
-            keys[f], places[f], thresholds[f] = best, NONE, storage(0)
+            keys[f], places[f], thresholds[f] = best, place_of(f, at, 2 * N), storage(0)
             if at < NONE:
-                places[f] = (2 * f + (1 if at >= LEFT else 0)) * N + position
                 thresholds[f] = between(accum(x_s[position]), accum(x_s[position + 1]))
-    return split_sorted
+    return split_in_order
 
 
 @rung
 def binned(p, criterion=gini, weighted=False):
-    storage, find, (count, extra) = p.storage, scan_bins(p, criterion, weighted), types_of(weighted)
-    accum, over_block = p.accum, block_argmax(p, WARP)
+    storage, accum, over_block, (count, extra) = p.storage, p.accum, block_argmax(p, WARP), types_of(weighted)
+    find = scan_bins(p, criterion, weighted)
 
     @cuda.jit
     def split_binned(counts, bins, edges, least, keys, places, thresholds):
         """A block of one warp per feature."""
         key_s = cuda.shared.array(WARP, accum)
         place_s = cuda.shared.array(WARP, int32)
-        before_s = cuda.shared.array(0, count)    # 2 K: the running counts, and the totals
+        counts_s = cuda.shared.array(0, count)    # 2 K: the running counts, and the totals
         f = cuda.blockIdx.x
         K = counts.shape[2]
+        totals = counts_s[K:]
         for k in range(cuda.threadIdx.x, K, WARP):
             total = count(0)
             for b in range(BINS):
                 total += counts[f, b, k]
-            before_s[K + k] = total
-        cuda.syncwarp()
-        totals = before_s[K:]
+            totals[k] = total
+        cuda.syncwarp()    # everyone may read the totals
         whole = count(0)
         for c in range(K - extra):
             whole += totals[c]
-        rows = totals[K - 1] if weighted else whole
-        key, place = find(counts[f], bins, K, totals, whole, rows, before_s, least, count(0))
-        best, at = over_block(key, place if place >= 0 else int32(NONE), key_s, place_s)
+        node = Whole(totals[:K - extra], count(whole), totals[K - 1] if weighted else count(whole))
+        best, at = over_block(*find(counts[f], bins, node, counts_s, Least(least, count(0))), key_s, place_s)
         if cuda.threadIdx.x == 0:
-            place = at - LEFT if at >= LEFT else at
-            keys[f], places[f], thresholds[f] = best, NONE, storage(0)
+            keys[f], places[f], thresholds[f] = best, place_of(f, at, 2 * BINS), storage(0)
             if at < NONE:
-                places[f], thresholds[f] = (2 * f + (1 if at >= LEFT else 0)) * BINS + place, edges[f, place]
+                thresholds[f] = edges[f, at - LEFT if at >= LEFT else at]
     return split_binned
-
-
-@rung(of="choose")
-def choose(p):
-    accum, over_block = p.accum, block_argmax(p)
-    lowest = word(p.accum, -p.accum.max)
-
-    @cuda.jit
-    def split_choose(keys, places, thresholds, stride, feature, threshold, left_over, missing):
-        """The candidate of the largest key, and of the lowest place among those. Each feature has `stride` places."""
-        key_s = cuda.shared.array(WARP, accum)
-        place_s = cuda.shared.array(WARP, int32)
-        key, place, own = number(lowest, accum(0)), int32(NONE), int32(0)
-        for i in range(cuda.threadIdx.x, keys.size, THREADS):
-            if keys[i] > key or (keys[i] == key and places[i] < place):
-                key, place, own = keys[i], places[i], int32(i)
-        best, at = over_block(key, place, key_s, place_s)
-        _, own = over_block(best if place == at else number(lowest, accum(0)), own, key_s, place_s)    # of equal rows
-        if cuda.threadIdx.x == 0:
-            feature[0], left_over[0], threshold[0] = (at // stride if at < NONE else -1), -best, thresholds[own]
-            missing[0] = 1 if at < NONE and at % stride >= stride // 2 else 0
-    return split_choose
 
 
 # ---- host side
@@ -285,7 +235,7 @@ def launch(device, rung, precision, X, y, w=None, criterion=gini, C=None, least=
     size = 8 if weighted else 4
     if rung is candidates:
         device.launch(kernel, (blocks // D, D), THREADS, X, y, w, C, least, keys, places, thresholds)
-    elif rung is sorted_:
+    elif rung is in_order:
         device.launch(kernel, D, THREADS, X, y, w, C, least, keys, places, thresholds,
                       shared=(2 * WARPS + 2) * C * size)
     else:
@@ -299,6 +249,25 @@ def launch(device, rung, precision, X, y, w=None, criterion=gini, C=None, least=
               device.empty(1, np.int32))
     device.launch(choose[precision], 1, THREADS, keys, places, thresholds, stride, *result)
     return result
+
+
+# ---- how it is judged
+
+def readout(results, X, y, w=None, criterion=gini):
+    """What the chosen cut leaves, and what the kernel says it does."""
+    (feature,), (threshold,), (says,), (missing,) = (r.astype(np.float64) for r in results)
+    weight, counts = (np.ones(len(y)) if w is None else w), np.bincount(y, w)
+    if feature < 0:
+        return np.array([impurity_of(counts, criterion)] * 2)
+    x = X[int(feature)].astype(np.float64)
+    left = np.where(np.isnan(x), missing > 0, x <= threshold)
+    return np.array([left_over_of(np.bincount(y[left], weight[left], len(counts)), counts, criterion), says])
+
+
+def error_bound(precision, X, y, w=None, criterion=gini):
+    """The kernel may prefer a cut that is worse by the error of both; what it says is off by the error of one."""
+    error = left_over_bound(precision, y.max() + 1, len(y) if w is None else w.sum())
+    return np.array([2 * error, error])
 
 
 def cost(precision, D, N, C):
