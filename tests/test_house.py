@@ -45,8 +45,6 @@ TOO_LONG = {
     "numprec/kernels/equations/least_squares.py",
     "numprec/kernels/equations/qr.py",
     "numprec/kernels/networks/dense.py",
-    "numprec/kernels/trees/levels.py",
-    "numprec/kernels/trees/split.py",
     "numprec/models/svm.py",
     "numprec/models/training.py",
     "tests/emulator/test_emulator_arithmetic.py",

@@ -24,20 +24,16 @@ Precision  an edge is cut(a, b) of two neighbours a < b: a/2 + b/2, which cannot
 Ladder     picked     each value counts those before it; one thread walks along them; each row looks at every edge
            quantiles  a block sorts in shared memory, its first warp walks, each row bisects
 Cost       edges 3 flops each, X read, edges and codes written
-Try        python -m numprec.kernels bins --shape 4x1000
-           With three bins, how many edges has 0 0 0 0 0 0 1? One: of a run of equal values, none can be cut.
 Sources    [1] G. Ke et al., LightGBM: A highly efficient gradient boosting decision tree, NeurIPS 2017
 """
-from functools import lru_cache
 
 import numpy as np
 from numba import cuda, int32, int64
 
-from numprec.kernels.reductions.argmax import block_argmax
-from numprec.kernels.reductions.reduce import ALL_LANES, WARP
+from numprec.kernels.reductions.collectives import ALL_LANES, WARP, block_argmax
 from numprec.kernels.trees.sort import CAPACITY, THREADS, block_sort, follows
 from numprec.language.instructions import add_rn, number
-from numprec.language.ladder import draw, operation, rung
+from numprec.language.ladder import draw, helper, operation, rung
 
 BINS = 256
 
@@ -70,7 +66,7 @@ def word(fmt, value):
     return int(fmt.round(np.array([value])).view(f"i{fmt.bytes}")[0])
 
 
-@lru_cache(maxsize=None)
+@helper
 def cut(p):
     """cut(a, b): the threshold between the numbers a < b of the storage format; infinity where b is missing."""
     storage, accum, infinity = p.storage, p.accum, word(p.storage, np.inf)
@@ -94,7 +90,7 @@ def ends_a_bin(first, end, known, distinct, bins):
 
 @rung
 def picked(p):
-    storage, accum, between, infinity = p.storage, p.accum, cut(p), word(p.storage, np.inf)
+    storage, accum, between, infinity = p.storage, p.accum, cut[p], word(p.storage, np.inf)
 
     @cuda.jit
     def bins_sample(X, sample):
@@ -166,7 +162,7 @@ def lanes_upto_last(mask):
 
 @rung
 def quantiles(p):
-    storage, accum, sort, between, over_block = p.storage, p.accum, block_sort(p), cut(p), block_argmax(p)
+    storage, accum, sort, between, over_block = p.storage, p.accum, block_sort[p], cut[p], block_argmax[p]
     infinity, lowest = word(p.storage, np.inf), word(p.accum, -p.accum.max)
 
     @cuda.jit

@@ -25,11 +25,8 @@ Ladder     node_by_node  sorts the rows of each node anew, by insertion: n^2 / 4
            one_block     a block grows a subtree on its own (see one_block)
            levels        every node of a level at once, over bins (see levels)
 Cost       D N log2(N) comparisons, then D N per level
-Try        python -m numprec.kernels grow --shape 4x150x3
-           How many launches does node_by_node take for a tree of depth d that is grown to the end? 2 (d + 1) + 1.
 Sources    L. Breiman, J. Friedman, R. Olshen, C. Stone, Classification and Regression Trees, 1984, chapter 2
 """
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -42,7 +39,7 @@ from numprec.kernels.trees.nodes import ROOT, Node, best_of_lane, divide, gains,
 from numprec.kernels.trees.scan import LEFT, NONE
 from numprec.kernels.trees.sort import THREADS, follows
 from numprec.language.instructions import number
-from numprec.language.ladder import rung
+from numprec.language.ladder import helper, rung
 
 
 # ---- oracle: a tree that is grown to the end knows every row, where no two rows are the same
@@ -61,7 +58,7 @@ class Search(NamedTuple):
     counts: object
 
 
-@lru_cache(maxsize=None)
+@helper
 def count_node(p, criterion, weighted):
     """count_node(k, data, rows, tree): values and impurity of node k, by one thread."""
     (count, _), impurity_of = types_of(weighted), impurity(p, criterion)
@@ -80,10 +77,10 @@ def count_node(p, criterion, weighted):
 
 @rung
 def node_by_node(p, criterion=gini, weighted=False):
-    accum, term, combine, between = p.accum, criterion(p), left_over(p), cut(p)
+    accum, term, combine, between = p.accum, criterion[p], left_over[p], cut[p]
     (count, _), lowest = types_of(weighted), word(p.accum, -p.accum.max)
-    count_rows, whole, of_thread, is_enough = count_node(p, criterion, weighted), whole_of(p, count), best_of_lane(p), \
-        gains(p)
+    count_rows, whole, of_thread, is_enough = count_node(p, criterion, weighted), whole_of(p, count), best_of_lane[p], \
+        gains[p]
 
     @cuda.jit
     def grow_start(data, rows, tree):

@@ -5,7 +5,9 @@ Idea       Whole numbers may be added in any order: let many threads add at once
 Maths      counts[f, b, c] = number (or weight) of the rows n with code[n, f] = b and y[n] = c (see bins)
 Shapes     codes (N, D): uint8, a row is contiguous. y (N,): int32. counts (D, BINS, K): int32, or int64 where
            rows have weights; K is the number of classes C, and one more, the number of rows, where they have weights
-Mapping    a job is a node to be counted; its rows are cut into chunks, which the blocks take one after the other
+Mapping    a job is a node to be counted; its rows are cut into chunks, which the blocks take one after the other.
+           In `private`, thread e of a block counts feature e % G of row e // G, so that G neighbours read the codes
+           of one row side by side
 
         two jobs of 3000 and 2000 rows, in chunks of 2048
 
@@ -14,15 +16,11 @@ Mapping    a job is a node to be counted; its rows are cut into chunks, which th
         rows       0 .. 2047    2048 .. 2999    0 .. 1999
         jobs       CHUNK 0, COUNT 3000          CHUNK 2, COUNT 2000      (CHUNK: the first of a job's chunks)
 
-           private: thread e of a block counts feature e % G of row e // G, so that G neighbours read the codes of one
-           row side by side
 Precision  counts are integers: exact, and the same in whatever order they come; float16 could not count beyond 2048.
            Weights are integers too, scaled
 Ladder     direct   every thread adds to the histogram in global memory
            private  a block adds to a histogram of its own in shared memory and hands on what it counted at the end
 Cost       N D additions of integers, N D codes and N labels read, counts written
-Try        python -m numprec.kernels histogram --shape 10000x8x3
-           With how many cells does a block of `private` hand on, at most, and how often? CELLS, once in CHUNK rows.
 Sources    [1] G. Ke et al., LightGBM: A highly efficient gradient boosting decision tree, NeurIPS 2017
            [2] NVIDIA, CUDA C++ Best Practices Guide, section "Shared Memory"
 """

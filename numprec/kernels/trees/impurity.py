@@ -11,12 +11,12 @@ Precision  counts are exact. A share n[c] / N is within 3 u of the truth, relati
 Sources    L. Breiman, J. Friedman, R. Olshen, C. Stone, Classification and Regression Trees, 1984, chapter 4
 """
 import math
-from functools import lru_cache
 
 import numpy as np
 from numba import cuda, int32, int64
 
 from numprec.language.instructions import mul_rn
+from numprec.language.ladder import helper
 from numprec.precision import FORMATS
 
 
@@ -76,7 +76,7 @@ def every_cut(X, y, w):
 
 # ---- device functions
 
-@lru_cache(maxsize=None)
+@helper
 def share(p):
     """share(part, whole): part / whole in accum, for integers 0 <= part <= whole, whole > 0."""
     accum, bits = p.accum, room(p.accum)
@@ -92,9 +92,10 @@ def share(p):
     return share_narrow if bits < 62 else share
 
 
+@helper
 def gini(p):
     """gini(part, whole): the term of one class."""
-    share_of = share(p)
+    share_of = share[p]
 
     @cuda.jit(device=True)
     def gini(part, whole):
@@ -102,9 +103,10 @@ def gini(p):
     return gini
 
 
+@helper
 def entropy(p):
     """entropy(part, whole): the term of one class."""
-    accum, share_of = p.accum, share(p)
+    accum, share_of = p.accum, share[p]
 
     @cuda.jit(device=True)
     def entropy(part, whole):
@@ -113,10 +115,10 @@ def entropy(p):
     return entropy
 
 
-@lru_cache(maxsize=None)
+@helper
 def impurity(p, criterion):
     """impurity(counts, C, whole): of a node whose counts, by class, sum to `whole`."""
-    accum, term = p.accum, criterion(p)
+    accum, term = p.accum, criterion[p]
 
     @cuda.jit(device=True)
     def impurity(counts, C, whole):
@@ -127,10 +129,10 @@ def impurity(p, criterion):
     return impurity
 
 
-@lru_cache(maxsize=None)
+@helper
 def left_over(p):
     """left_over(left, whole, i, j): of two sides of impurities i and j, `left` of `whole` being on the first."""
-    share_of = share(p)
+    share_of = share[p]
 
     @cuda.jit(device=True)
     def left_over(left, whole, i, j):

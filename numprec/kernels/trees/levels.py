@@ -23,8 +23,6 @@ Ladder     see grow. Only the smaller of two children is counted [1]. Nodes of `
            the memory for them grows with N D C
 Cost       D N cuts a level, 8 C + 5 flops each, of log2(N) levels; X and y read, the tree of 2 N nodes written. Here
            D N codes are read per level, at most half of them on all but the first
-Try        python -m numprec.kernels grow --rung levels
-           How many rows does the level above count, instead of 10,000? 1700.
 Sources    [1] G. Ke et al., LightGBM: A highly efficient gradient boosting decision tree, NeurIPS 2017
            [2] T. Chen and C. Guestrin, XGBoost: A scalable tree boosting system, KDD 2016
 """
@@ -33,15 +31,13 @@ from typing import NamedTuple
 import numpy as np
 from numba import cuda, int32
 
-from numprec.kernels.reductions.argmax import warp_argmax
-from numprec.kernels.reductions.reduce import WARP
+from numprec.kernels.reductions.collectives import WARP, block_scan, warp_argmax
 from numprec.kernels.trees import histogram, partition
 from numprec.kernels.trees.bins import BINS, quantise
 from numprec.kernels.trees.histogram import BLOCKS, CHUNK, Job, Total, types_of
 from numprec.kernels.trees.impurity import gini, impurity
 from numprec.kernels.trees.nodes import ROOT, Node, best_feature, divide, gains, may_be_cut, whole_of
 from numprec.kernels.trees.one_block import WARPS, warps_for
-from numprec.kernels.trees.partition import block_scan
 from numprec.kernels.trees.scan import LEFT, NONE, scan_bins
 from numprec.kernels.trees.sort import THREADS
 from numprec.language.columns import columns
@@ -68,8 +64,8 @@ class Level(NamedTuple):
 
 @rung(of="grow")
 def levels(p, criterion=gini, weighted=False):
-    (count, _), over_warp, scan = types_of(weighted), warp_argmax(p), block_scan()
-    whole, best_of, is_enough, impurity_of = whole_of(p, count), best_feature(p), gains(p), impurity(p, criterion)
+    (count, _), over_warp, scan = types_of(weighted), warp_argmax[p], block_scan[p]
+    whole, best_of, is_enough, impurity_of = whole_of(p, count), best_feature[p], gains[p], impurity(p, criterion)
     find = scan_bins(p, criterion, weighted)
 
     @cuda.jit

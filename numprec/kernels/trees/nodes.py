@@ -27,23 +27,21 @@ Shapes     nodes (2 N, 7): int32, a row per node; a leaf has CUT 0 and FEATURE -
            threshold (2 N,): storage, impurities (2 N,): accum, values (2 N, C): each node's counts
 Precision  a gain is the difference of two impurities and off by the error of both: gain_floor tells how much, and a
            gain that falls short of min_decrease by no more than that counts
-Try        What are the numbers of the children if node 9 is cut too? 10 and 11: its cut can only be at place 5.
 """
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 from numba import cuda, int32
 
 from numprec.kernels.networks.philox import permuted
-from numprec.kernels.reductions.argmax import warp_argmax
-from numprec.kernels.reductions.reduce import WARP
+from numprec.kernels.reductions.collectives import WARP, warp_argmax
 from numprec.kernels.trees.bins import word
 from numprec.kernels.trees.impurity import left_over_bound, share
 from numprec.kernels.trees.scan import NONE, Whole
 from numprec.language.columns import columns
 from numprec.language.instructions import number
+from numprec.language.ladder import helper
 
 Node = columns("Node", "START COUNT DEPTH FEATURE BIN CUT MISSING")
 ROOT = 1
@@ -158,7 +156,7 @@ def may_be_cut(k, tree, limits):
     return classes > 1
 
 
-@lru_cache(maxsize=None)
+@helper
 def whole_of(p, count):
     """whole_of(k, tree): node k as a Whole, for counts of the type `count`."""
     @cuda.jit(device=True)
@@ -170,10 +168,10 @@ def whole_of(p, count):
     return whole_of
 
 
-@lru_cache(maxsize=None)
+@helper
 def gains(p):
     """gains(k, key, weight, tree, limits): whether a cut of node k that leaves -key is worth it."""
-    share_of = share(p)
+    share_of = share[p]
 
     @cuda.jit(device=True)
     def gains(k, key, weight, tree, limits):
@@ -182,7 +180,7 @@ def gains(p):
     return gains
 
 
-@lru_cache(maxsize=None)
+@helper
 def best_of_lane(p):
     """best_of_lane(keys, places, column, k, limits, first, step): the best of the features first, first + step, ...
 
@@ -208,11 +206,11 @@ def best_of_lane(p):
     return best_of_lane
 
 
-@lru_cache(maxsize=None)
+@helper
 def best_feature(p):
     """best_feature(keys, places, column, k, limits), by the whole warp: (feature or NONE, its place, its key). If no
     feature that is drawn has a cut, it is the next one in the order of drawing that does."""
-    of_lane, over_warp = best_of_lane(p), warp_argmax(p)
+    of_lane, over_warp = best_of_lane[p], warp_argmax[p]
 
     @cuda.jit(device=True)
     def best_feature(keys, places, column, k, limits):

@@ -18,26 +18,22 @@ Mapping    a block per root, of any number of warps; a level at a time, all of i
 Precision  as in grow
 Ladder     see grow
 Cost       D N log2(N) comparisons once, then D N cuts per level; a level costs five barriers
-Try        python -m numprec.kernels grow --rung one_block
-           Delete the barrier after "each node knows its cut" and run the sanitizer: which array does it name? nodes.
 Sources    [1] J. Shafer, R. Agrawal, M. Mehta, SPRINT: A scalable parallel classifier for data mining, VLDB 1996
 """
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 from numba import cuda, int32
 
-from numprec.kernels.reductions.argmax import warp_argmax
-from numprec.kernels.reductions.reduce import ALL_LANES, WARP
+from numprec.kernels.reductions.collectives import ALL_LANES, WARP, warp_argmax, warp_scan
 from numprec.kernels.trees.bins import cut, word
 from numprec.kernels.trees.histogram import BLOCKS, Total, types_of
 from numprec.kernels.trees.impurity import gini, impurity
 from numprec.kernels.trees.nodes import Node, best_feature, divide, gains, may_be_cut, whole_of
-from numprec.kernels.trees.scan import LEFT, NONE, Rows, known_rows, scan_rows, warp_scan
+from numprec.kernels.trees.scan import LEFT, NONE, Rows, known_rows, scan_rows
 from numprec.kernels.trees.sort import CAPACITY, THREADS, block_sort
 from numprec.language.instructions import number
-from numprec.language.ladder import rung
+from numprec.language.ladder import helper, rung
 
 WARPS = THREADS // WARP
 SHARED = 20 * 1024       # bytes for the running counts of the warps
@@ -57,10 +53,10 @@ class Scratch(NamedTuple):
 
 # ---- device functions of one warp
 
-@lru_cache(maxsize=None)
+@helper
 def count_rows(p, weighted):
     """count_rows(order, start, end, data, counts): the rows order[start:end] by class."""
-    count, _ = types_of(weighted)
+    (count, _), over_warp = types_of(weighted), warp_scan[p]
 
     @cuda.jit(device=True)
     def count_rows(order, start, end, data, counts):
@@ -72,7 +68,7 @@ def count_rows(p, weighted):
                 row = order[min(i, end - 1)]
                 is_one = i < end and data.y[row] == c
                 if weighted:
-                    weights = warp_scan(count(data.w[row]) if is_one else count(0))
+                    weights = over_warp(count(data.w[row]) if is_one else count(0))
                     total += cuda.shfl_sync(ALL_LANES, weights, WARP - 1)
                 else:
                     total += count(cuda.popc(cuda.ballot_sync(ALL_LANES, is_one)))
@@ -82,7 +78,7 @@ def count_rows(p, weighted):
     return count_rows
 
 
-@lru_cache(maxsize=None)
+@helper
 def move_rows(p):
     """move_rows(order, moved, x, threshold, k, nodes): the rows of node k, those left of its cut first, in their
     order."""
@@ -115,11 +111,11 @@ def move_rows(p):
 
 @rung(of="grow")
 def one_block(p, criterion=gini, weighted=False):
-    storage, accum, sort, between = p.storage, p.accum, block_sort(p), cut(p)
+    storage, accum, sort, between = p.storage, p.accum, block_sort[p], cut[p]
     (count, _), end_of, lowest = types_of(weighted), known_rows(p, gathered=True), word(p.accum, -p.accum.max)
-    find, over_warp = scan_rows(p, criterion, weighted, gathered=True), warp_argmax(p)
-    counted, moved_to, best_of = count_rows(p, weighted), move_rows(p), best_feature(p)
-    whole, is_enough, impurity_of = whole_of(p, count), gains(p), impurity(p, criterion)
+    find, over_warp = scan_rows(p, criterion, weighted, gathered=True), warp_argmax[p]
+    counted, moved_to, best_of = count_rows(p, weighted), move_rows[p], best_feature[p]
+    whole, is_enough, impurity_of = whole_of(p, count), gains[p], impurity(p, criterion)
 
     @cuda.jit(device=True)
     def count_node(k, order, data, tree):

@@ -19,20 +19,16 @@ Precision  exact: codes are integers
 Ladder     counted  every row counts those on its side that come before it in the node
            scanned  one prefix sum over all places counts for everybody: within blocks, over blocks, and then the move
 Cost       no flops; N codes, rows and numbers of nodes read, N rows written
-Try        python -m numprec.kernels partition --shape 3000
-           How many numbers does the second launch of `scanned` add up for 10,000 places? 10: a sum for each PLACES.
 Sources    [1] G. E. Blelloch, Prefix sums and their applications, CMU-CS-90-190, 1990, section 1.3 (split)
            [2] M. Harris, S. Sengupta, J. D. Owens, Parallel prefix sum (scan) with CUDA, GPU Gems 3, 2007, chapter 39
 """
-from functools import lru_cache
 
 import numpy as np
 from numba import cuda, int32
 
-from numprec.kernels.reductions.reduce import WARP
+from numprec.kernels.reductions.collectives import WARP, block_scan
 from numprec.kernels.trees.bins import BINS
 from numprec.kernels.trees.nodes import ROOT, Node
-from numprec.kernels.trees.scan import warp_scan
 from numprec.kernels.trees.sort import THREADS
 from numprec.language.ladder import operation, rung
 
@@ -73,33 +69,9 @@ def counted(p):
     return partition_counted
 
 
-@lru_cache(maxsize=None)
-def block_scan(threads=THREADS):
-    """block_scan(x, sums_s): the sums of x over the threads before one's own, and over all; integers.
-
-    sums_s is shared, WARP long. Synchronises at entry: the same scratch may be used again at once.
-    """
-    warps = threads // WARP
-
-    @cuda.jit(device=True)
-    def block_scan(x, sums_s):
-        upto = warp_scan(x)
-        cuda.syncthreads()    # everyone is done with the scratch
-        if cuda.laneid == WARP - 1:
-            sums_s[cuda.threadIdx.x // WARP] = upto
-        cuda.syncthreads()    # each warp has left its sum
-        before, total = upto - x, x - x
-        for v in range(warps):
-            if v < cuda.threadIdx.x // WARP:
-                before += sums_s[v]
-            total += sums_s[v]
-        return before, total
-    return block_scan
-
-
 @rung
 def scanned(p):
-    scan = block_scan()
+    scan = block_scan[p]
 
     @cuda.jit
     def partition_mark(codes, rows, node_of, nodes, marks, sums):

@@ -19,23 +19,19 @@ Shapes     counts (C,): of a node, by class. before (C,): in memory of the warp'
 Mapping    device functions of one warp, 32 positions at a time
 Precision  counts are integers; what a cut leaves is computed alike over rows and over bins, bit for bit
 Cost       for each class and 32 positions: a ballot over rows, five shuffles over bins; 8 C + 5 flops a position
-Try        python -m numprec.kernels split --rung sorted --source sorted
-           Do the example by hand. Which of two equally good cuts does it take? The one of the lower position.
 Sources    [1] M. Harris, S. Sengupta, J. D. Owens, Parallel prefix sum (scan) with CUDA, GPU Gems 3, 2007, chapter 39
 """
-from functools import lru_cache
 from typing import NamedTuple
 
 from numba import cuda, int32
 
-from numprec.kernels.reductions.argmax import block_argmax
-from numprec.kernels.reductions.reduce import ALL_LANES, WARP
+from numprec.kernels.reductions.collectives import ALL_LANES, WARP, block_argmax, warp_scan
 from numprec.kernels.trees.bins import BINS, word
 from numprec.kernels.trees.histogram import types_of
 from numprec.kernels.trees.impurity import left_over
 from numprec.kernels.trees.sort import THREADS
 from numprec.language.instructions import number
-from numprec.language.ladder import rung
+from numprec.language.ladder import helper, rung
 
 NONE = 2 ** 31 - 1        # the place of a cut that there is not
 LEFT = 2 ** 30            # is added to the place of a cut that sends missing values to the left
@@ -71,30 +67,18 @@ class Source(NamedTuple):
     one_row: bool
 
 
-@cuda.jit(device=True)
-def warp_scan(x):
-    """The sum of x over the lanes up to one's own; x is an integer."""
-    lane, distance = cuda.laneid, 1
-    while distance < WARP:
-        below = cuda.shfl_up_sync(ALL_LANES, x, distance)
-        if lane >= distance:
-            x += below
-        distance *= 2
-    return x
-
-
 # ---- the scan
 
-@lru_cache(maxsize=None)
+@helper
 def scan(p, criterion, weighted, source):
     """scan(items, first, last, node, ahead, before, limits): the best cut behind one of the positions [first, last).
 
     `node` is a Whole, `ahead` the rows ahead of `first`, `limits` has the fields of Least. Returns the best of the
     lane's positions, as (minus what is left over, position), or (lowest, NONE).
     """
-    accum, term, combine, lowest = p.accum, criterion(p), left_over(p), word(p.accum, -p.accum.max)
+    accum, term, combine, lowest = p.accum, criterion[p], left_over[p], word(p.accum, -p.accum.max)
     load, upto, may_cut, one_row = source
-    count, _ = types_of(weighted)
+    (count, _), over_warp = types_of(weighted), warp_scan[p]
 
     @cuda.jit(device=True)
     def scan(items, first, last, node, ahead, before, limits):
@@ -112,11 +96,11 @@ def scan(p, criterion, weighted, source):
                 rows_left = count(rows_ahead + lane + 1)
                 rows_ahead = count(rows_ahead + WARP)
             else:
-                rows_left = count(rows_ahead + warp_scan(rows))
+                rows_left = count(rows_ahead + over_warp(rows))
                 rows_ahead = cuda.shfl_sync(ALL_LANES, rows_left, WARP - 1)
             left = rows_left
             if weighted:
-                left = weight_ahead + warp_scan(weight)
+                left = weight_ahead + over_warp(weight)
                 weight_ahead = cuda.shfl_sync(ALL_LANES, left, WARP - 1)
             valid = i < last and may_cut(items, i, rows_left) and \
                 rows_left >= limits.least and node.rows - rows_left >= limits.least and \
@@ -153,14 +137,14 @@ class Rows(NamedTuple):
     end: object
 
 
-@lru_cache(maxsize=None)
+@helper
 def scan_rows(p, criterion, weighted, gathered=False):
     """`scan` over Rows; `gathered` means that x is by row.
 
     Where missing values go right, positions end at the last row that has a value; where they go left, their number is
     in `ahead`, and their counts are in `before`.
     """
-    accum, (count, _) = p.accum, types_of(weighted)
+    accum, (count, _), over_warp = p.accum, types_of(weighted), warp_scan[p]
 
     @cuda.jit(device=True)
     def load_row(items, i, last):
@@ -170,7 +154,7 @@ def scan_rows(p, criterion, weighted, gathered=False):
     @cuda.jit(device=True)
     def rows_upto(items, label, weight, c):
         if weighted:
-            return warp_scan(weight if label == c else count(0))
+            return over_warp(weight if label == c else count(0))
         upto = (2 << cuda.laneid) - 1    # a bit for each lane up to one's own
         return count(cuda.popc(cuda.ballot_sync(ALL_LANES, label == c) & upto))
 
@@ -184,7 +168,7 @@ def scan_rows(p, criterion, weighted, gathered=False):
     return scan(p, criterion, weighted, Source(load_row, rows_upto, differs_from_next, True))
 
 
-@lru_cache(maxsize=None)
+@helper
 def known_rows(p, gathered=False):
     """known_rows(x, order, start, end): where the missing values of a segment in ascending order begin."""
     accum = p.accum
@@ -214,11 +198,11 @@ class Bins(NamedTuple):
     limit: object
 
 
-@lru_cache(maxsize=None)
+@helper
 def scan_bins(p, criterion, weighted):
     """scan_bins(counts, bins, node, before, limits): the best cut behind one of the bins of counts (BINS, K). What is
     counted beyond the bins is missing; LEFT is added to the bin where that goes left."""
-    accum, lowest, (count, _) = p.accum, word(p.accum, -p.accum.max), types_of(weighted)
+    accum, lowest, (count, _), over_warp = p.accum, word(p.accum, -p.accum.max), types_of(weighted), warp_scan[p]
 
     @cuda.jit(device=True)
     def load_bin(items, b, last):
@@ -231,7 +215,7 @@ def scan_bins(p, criterion, weighted):
 
     @cuda.jit(device=True)
     def bins_upto(items, b, weight, c):
-        return warp_scan(items.counts[b, c] if b >= 0 else count(0))
+        return over_warp(items.counts[b, c] if b >= 0 else count(0))
 
     @cuda.jit(device=True)
     def parts_rows(items, b, rows):
@@ -269,7 +253,7 @@ def place_of(f, at, stride):
 
 @rung(of="choose")
 def choose(p):
-    accum, over_block = p.accum, block_argmax(p)
+    accum, over_block = p.accum, block_argmax[p]
     lowest = word(p.accum, -p.accum.max)
 
     @cuda.jit

@@ -21,17 +21,14 @@ Ladder     ranks    a thread counts the elements that come before its own: n^2 c
         0-1 2-3 4-5 6-7  1  2  3  4   5  6  7  8     neighbours
 
 Cost       n log2(n) comparisons, no flops; n elements read, n indices written
-Try        python -m numprec.kernels sort --shape 1000
-           How many comparisons does the merge above make, and how many would `ranks` need? 12 and 64.
 Sources    K. E. Batcher, Sorting networks and their applications, AFIPS Spring Joint Computing Conference, 1968
            D. E. Knuth, The Art of Computer Programming, vol. 3, 2nd ed., 1998, section 5.3.4
 """
-from functools import lru_cache
 
 import numpy as np
 from numba import cuda, int32
 
-from numprec.language.ladder import draw, operation, rung
+from numprec.language.ladder import draw, helper, operation, rung
 
 
 # ---- oracle
@@ -79,7 +76,7 @@ def ranks(p):
     return sort_ranks
 
 
-@lru_cache(maxsize=None)
+@helper
 def block_sort(p):
     """block_sort(x, order, n): sorts both by (x, order), in place, in shared or global memory.
 
@@ -119,7 +116,7 @@ def block_sort(p):
 
 @rung
 def bitonic(p):
-    storage, sort = p.storage, block_sort(p)
+    storage, sort = p.storage, block_sort[p]
 
     @cuda.jit
     def sort_bitonic(x, order):

@@ -16,10 +16,7 @@ Ladder     candidates  a thread per row takes its value as threshold and counts 
            in_order    a block sorts a feature in shared memory; then every cut is one step of a scan (see scan)
            binned      the scan goes over bins, not rows: BINS counts instead of N, whatever N is. With more than BINS
                        values in a feature, some thresholds are never looked at
-Cost       D N log2(N) comparisons; D N cuts of 8 C + 5 flops: a term of impurity is four, on either side; D N elements,
-           N labels and weights read
-Try        python -m numprec.kernels split --shape 8x512x3
-           With C classes, how many counts does `candidates` make for a cut that `in_order` does not? (C + 1) N.
+Cost       D N log2(N) comparisons; D N cuts of 8 C + 5 flops, four a term of impurity; X, labels and weights read
 Sources    [1] L. Breiman, J. Friedman, R. Olshen, C. Stone, Classification and Regression Trees, 1984, section 2.4
            [2] M. Mehta, R. Agrawal, J. Rissanen, SLIQ: A fast scalable classifier for data mining, EDBT 1996
 """
@@ -28,11 +25,9 @@ from functools import partial
 import numpy as np
 from numba import cuda, int32
 
-from numprec.kernels.reductions.argmax import block_argmax
-from numprec.kernels.reductions.reduce import WARP
+from numprec.kernels.reductions.collectives import WARP, block_argmax
 from numprec.kernels.trees import histogram
 from numprec.kernels.trees.bins import BINS, bins_of, cut, quantise, word
-from numprec.kernels.trees.histogram import types_of
 from numprec.kernels.trees.impurity import (entropy, every_cut, gini, impurity_of, left_over, left_over_bound,
                                             left_over_of)
 from numprec.kernels.trees.scan import (LEFT, NONE, Least, Rows, Whole, choose, known_rows, place_of, scan_bins,
@@ -59,8 +54,8 @@ WARPS = THREADS // WARP
 
 @rung
 def candidates(p, criterion=gini, weighted=False):
-    storage, accum, term, combine, between = p.storage, p.accum, criterion(p), left_over(p), cut(p)
-    over_block, (count, _), lowest = block_argmax(p), types_of(weighted), word(p.accum, -p.accum.max)
+    storage, accum, term, combine, between = p.storage, p.accum, criterion[p], left_over[p], cut[p]
+    over_block, (count, _), lowest = block_argmax[p], histogram.types_of(weighted), word(p.accum, -p.accum.max)
 
     @cuda.jit(device=True)
     def count_left(x, y, w, a, missing_left, label):
@@ -122,9 +117,9 @@ def candidates(p, criterion=gini, weighted=False):
 
 @rung
 def in_order(p, criterion=gini, weighted=False):
-    storage, accum, sort, between = p.storage, p.accum, block_sort(p), cut(p)
-    over_block, (count, _) = block_argmax(p), types_of(weighted)
-    find, end_of, lowest = scan_rows(p, criterion, weighted), known_rows(p), word(p.accum, -p.accum.max)
+    storage, accum, sort, between = p.storage, p.accum, block_sort[p], cut[p]
+    over_block, (count, _) = block_argmax[p], histogram.types_of(weighted)
+    find, end_of, lowest = scan_rows(p, criterion, weighted), known_rows[p], word(p.accum, -p.accum.max)
 
     @cuda.jit
     def split_in_order(X, y, w, C, least, keys, places, thresholds):
@@ -190,7 +185,7 @@ def in_order(p, criterion=gini, weighted=False):
 
 @rung
 def binned(p, criterion=gini, weighted=False):
-    storage, accum, over_block, (count, extra) = p.storage, p.accum, block_argmax(p, WARP), types_of(weighted)
+    storage, accum, over_block, (count, extra) = p.storage, p.accum, block_argmax(p, WARP), histogram.types_of(weighted)
     find = scan_bins(p, criterion, weighted)
 
     @cuda.jit
@@ -224,15 +219,13 @@ def binned(p, criterion=gini, weighted=False):
 
 def launch(device, rung, precision, X, y, w=None, criterion=gini, C=None, least=1):
     """feature, threshold, what is left over, and whether missing values go left, on the device."""
-    D, N = X.shape
-    weighted = w is not None
+    (D, N), weighted = X.shape, w is not None
     C = int(device.to_host(y).max()) + 1 if C is None else C
     w = w if weighted else y
-    kernel = rung.variant(precision, criterion=criterion, weighted=weighted)
+    kernel, size = rung.variant(precision, criterion=criterion, weighted=weighted), 8 if weighted else 4
     blocks = D * -(-N // THREADS) if rung is candidates else D
     keys, places = device.empty(blocks, precision.accum), device.empty(blocks, np.int32)
     thresholds, stride = device.empty(blocks, precision.storage), 2 * N
-    size = 8 if weighted else 4
     if rung is candidates:
         device.launch(kernel, (blocks // D, D), THREADS, X, y, w, C, least, keys, places, thresholds)
     elif rung is in_order:
@@ -245,10 +238,9 @@ def launch(device, rung, precision, X, y, w=None, criterion=gini, C=None, least=
         device.launch(kernel, D, WARP, counts, bins, edges, least, keys, places, thresholds,
                       shared=2 * counts.shape[2] * size)
         stride = 2 * BINS
-    result = (device.empty(1, np.int32), device.empty(1, precision.storage), device.empty(1, precision.accum),
-              device.empty(1, np.int32))
+    result = [device.empty(1, kind) for kind in (np.int32, precision.storage, precision.accum, np.int32)]
     device.launch(choose[precision], 1, THREADS, keys, places, thresholds, stride, *result)
-    return result
+    return tuple(result)
 
 
 # ---- how it is judged
@@ -270,18 +262,13 @@ def error_bound(precision, X, y, w=None, criterion=gini):
     return np.array([2 * error, error])
 
 
-def cost(precision, D, N, C):
-    return {"flops": D * N * (8 * C + 5), "bytes": D * N * precision.storage.bytes + 4 * N}
-
-
-def weighted_cost(precision, D, N, C):
-    without = cost(precision, D, N, C)
-    return without | {"bytes": without["bytes"] + 8 * N}
+def cost(precision, D, N, C, weight=0):    # bytes of a row's weight
+    return {"flops": D * N * (8 * C + 5), "bytes": D * N * precision.storage.bytes + (4 + weight) * N}
 
 
 def inputs(rng, shape, kind, precision):
-    """Features of few values, so that every rung sees every threshold; two of them agree with the labels, more or
-    less. A copy of a feature, and the mirror image of another, are there to be told apart by their number."""
+    """Features of few values, so that every rung sees every threshold; two agree with the labels, more or less. There
+    are a copy of a feature, and the mirror image of another."""
     D, N, C = shape
     values = draw(rng, (D, 60), "large" if kind == "overflow" else kind, precision) * rng.choice([-1, 1], (D, 60))
     y = rng.integers(0, C, N)
@@ -302,13 +289,12 @@ def weighted_inputs(rng, shape, kind, precision):
     return X, y, rng.integers(1, 2 ** 40, shape[1])
 
 
-about = dict(
-    shapes=((1, 1, 1), (1, 2, 2), (2, 31, 2), (4, 150, 3), (5, 257, 10), (3, 300, 33)),
-    bench_shapes={"smoke": (4, 150, 3), "quick": (8, 512, 3), "full": (32, CAPACITY, 10)})
+about = dict(shapes=((1, 1, 1), (1, 2, 2), (2, 31, 2), (4, 150, 3), (5, 257, 10), (3, 300, 33)),
+             bench_shapes={"smoke": (4, 150, 3), "quick": (8, 512, 3), "full": (32, CAPACITY, 10)})
 
 operation("split", oracle=oracle, readout=readout, error_bound=error_bound, launch=launch, inputs=inputs, cost=cost,
           **about)
 operation("split_weighted", ladder="split", inputs=weighted_inputs, oracle=partial(oracle, criterion=entropy),
           readout=partial(readout, criterion=entropy), error_bound=partial(error_bound, criterion=entropy),
-          launch=partial(launch, criterion=entropy), cost=weighted_cost,
+          launch=partial(launch, criterion=entropy), cost=partial(cost, weight=8),
           cost_differs="A logarithm is about ten operations, and missing values are tried on both sides.", **about)

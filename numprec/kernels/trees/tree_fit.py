@@ -6,8 +6,6 @@ Shapes     X (D, N), y (N,), w (N,) as in split; the result is a Tree (see nodes
 Mapping    no more than `exact` rows: one launch, of one block. More: eight launches a level, then one for all the rest
 Precision  see the chapters; the tree does not depend on the rung where every threshold is tried, nor on the order of
            threads
-Try        python -m numprec.kernels grow
-           With 10,000 rows and exact = 2048, how many blocks has the last launch at most? BLOCKS.
 """
 import numpy as np
 
