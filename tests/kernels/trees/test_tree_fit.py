@@ -1,4 +1,4 @@
-"""levels: the operations of its ladder."""
+"""tree_fit: the operations of its ladder."""
 import numpy as np
 from ladders import Ladder
 
@@ -7,7 +7,7 @@ EXAMPLES = {
 }
 
 
-class TestLevels(Ladder):
-    chapter = "levels"
+class TestTreeFit(Ladder):
+    chapter = "tree_fit"
     examples = EXAMPLES
     exact = ("grow",)
