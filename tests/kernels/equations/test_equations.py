@@ -1,4 +1,4 @@
-"""What the chapters on equations promise besides the error bounds that test_kernels checks."""
+"""What the chapters on equations promise besides the error bounds that ladders.py checks."""
 import numpy as np
 import pytest
 
