@@ -41,9 +41,6 @@ KERNEL_LINES, LINES = 300, 400
 TOO_LONG = {
     "numprec/device.py",
     "numprec/emulator/launch.py",
-    "numprec/kernels/equations/gram.py",
-    "numprec/kernels/equations/least_squares.py",
-    "numprec/kernels/equations/qr.py",
     "numprec/kernels/networks/dense.py",
     "numprec/models/svm.py",
     "numprec/models/training.py",

@@ -93,3 +93,8 @@ class Computed:
         n, total = self.exact.shape[axis], np.sum(abs(self.exact) + self.error, axis=axis)
         u = self.fmt.u + self.oracle_u
         return Computed(self.exact.sum(axis=axis), self.fmt, self.error.sum(axis=axis) + (n - 1) * u * total)
+
+
+def gamma(n, u):
+    """n u / (1 - n u): bounds the product of n factors 1 + delta, |delta| <= u, less 1 (Higham, lemma 3.1)."""
+    return n * u / (1 - n * u) if n * u < 1 else np.inf

@@ -1,4 +1,7 @@
 """Linear regression, least squares by the kernels of `numprec.kernels.equations.least_squares`."""
+import math
+from types import SimpleNamespace
+
 import numpy as np
 from scipy.linalg import LinAlgWarning
 from sklearn.base import MultiOutputMixin, RegressorMixin
@@ -7,11 +10,11 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
 from numprec.kernels import operations
 from numprec.kernels.equations import least_squares
-from numprec.kernels.equations.centring import MEAN, SCALE, SHIFT
-from numprec.kernels.equations.refinement import BROKEN, CONVERGED, ENDED, ITERATIONS, RANK, wider
+from numprec.kernels.equations.refinement import wider
+from numprec.kernels.equations.units import Ended, Info
 from numprec.models.base import (BOOLEAN, Estimator, Scored, check_memory, check_parameters, check_range,
                                  exponents, is_real, is_whole, warn)
-from numprec.precision import FORMATS, cheapest
+from numprec.precision import FORMATS, Format, cheapest
 
 SOLVERS = ("auto", "cholesky", "qr", "refine")
 UNSAFE = 0.1     # relative error of coef_ from which on "auto" leaves Cholesky, and a fit warns
@@ -237,11 +240,11 @@ class _Problem:
         fmt = wider(precision).storage if solver == "refine" else precision.storage
         rung, (N, _), T = operations()["least_squares"].rung(solver), self.host[0].shape, self.host[1].shape[1]
 
-        def bytes_needed(p):
-            return least_squares.bytes_needed(rung, p, N, self.D, T)
+        def needed(p):
+            return bytes_needed(rung, p, N, self.D, T)
         self.arrays = {of: arrays for of, arrays in self.arrays.items() if of == fmt}    # of an earlier solution
         held = sum(array.nbytes for arrays in self.arrays.values() for array in arrays)
-        check_memory(device, bytes_needed(precision) - held, precision, bytes_needed)
+        check_memory(device, needed(precision) - held, precision, needed)
         fit = least_squares.solve(device, rung, precision, *self._on_device(fmt), bool(model.fit_intercept),
                                   bool(model.scale), int(min(model.max_iter, MOST))).to_host(device)
         return _Result(fit, self.D, solver, self.middle, self.exponent, bool(model.fit_intercept))
@@ -251,13 +254,14 @@ class _Result:
     """A Fit in the units of the data, in float64."""
 
     def __init__(self, fit, D, solver, middle, exponent, centred):
-        S, R, W = (np.asarray(A, np.float64) for A in (fit.S, fit.R, fit.W))
+        shift, unit, mean, R, W = (np.asarray(A, np.float64) for A in (*fit.units, fit.R, fit.W))
         R = np.triu(R[:D, :D])
-        self.rank, self.ended = int(fit.info[RANK]), int(fit.info[ENDED])
-        self.iterations = int(fit.info[ITERATIONS]) if solver == "refine" else 1
-        self.progress = None if fit.progress is None else float(fit.progress[0])
+        self.rank, self.ended = int(fit.info[Info.RANK]), int(fit.info[Info.ENDED])
+        self.iterations = int(fit.info[Info.ITERATIONS]) if solver == "refine" else 1
+        self.progress = None if fit.change is None else float(fit.change[0])
         solved = self.rank == D or solver == "qr"
-        self.overflows = int(sum(np.count_nonzero(~np.isfinite(A)) for A in ((S, R, W) if solved else (S, R))))
+        computed = (shift, unit, mean, R, W) if solved else (shift, unit, mean, R)
+        self.overflows = int(sum(np.count_nonzero(~np.isfinite(A)) for A in computed))
         self.finite, self.beyond = self.overflows == 0, False
         self.condition = np.inf if self.finite else np.nan
         self.coef, self.intercept = np.full(W.shape, np.nan), np.full(W.shape[1], np.nan)
@@ -265,10 +269,10 @@ class _Result:
             return
         if self.rank == D:
             self.condition = float(np.linalg.cond(R / np.linalg.norm(R, axis=0)))
-        scale = exponent - (np.frexp(S[SCALE])[1] - 1)    # of powers of two, which may lie far outside of float64
+        scale = exponent - (np.frexp(unit)[1] - 1)    # of powers of two, which may lie far outside of float64
         with np.errstate(over="ignore", invalid="ignore"):
             coef = np.ldexp(W, scale[D:] - scale[:D, None])
-            mean = np.ldexp(S[SHIFT], exponent) + np.ldexp(S[MEAN], scale) + middle
+            mean = np.ldexp(shift, exponent) + np.ldexp(mean, scale) + middle
             intercept = mean[D:] - mean[:D] @ coef if centred else np.zeros(W.shape[1])
             lost = abs(np.ldexp(coef, scale[:D, None] - scale[D:]) - W)    # to underflow, or all of it to overflow
             beyond = ~((lost <= UNSAFE * abs(W).max(axis=0)).all(axis=0) & np.isfinite(intercept))
@@ -282,7 +286,35 @@ class _Result:
         """Whether refinement reached what rounding of its residuals allows: a relative correction of about kappa^2 u
         of their format."""
         u = wider(precision).accum.u
-        return self.ended == CONVERGED or (self.ended != BROKEN and self.progress <= 10 * self.condition ** 2 * u)
+        small = self.progress <= 10 * self.condition ** 2 * u
+        return self.ended == Ended.CONVERGED or (self.ended != Ended.BROKEN and small)
+
+
+def bytes_needed(rung, precision, N, D, T):
+    """Bytes that X, Y, v and all that `least_squares.solve` makes take together, also what it drops on
+    the way: a GPU frees memory when it sees fit. Found by going through it on a device that only counts."""
+    fmt = wider(precision).storage if rung.name == "refine" else precision.storage
+    device = _Counting()
+    X, Y, v = (device.empty(shape, fmt) for shape in ((N, D), (N, T), (N,)))
+    least_squares.solve(device, rung, precision, X, Y, v, iterations=1)
+    return device.bytes
+
+
+class _Counting:
+    """A device that makes nothing and runs nothing, but counts the bytes of its arrays, each a multiple of 256: to that
+    cudaMalloc aligns at least (CUDA C++ Programming Guide, section "Device Memory Accesses")."""
+
+    bytes = 0
+
+    def empty(self, shape, fmt):
+        itemsize = fmt.bytes if isinstance(fmt, Format) else np.dtype(fmt).itemsize
+        self.bytes += -(-math.prod(shape) * itemsize // 256) * 256
+        return SimpleNamespace(shape=shape)
+
+    zeros = empty
+
+    def launch(self, kernel, grid, block, *args):
+        """Nothing runs."""
 
 
 def _expected_error(solver, condition, precision):

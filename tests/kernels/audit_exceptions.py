@@ -19,16 +19,20 @@ _EVERY = tuple(PRECISIONS)
 _COPIES_FOR_NONE = "NVVM copies the loop that divides by a number of columns, for none of them"
 _TIMES_ONE = "ptxas leaves out the product with noise(), which is 1"
 _GAP = "the gap is computed once for two uses"
-_GRAM = "gram's loops and differences, see gram_block"
+_WEIGHTS = "a loop for samples with weights, and one for those without"
+_RANGE = f"{_WEIGHTS}; the same differences in two comparisons"
 
 COPIED = {
     "average_pool/average_pool_elementwise": (("fp16",), "NVVM unrolls the loop over a window by four after all"),
+    "centring/centring_sums": (_EVERY, _WEIGHTS),
+    "gram/centring_sums": (_EVERY, _WEIGHTS),
+    "gram/gram_naive": (_EVERY, _WEIGHTS),
+    "gram/matmul_register_blocked": (("fp16",), "the epilogue's power of two is halved once before its loop"),
+    "least_squares/least_squares_qr": (_EVERY, _WEIGHTS),
+    "least_squares/least_squares_refine": (("fp64", "mixed_fp16", "mixed_bf16"), _WEIGHTS),
+    "qr/qr_serial": (_EVERY, "NVVM copies the reflection of a column, for none below the diagonal"),
     "cholesky/cholesky_block": (("mixed_fp16",), _COPIES_FOR_NONE),
-    "gram/gram_naive": (_EVERY, "a loop for samples with weights, and one for those without"),
-    "gram/gram_sums": (_EVERY, "a loop for samples with weights, and one for those without"),
     "grow/grow_try": (_EVERY, "NVVM copies what follows the loop over the classes, for none of them"),
-    "least_squares/least_squares_qr": (_EVERY, _GRAM),
-    "least_squares/least_squares_refine": (("fp64", "mixed_fp16", "mixed_bf16"), _GRAM),
     "qr/qr_block": (("mixed_fp16",), _COPIES_FOR_NONE),
     "split/split_candidates": (_EVERY, "NVVM copies the loop over the classes, for no samples"),
     "split_weighted/split_candidates": (("fp16",), "NVVM copies the loop over the classes, for no samples"),
@@ -39,10 +43,11 @@ COPIED = {
 """The machine has more of some: they stand there several times."""
 
 SHARED = {
+    "centring/centring_units": (_EVERY, "the same differences in two comparisons"),
+    "gram/centring_units": (_EVERY, "the same differences in two comparisons"),
+    "gram/gram_combine": (("fp16",), "1 / 2 is computed once for two scales"),
     "cross_entropy/cross_entropy_serial": (("mixed_fp16",), "a logit is converted once for two uses"),
     "cross_entropy/cross_entropy_warp": (("mixed_fp16",), "a logit is converted once for two uses"),
-    "gram/gram_combine": (("fp16",), "1 / 2 is computed once for two scales"),
-    "gram/gram_scales": (_EVERY, "the same differences in two comparisons"),
     "grow/grow_cut": (("mixed_fp16",), "a value is converted once for two uses"),
     "batch_norm_gradient/batch_norm_gradient": (_EVERY, "the same difference in two terms"),
     "batch_norm_gradient/batch_norm_sums": (("mixed_fp16",), "an entry of X is converted once for two uses"),
@@ -57,11 +62,12 @@ SHARED = {
 """The machine has fewer of some: it computes once what the text has twice, or leaves out what changes nothing."""
 
 BOTH = {
-    "gram/gram_block": (_EVERY, "a loop for samples with weights, and one for those without; the same differences in "
-                                "two comparisons"),
-    "gram/gram_columns": (_EVERY, _GRAM),
-    "least_squares/least_squares_cholesky": (_EVERY, _GRAM),
-    "least_squares/least_squares_refine": (("fp32", "fp16"), _GRAM),
+    "centring/centring_naive": (_EVERY, _RANGE),
+    "centring/centring_block": (_EVERY, _RANGE),
+    "gram/centring_naive": (_EVERY, _RANGE),
+    "gram/centring_block": (_EVERY, _RANGE),
+    "least_squares/least_squares_cholesky": (_EVERY, _RANGE),
+    "least_squares/least_squares_refine": (("fp32", "fp16"), _RANGE),
     "working_set/set_choose": (("mixed_fp16",), f"f is loaded and converted in two branches; {_GAP}"),
 }
 """The machine has more of some and fewer of others."""

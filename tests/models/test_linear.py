@@ -21,7 +21,7 @@ from numprec import device as devices
 from numprec.kernels import operations
 from numprec.kernels.equations import least_squares
 from numprec.kernels.equations.refinement import wider
-from numprec.models import base
+from numprec.models import base, linear
 from numprec.precision import FORMATS, PRECISIONS, Precision
 
 SOLVERS = ("cholesky", "qr", "refine")
@@ -570,12 +570,12 @@ def test_memory_is_counted(monkeypatch, solver, N, D, T):
         stored = wider(p).storage if solver == "refine" else p.storage
         arrays = [device.empty(shape, stored) for shape in ((N, D), (N, T), (N,))]
         least_squares.solve(device, rung, p, *arrays)
-        assert least_squares.bytes_needed(rung, p, N, D, T) == sum(-(-a.nbytes // 256) * 256 for a in made)
+        assert linear.bytes_needed(rung, p, N, D, T) == sum(-(-a.nbytes // 256) * 256 for a in made)
 
 
 def test_too_large(monkeypatch):
     def needed(p):
-        return least_squares.bytes_needed(operations()["least_squares"].rung("qr"), PRECISIONS[p], 600, 2, 1)
+        return linear.bytes_needed(operations()["least_squares"].rung("qr"), PRECISIONS[p], 600, 2, 1)
     X, y = np.tile(X0, (100, 1)), np.tile(Y0, 100)
     monkeypatch.setattr(type(devices.get()), "free_memory", lambda self: needed("fp64") - 1)
     with pytest.raises(MemoryError, match=r"needs .* GB .* free; precision='fp32' would fit"):
@@ -589,7 +589,7 @@ def test_too_large(monkeypatch):
 def test_a_second_solution_finds_room(monkeypatch, solver):
     """With memory for either solution and no more: the first one's data are used again, or gone."""
     kind, live = type(devices.get()), set()
-    room = max(least_squares.bytes_needed(operations()["least_squares"].rung(name), PRECISIONS["fp32"], 600, 2, 1)
+    room = max(linear.bytes_needed(operations()["least_squares"].rung(name), PRECISIONS["fp32"], 600, 2, 1)
                for name in ("qr", "refine" if solver == "refine" else "cholesky"))
 
     def counted(self, values, fmt, make=kind.array):

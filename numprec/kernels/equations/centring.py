@@ -1,172 +1,300 @@
-"""Columns brought to [-1, 1], and their means: what the moment matrix takes its columns from. With Z = [X Y],
+"""Centring: the unit of each column, and its mean there.
 
-Maths      z[n, j] = c[j] (Z[n, j] - s[j])
-           s[j]     the middle of the range of column j; c[j] the power of two that maps the range into [-1, 1]
+Idea       Sums run down the columns, memory runs along the rows: neighbouring threads take neighbouring columns, so
+           that a warp reads whole cache lines, and TILE rows at a time keep more reads under way
+Maths      shift[j], scale[j]   from the least and the largest element of column j, see the chapter units
            mean[j]  = sum over n of v[n]^2 z[n, j] / sum over n of v[n]^2
-Shapes     X (N, D), Y (N, T): storage, row-major. v (N,): storage, roots of the sample weights, in (0, 1]; or (1,)
-           where all rows have the same. S (3, P), P = D + T: accum, its rows SHIFT, SCALE, MEAN
-Mapping    tx runs along columns, the contiguous axis; ty takes every TILE-th row of Z
-Precision  powers of two scale exactly. The middle is subtracted first, exactly while a column stays within a factor of
-           two (Sterbenz, [1] theorem 2.5): 2020, 2021, ... keeps its digits, and a constant column becomes exactly 0
+Example    the years of the chapter units, v = 1: z is -0.625, -0.375, -0.25, 0.125, 0.375, 0.625; their sum is -0.125,
+           their mean -1/48. The mean year is 2005 - 8/48 = 2004.83
+Shapes     X (N, D), Y (N, T), v (N,) or (1,): storage. shift, scale, mean (P,), P = D + T: accum
+Mapping    tx runs along columns, the contiguous axis; ty takes every TILE-th row
+Precision  each term is scaled before it is added: no sum exceeds a few thousand, whatever the data and N
+Ladder     naive  a thread per column: N roundings in a row
+           block  TILE threads per column, whose sums are folded as a tree: N / TILE + 4 roundings. One block
+           grid   the rows are dealt to many blocks; their partial results are combined in a fixed order
+Try        python -m numprec.kernels centring --precision fp16
+           Exercise: how many global sectors does a warp of the naive rung read for one row of 32 columns of float32,
+           and how many would it read if a thread took a row? Answer: 4, of 32 bytes each; and 32, one for each row
+Cost       6 N P flops; N (P + 1) elements read, 3 P written
 Sources    [1] N. J. Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., SIAM 2002
 """
-from functools import lru_cache
-from types import SimpleNamespace
-
+import numpy as np
 from numba import cuda
 
-from numprec.language.instructions import add_rn
+from numprec.kernels.equations.units import TILE, Data, deal, empty_units, entry, measure, scaled, share, weight
+from numprec.kernels.reductions.collectives import column_fold, column_sum, larger
+from numprec.language.errors import gamma
+from numprec.language.instructions import mul_rn
+from numprec.language.ladder import draw, helper, operation, rung
+from numprec.precision import FORMATS
 
-TILE = 16                        # threads per block side; columns of a tile; rows of a strip
-THREADS = TILE * TILE
-SHIFT, SCALE, MEAN = 0, 1, 2     # the rows of S
+
+# ---- oracle: the means in fp64, in the units of the data
+
+def oracle(X, Y, v):
+    Z, w = np.hstack([X, Y]).astype(np.float64), np.broadcast_to(v.astype(np.float64) ** 2, len(X))
+    return w @ Z / w.sum()
 
 
-@lru_cache(maxsize=None)
-def steps(p):
-    """The device functions of this chapter for the precision p. `entry` reads any element type, so that an array of a
-    wider format may stand for a storage one: it is rounded on the way."""
-    storage, accum = p.storage, p.accum
+# ---- over a column, by TILE threads of each of TILE columns
 
-    @cuda.jit(device=True)
-    def entry(X, Y, n, j):
-        """Z[n, j]."""
-        D = X.shape[1]
-        return accum(storage(X[n, j])) if j < D else accum(storage(Y[n, j - D]))
-
-    @cuda.jit(device=True)
-    def weight(V, n):
-        """v[n]."""
-        return accum(storage(V[n])) if V.shape[0] > 1 else accum(storage(V[0]))
+@helper
+def column_range(p):
+    entry_of, column_max = entry[p], column_fold(p, TILE, TILE, combine=larger)
 
     @cuda.jit(device=True)
-    def shifted(X, Y, n, j, S):
-        """z[n, j]."""
-        return (entry(X, Y, n, j) - S[SHIFT, j]) * S[SCALE, j]
+    def column_range(data, n0, n1, j, P, tile_s):
+        """The least and the largest element of column j over the rows n0 <= n < n1, in each of its threads."""
+        c = min(j, P - 1)    # threads beyond the last column take that one again
+        least = entry_of(data, n0, c)
+        most = least
+        for n in range(n0 + cuda.threadIdx.y, n1, TILE):
+            x = entry_of(data, n, c)
+            least = x if x < least else least
+            most = x if x > most else most
+        return -column_max(-least, tile_s), column_max(most, tile_s)
+    return column_range
+
+
+@helper
+def weighted_sums(p):
+    accum, weight_of, z, over_column = p.accum, weight[p], scaled[p], column_sum(p, TILE, TILE)
 
     @cuda.jit(device=True)
-    def share(count, scale):
-        """The power of two that comes first below 1 / count; 1 without `scale`."""
-        f = accum(1)
-        half = f / accum(2)
-        while scale and count > 1:
-            f = half * f
-            count = (count + 1) // 2
-        return f
-
-    @cuda.jit(device=True)
-    def column_max(x, scratch):
-        """The largest x of the threads with this tx. The first barrier frees scratch of its last use."""
-        tx = cuda.threadIdx.x
-        ty = cuda.threadIdx.y
-        cuda.syncthreads()
-        scratch[ty, tx] = x
-        half = TILE // 2
-        while half > 0:
-            cuda.syncthreads()
-            if ty < half and scratch[ty + half, tx] > scratch[ty, tx]:
-                scratch[ty, tx] = scratch[ty + half, tx]
-            half //= 2
-        cuda.syncthreads()
-        return scratch[0, tx]
-
-    @cuda.jit(device=True)
-    def column_sum(x, scratch):
-        """The sum of x over the threads with this tx, as a tree. The first barrier frees scratch of its last use."""
-        tx = cuda.threadIdx.x
-        ty = cuda.threadIdx.y
-        cuda.syncthreads()
-        scratch[ty, tx] = x
-        half = TILE // 2
-        while half > 0:
-            cuda.syncthreads()
-            if ty < half:
-                scratch[ty, tx] += scratch[ty + half, tx]
-            half //= 2
-        cuda.syncthreads()
-        return scratch[0, tx]
-
-    @cuda.jit(device=True)
-    def column_range(X, Y, n0, n1, j, b, low, high, scratch):
-        """low[b, j] and high[b, j]: the range of column j over the rows n0 <= n < n1."""
-        P = low.shape[1]
-        least = accum(0)
-        most = accum(0)
-        if j < P:
-            least = entry(X, Y, n0, j)
-            most = least
+    def weighted_sums(data, n0, n1, j, f, units, tile_s):
+        """The sums of v^2 z[:, j] and of v^2 over the rows n0 <= n < n1, each thread's part times f."""
+        acc = accum(0)
+        W = accum(0)
+        if j < units.mean.shape[0]:
             for n in range(n0 + cuda.threadIdx.y, n1, TILE):
-                x = entry(X, Y, n, j)
+                v = weight_of(data, n)
+                vv = mul_rn(v, v)    # the same weight in both sums
+                acc += vv * z(data, n, j, units)
+                W += vv
+        return over_column(f * acc, tile_s), over_column(f * W, tile_s)
+    return weighted_sums
+
+
+@helper
+def means(p):
+    accum, share_of, sums_of = p.accum, share[p], weighted_sums[p]
+
+    @cuda.jit(device=True)
+    def means(data, centre, scale, units, tile_s):
+        """The means by one block, from shift and scale."""
+        N = data.X.shape[0]
+        P = units.mean.shape[0]
+        f = share_of(-(-N // TILE), scale)
+        for j0 in range(0, P, TILE):
+            j = j0 + cuda.threadIdx.x
+            total, W = sums_of(data, 0, N, j, f, units, tile_s)
+            if j < P and cuda.threadIdx.y == 0:
+                units.mean[j] = total / W if centre else accum(0)
+        cuda.syncthreads()    # every column has its mean
+    return means
+
+
+@helper
+def columns(p):
+    range_of, set_units, means_of = column_range[p], measure[p], means[p]
+
+    @cuda.jit(device=True)
+    def columns(data, centre, scale, units, tile_s):
+        """Shift, scale and mean by one block."""
+        P = units.mean.shape[0]
+        for j0 in range(0, P, TILE):
+            j = j0 + cuda.threadIdx.x
+            least, most = range_of(data, 0, data.X.shape[0], j, P, tile_s)
+            if j < P and cuda.threadIdx.y == 0:
+                set_units(least, most, centre, scale, j, units)
+        cuda.syncthreads()    # every column has its shift and scale
+        means_of(data, centre, scale, units, tile_s)
+    return columns
+
+
+# ---- kernels, slowest first
+
+@rung
+def naive(p):
+    accum = p.accum
+    entry_of, weight_of, z, set_units = entry[p], weight[p], scaled[p], measure[p]
+
+    @cuda.jit
+    def centring_naive(data, centre, scale, units):
+        j = cuda.grid(1)
+        if j < units.mean.shape[0]:
+            least = entry_of(data, 0, j)
+            most = least
+            for n in range(data.X.shape[0]):
+                x = entry_of(data, n, j)
                 least = x if x < least else least
                 most = x if x > most else most
-        least = -column_max(-least, scratch)
-        most = column_max(most, scratch)
+            set_units(least, most, centre, scale, j, units)
+            acc = accum(0)
+            W = accum(0)
+            for n in range(data.X.shape[0]):
+                v = weight_of(data, n)
+                vv = mul_rn(v, v)    # the same weight in both sums
+                acc += vv * z(data, n, j, units)
+                W += vv
+            units.mean[j] = acc / W if centre else accum(0)
+    return centring_naive
+
+
+@rung
+def block(p):
+    accum, columns_of = p.accum, columns[p]
+
+    @cuda.jit
+    def centring_block(data, centre, scale, units):
+        columns_of(data, centre, scale, units, cuda.shared.array((TILE, TILE), accum))
+    return centring_block
+
+
+@rung
+def grid(p):
+    """Block b of a column of blocks takes the rows b * rows <= n < (b + 1) * rows."""
+    accum, share_of, range_of, set_units, sums_of = p.accum, share[p], column_range[p], measure[p], weighted_sums[p]
+    column_max, over_column = column_fold(p, TILE, TILE, combine=larger), column_sum(p, TILE, TILE)
+
+    @cuda.jit
+    def centring_ranges(data, rows, low, high):
+        tile_s = cuda.shared.array((TILE, TILE), accum)
+        b = cuda.blockIdx.y
+        j = cuda.blockIdx.x * TILE + cuda.threadIdx.x
+        P = low.shape[1]
+        least, most = range_of(data, b * rows, min((b + 1) * rows, data.X.shape[0]), j, P, tile_s)
         if j < P and cuda.threadIdx.y == 0:
             low[b, j] = least
             high[b, j] = most
 
-    @cuda.jit(device=True)
-    def shift_and_scale(least, most, centre, scale, j, S):
-        """Column j of S from its range. Without `centre` the shift is 0; without `scale` the scale is 1."""
-        one = accum(1)
-        half = one / accum(2)
-        s = accum(0)
-        if centre:
-            # no overflow in between; and each half is rounded, which it needs where it is subnormal
-            s = least if least == most else add_rn(half * least, half * most)
-        reach = most - s if most - s > s - least else s - least
-        c = one
-        if scale and reach > accum(0):
-            while reach * c > one:
-                c = half * c
-            while reach * c <= half and (c + c) - (c + c) == accum(0):     # as long as the next power is finite
-                c = c + c
-        S[SHIFT, j] = s
-        S[SCALE, j] = c
-
-    @cuda.jit(device=True)
-    def weighted_sum(X, Y, V, n0, n1, j, f, S, scratch):
-        """The sum of v^2 z[:, j] over the rows n0 <= n < n1, or of v^2 for j = P; threads scale theirs by f."""
-        P = S.shape[1]
-        acc = accum(0)
-        if j <= P:
-            for n in range(n0 + cuda.threadIdx.y, n1, TILE):
-                v = weight(V, n)
-                acc += (v * v) * (shifted(X, Y, n, j, S) if j < P else accum(1))
-        return column_sum(f * acc, scratch)
-
-    @cuda.jit(device=True)
-    def means(X, Y, V, centre, scale, sums, S, scratch):
-        """The means, by one block, from the other rows of S."""
-        tx = cuda.threadIdx.x
+    @cuda.jit
+    def centring_units(low, high, centre, scale, units):
+        tile_s = cuda.shared.array((TILE, TILE), accum)
         ty = cuda.threadIdx.y
-        N = X.shape[0]
-        P = S.shape[1]
-        f = share(-(-N // TILE), scale)
-        for j0 in range(0, P + 1, TILE):
-            total = weighted_sum(X, Y, V, 0, N, j0 + tx, f, S, scratch)
-            if j0 + tx <= P and ty == 0:
-                sums[0, j0 + tx] = total
-        cuda.syncthreads()    # the sum of v^2 stands behind the others
-        for j in range(ty * TILE + tx, P, TILE * TILE):
-            S[MEAN, j] = sums[0, j] / sums[0, P] if centre else accum(0)
-        cuda.syncthreads()    # every column has its mean
+        j = cuda.blockIdx.x * TILE + cuda.threadIdx.x
+        B, P = low.shape
+        c = min(j, P - 1)
+        least = low[0, c]
+        most = high[0, c]
+        for b in range(ty, B, TILE):
+            least = low[b, c] if low[b, c] < least else least
+            most = high[b, c] if high[b, c] > most else most
+        least = -column_max(-least, tile_s)
+        most = column_max(most, tile_s)
+        if j < P and ty == 0:
+            set_units(least, most, centre, scale, j, units)
 
-    @cuda.jit(device=True)
-    def columns(X, Y, V, centre, scale, low, high, sums, S, scratch):
-        """S by one block. low and high (1, P) and sums (1, P + 1) are workspace."""
-        tx = cuda.threadIdx.x
+    @cuda.jit
+    def centring_sums(data, rows, scale, units, sums, weights):
+        tile_s = cuda.shared.array((TILE, TILE), accum)
+        b = cuda.blockIdx.y
+        j = cuda.blockIdx.x * TILE + cuda.threadIdx.x
+        f = share_of(-(-rows // TILE), scale)
+        total, W = sums_of(data, b * rows, min((b + 1) * rows, data.X.shape[0]), j, f, units, tile_s)
+        if j < units.mean.shape[0] and cuda.threadIdx.y == 0:
+            sums[b, j] = total
+            weights[b, j] = W
+
+    @cuda.jit
+    def centring_means(sums, weights, centre, units):
+        tile_s = cuda.shared.array((TILE, TILE), accum)
         ty = cuda.threadIdx.y
-        N = X.shape[0]
-        P = S.shape[1]
-        for j0 in range(0, P, TILE):
-            j = j0 + tx
-            column_range(X, Y, 0, N, j, 0, low, high, scratch)
-            if j < P and ty == 0:
-                shift_and_scale(low[0, j], high[0, j], centre, scale, j, S)
-        cuda.syncthreads()    # every column has its shift and scale
-        means(X, Y, V, centre, scale, sums, S, scratch)
+        j = cuda.blockIdx.x * TILE + cuda.threadIdx.x
+        P = units.mean.shape[0]
+        total = accum(0)
+        W = accum(0)
+        if j < P:
+            for b in range(ty, sums.shape[0], TILE):
+                total += sums[b, j]
+                W += weights[b, j]
+        total = over_column(total, tile_s)
+        W = over_column(W, tile_s)
+        if j < P and ty == 0:
+            units.mean[j] = total / W if centre else accum(0)
+    return centring_ranges, centring_units, centring_sums, centring_means
 
-    return SimpleNamespace(entry=entry, weight=weight, shifted=shifted, share=share, column_max=column_max,
-                           column_sum=column_sum, column_range=column_range, shift_and_scale=shift_and_scale,
-                           weighted_sum=weighted_sum, columns=columns, means=means)
+
+# ---- host side
+
+def units_of(device, rung, precision, data, centre=True, scale=True):
+    """The Units of the columns of `data`. Without `centre` shifts and means are 0; without `scale` scales are 1."""
+    N, P = data.X.shape[0], data.X.shape[1] + data.Y.shape[1]
+    units, threads, tiles = empty_units(device, P, precision.accum), (TILE, TILE), -(-P // TILE)
+    if rung is naive:
+        device.launch(naive[precision], -(-P // 32), 32, data, centre, scale, units)
+    elif rung is block:
+        device.launch(block[precision], 1, threads, data, centre, scale, units)
+    else:
+        ranges, measures, *_ = grid[precision]
+        rows, blocks = deal(N, P)
+        low, high = (device.empty((blocks, P), precision.accum) for _ in range(2))
+        device.launch(ranges, (tiles, blocks), threads, data, rows, low, high)
+        device.launch(measures, tiles, threads, low, high, centre, scale, units)
+        launch_means(device, precision, data, centre, scale, units)
+    return units
+
+
+def launch_means(device, precision, data, centre, scale, units):
+    """The means by a grid, from shifts and scales."""
+    *_, column_sums, column_means = grid[precision]
+    (N, _), (P,), threads = data.X.shape, units.mean.shape, (TILE, TILE)
+    rows, blocks = deal(N, P)
+    sums, weights = (device.empty((blocks, P), precision.accum) for _ in range(2))
+    device.launch(column_sums, (-(-P // TILE), blocks), threads, data, rows, scale, units, sums, weights)
+    device.launch(column_means, -(-P // TILE), threads, sums, weights, centre, units)
+
+
+# ---- how it is judged: by the means, in the units of the data
+
+def readout(results, X, Y, v):
+    """What the oracle returns."""
+    shift, scale, mean = (np.asarray(part, np.float64) for part in results)
+    return shift + mean / scale
+
+
+def scales(precision, Z):
+    """scale, and a bound on |Z - shift|: the kernel rounds shift, and one that is off by that much is as good."""
+    accum, middle = precision.accum, Z.min(axis=0) / 2 + Z.max(axis=0) / 2
+    reach = abs(Z - middle).max(axis=0)
+    c = np.ldexp(1.0, np.minimum(-np.frexp(reach)[1], 2 ** (accum.exponent - 1) - 1))
+    return c, abs(Z - middle) + 2 * accum.u * abs(Z).max(axis=0)
+
+
+def mean_error(Z, v, shifted, c, fmt):
+    """Bounds the error of the means, in the scaled units; `shifted` is |Z - shift|.
+
+    z is rounded once, v^2 once, their product and the sum N times, in any order; so is sum v^2, and the quotient once.
+    """
+    N, eta, w = len(Z), 2 * fmt.eta, np.broadcast_to(v.astype(np.float64), len(Z)) ** 2
+    W = w.sum()
+    return gamma(2 * N + 8, fmt.u) * (w @ (shifted * c)) / W + (8 * N + 2) * eta / W
+
+
+def error_bound(precision, X, Y, v):
+    """The kernel's error plus that of the oracle, which does the same in fp64 with a shift of 0 and a scale of 1."""
+    Z = np.hstack([X, Y]).astype(np.float64)
+    c, shifted = scales(precision, Z)
+    return mean_error(Z, v, shifted, c, precision.accum) / c + mean_error(Z, v, abs(Z), 1.0, FORMATS["float64"])
+
+
+def cost(precision, N, D, T):
+    P = D + T
+    return {"flops": 6 * N * P, "bytes": N * (P + 1) * precision.storage.bytes + 3 * P * precision.accum.bytes}
+
+
+def inputs(rng, shape, kind, precision):
+    """Scaled, entries near the largest number of storage do no harm; but the oracle's squares must fit into fp64."""
+    N, D, T = shape
+    Z = draw(rng, (N, D + T), "same_sign" if kind in ("large", "overflow") else kind, precision)
+    if kind in ("large", "overflow"):
+        Z *= min(precision.storage.max, np.sqrt(np.finfo(np.float64).max / N)) * 0.99
+    v = rng.uniform(0.5, 1, N)
+    return Z[:, :D], Z[:, D:], v
+
+
+about = dict(shapes=((1, 1, 1), (2, 3, 1), (16, 15, 1), (17, 16, 2), (31, 2, 1), (129, 17, 3)),
+             bench_shapes={"smoke": (442, 10, 1), "quick": (10_000, 30, 1), "full": (1_000_000, 100, 1)})
+
+operation("centring", oracle=oracle, readout=readout, error_bound=error_bound, cost=cost, inputs=inputs, **about,
+          launch=lambda device, rung, precision, *arrays: units_of(device, rung, precision, Data(*arrays)))

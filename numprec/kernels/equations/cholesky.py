@@ -1,6 +1,10 @@
-"""Cholesky factor.
+"""Cholesky factor: the square root of a symmetric matrix, as a triangle.
 
+Idea       Each row of R waits for the one before it, but all entries of what is left of A can be updated at once: the
+           parallel work lies in the trailing matrix
 Maths      R'R = A, R upper triangular with a positive diagonal
+Example    A = (4, 2, 2; 2, 5, 3; 2, 3, 6). Row 0 of R is (4, 2, 2) / sqrt(4) = (2, 1, 1); what is left of A is
+           (5, 3; 3, 6) - (1, 1; 1, 1) = (4, 2; 2, 5). Row 1 is (4, 2) / 2 = (2, 1); left is 5 - 1 = 4. Row 2 is 2
 Shapes     A (D, D): storage, symmetric, of which the upper triangle is read. R (D, D): accum
 Mapping    one block: tx runs along a row, the contiguous axis, ty down the rows
 Precision  everything in accum. Each entry of A is reached by D + 1 roundings at most, whatever their order [1, 10.1]:
@@ -9,60 +13,53 @@ Precision  everything in accum. Each entry of A is reached by D + 1 roundings at
            (D + 1) u A[j, j], the size of its own error, is noise: there the factorisation stops, and the number of
            good pivots tells so
 Ladder     serial  one thread
-           block   a row of R at a time, then all of the trailing matrix at once: right-looking, two barriers a row.
+           block   a row of R at a time, then all of the trailing matrix at once: right-looking, three barriers a row.
                    Entries see their updates in the same order as in serial: the results are the same bits
+Try        python -m numprec.kernels cholesky --precision fp16
+           Exercise: which pivot of (1, 1; 1, 1 + u) is noise, and what does a factorisation without the floor make of
+           it? Answer: the second. 1 + u is rounded to 1 where A is stored: the pivot is 0, and 1 / 0 would follow
 Cost       D (D + 1) (2 D + 1) / 6 flops, the sum of the squares up to D^2: with k rows left, k^2; half of A read, R
            (with its zeros) written
 Sources    [1] N. J. Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., SIAM 2002
            [2] G. H. Golub and C. F. Van Loan, Matrix Computations, 4th ed., Johns Hopkins 2013, section 4.2
 """
 import math
-from functools import lru_cache
-from types import SimpleNamespace
 
 import numpy as np
 from numba import cuda
 
-from numprec.kernels.equations.centring import THREADS, TILE
-from numprec.kernels.equations.gram import gamma
-from numprec.language.ladder import draw, operation, rung
+from numprec.kernels.equations.units import THREADS, TILE
+from numprec.language.errors import gamma
+from numprec.language.ladder import draw, helper, operation, rung
 from numprec.precision import FORMATS
 
 
-# ---- the factor: judged by its product, as the theorem does
+# ---- oracle: A, which R'R should be
 
 def oracle(A):
     A = np.triu(A.astype(np.float64))
     return A + np.triu(A, 1).T
 
 
-def readout(R, A):
-    """R'R, from what the kernel wrote."""
-    R = np.triu(R.astype(np.float64))
-    return R.T @ R
-
-
-def error_bound(precision, A):
-    D, fp64 = len(A), FORMATS["float64"]
-    d = np.sqrt(np.diag(A).astype(np.float64))
-    g = gamma(D + 2, precision.accum.u)
-    g = g / (1 - g) if g < 1 else np.inf
-    return (g + (D + 2) * fp64.u) * np.outer(d, d) + (D + 2) * precision.accum.eta
-
-
 # ---- the steps that the rungs, and the chapters after this one, share
 
-@lru_cache(maxsize=None)
-def steps(p):
+@helper
+def finite(p):
     accum = p.accum
-    per_unit = 2 ** accum.significand    # 1 / u
 
     @cuda.jit(device=True)
     def finite(x):
         return x - x == accum(0)
+    return finite
+
+
+@helper
+def factor(p):
+    accum, is_finite = p.accum, finite[p]
+    per_unit = 2 ** accum.significand    # 1 / u
 
     @cuda.jit(device=True)
-    def cholesky(G, D, floor):
+    def factor(G, D, floor):
         """R in the upper triangle of G[:D, :D], and R'^-1 times what stands to the right of it, G[:D, D:]. Returns
         the number of good pivots. floor (D,) is workspace. The block enters and leaves it together."""
         tx = cuda.threadIdx.x
@@ -74,7 +71,7 @@ def steps(p):
         for j in range(D):
             cuda.syncthreads()    # row j has had its updates
             pivot = G[j, j]
-            if not (pivot > floor[j] and finite(pivot)):
+            if not (pivot > floor[j] and is_finite(pivot)):
                 return j
             root = math.sqrt(pivot)
             cuda.syncthreads()    # everyone has read the pivot
@@ -85,10 +82,9 @@ def steps(p):
                 for k in range(j + 1 + tx, P, TILE):
                     if k >= i:
                         G[i, k] -= G[j, i] * G[j, k]
-        cuda.syncthreads()
+        cuda.syncthreads()    # the last row stands too
         return D
-
-    return SimpleNamespace(finite=finite, cholesky=cholesky)
+    return factor
 
 
 # ---- kernels, slowest first
@@ -97,7 +93,7 @@ def steps(p):
 def serial(p):
     accum = p.accum
     per_unit = 2 ** accum.significand
-    finite = steps(p).finite
+    is_finite = finite[p]
 
     @cuda.jit
     def cholesky_serial(A, R, floor, rank):
@@ -108,7 +104,7 @@ def serial(p):
             floor[i] = accum(D + 1) / accum(per_unit) * R[i, i]
         for j in range(D):
             pivot = R[j, j]
-            if not (pivot > floor[j] and finite(pivot)):
+            if not (pivot > floor[j] and is_finite(pivot)):
                 rank[0] = j
                 return
             R[j, j] = math.sqrt(pivot)
@@ -123,8 +119,7 @@ def serial(p):
 
 @rung
 def block(p):
-    accum = p.accum
-    cholesky = steps(p).cholesky
+    accum, factor_of = p.accum, factor[p]
 
     @cuda.jit
     def cholesky_block(A, R, floor, rank):
@@ -134,7 +129,7 @@ def block(p):
             k = ik % D
             R[i, k] = accum(A[i, k]) if k >= i else accum(0)
         cuda.syncthreads()    # R holds the upper triangle of A
-        good = cholesky(R, D, floor)
+        good = factor_of(R, D, floor)
         if cuda.threadIdx.x == 0 and cuda.threadIdx.y == 0:
             rank[0] = good
     return cholesky_block
@@ -149,6 +144,22 @@ def launch(device, rung, precision, A):
     threads = 1 if rung.name == "serial" else (TILE, TILE)
     device.launch(rung[precision], 1, threads, A, R, floor, device.empty((1,), np.int32))
     return R
+
+
+# ---- how it is judged: by the product of the factor, as the theorem does
+
+def readout(R, A):
+    """R'R, from what the kernel wrote."""
+    R = np.triu(R.astype(np.float64))
+    return R.T @ R
+
+
+def error_bound(precision, A):
+    D, fp64 = len(A), FORMATS["float64"]
+    d = np.sqrt(np.diag(A).astype(np.float64))
+    g = gamma(D + 2, precision.accum.u)
+    g = g / (1 - g) if g < 1 else np.inf
+    return (g + (D + 2) * fp64.u) * np.outer(d, d) + (D + 2) * precision.accum.eta
 
 
 def cost(precision, D):

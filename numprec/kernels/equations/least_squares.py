@@ -1,26 +1,27 @@
 """Linear least squares: the three ways to a solution that the chapters before this one allow.
 
-Maths      W minimizes the sum over n of v[n]^2 |Y[n] - X[n] W|^2, all columns centred and scaled (see gram)
+Idea       A small problem is one launch of one block: what the chapters before this one do in kernels of their own, it
+           does in a row, by the same device functions. A large one is a few launches of grids, and one block at the end
+Maths      W minimizes the sum over n of v[n]^2 |Y[n] - X[n] W|^2, all columns centred and scaled (see centring)
+Example    x = (1, 2, 3, 4, 5, 6), y = (3, 5, 7, 9, 11, 13): centred and scaled, both columns are -5/8, -3/8, ..., 5/8;
+           W = 1, in scaled units. scale is 1/4 for x and 1/8 for y: in units of the data W = 1 * (1/4) / (1/8) = 2
 Shapes     X (N, D), Y (N, T), v (N,) or (1,): storage; for refine X, Y and v may be in a wider format, and should be.
            W (D, T): accum, in units of the scaled columns; for refine in the wider format
 Mapping    one block, one launch, for small problems; else the grid rungs of gram and qr, and one block at the end
 Precision  cholesky  the normal equations square the condition number k of X: |dW| ~ k^2 u |W|      [1, section 20.4]
            qr        |dW| ~ k u |W|, plus k^2 u where the residual is large                          [1, section 20.1]
-           refine    X'(Y - X W) with all operands one format wider, then a correction through the cheap factor. Each
-                     pass gains the digits that k^2 u of the factor leaves, up to those of the wider format
-                                                                                                     [1, chapter 12]
+           refine    what k^2 u of the factor leaves of the error, to the power of the passes        [1, chapter 12]
 Ladder     cholesky  the moment matrix, its factor, and one substitution: the other one is done by the factor, as the
                      right-hand sides stand beside the matrix
            qr        column pivoting finds the rank; below full rank, the solution of least norm in the units of X
            refine    cholesky, then corrections until they stop shrinking
+Try        python -m numprec.kernels least_squares --precision fp16
+           Exercise: k is 100. How many digits are right, by cholesky and by qr, in float32, u = 6e-8? Answer: k^2 u is
+           6e-4 and k u is 6e-6: about 3, and about 5
 Cost       that of the moment matrix, of its factor and of the substitutions; N (P + 1) elements read, P = D + T
 Sources    [1] N. J. Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., SIAM 2002
-           [2] E. Carson and N. J. Higham, Accelerating the solution of linear systems by iterative refinement in three
-               precisions, SIAM J. Sci. Comput. 40(2), 2018
 """
-import math
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -29,14 +30,16 @@ from numba import cuda
 from numprec.kernels.equations import centring, gram, triangular
 from numprec.kernels.equations import cholesky as factoring
 from numprec.kernels.equations import qr as reflecting
-from numprec.kernels.equations.centring import MEAN, SCALE, THREADS, TILE
-from numprec.kernels.equations.gram import gamma
-from numprec.kernels.equations.refinement import ENDED, RANK, refinement, wider
+from numprec.kernels.equations.least_norm import Reflected, pivoted_solution, rank_tolerance
+from numprec.kernels.equations.refinement import correct, empty_state, gradient, start, wider
+from numprec.kernels.equations.triangular import normal_solution
+from numprec.kernels.equations.units import THREADS, TILE, Data, Info, Units, deal, empty_units, share, unrounded
+from numprec.language.errors import gamma
 from numprec.language.ladder import operation, rung
-from numprec.precision import FORMATS, Format
+from numprec.precision import FORMATS
 
-ONE_BLOCK = 2 ** 16                                       # elements of Z up to which one block does it all
-LOOK = 16                                                 # iterations between two looks at whether it has ended
+ONE_BLOCK = 2 ** 16       # elements of Z up to which one block does it all
+LOOK = 16                 # iterations between two looks at whether it has ended
 
 
 # ---- oracle: fp64 QR of the centred columns
@@ -56,10 +59,199 @@ def _in_units(X, Y):
     return X / x, Y / y, x[:, None] / y
 
 
+# ---- kernels: each rung is the whole fit by one block, then the parts that finish what grids have begun
+
+@rung
+def cholesky(p):
+    accum, columns, moments, solution = p.accum, centring.columns[p], gram.moments[p], normal_solution[p]
+
+    @cuda.jit
+    def least_squares_cholesky(data, centre, scale, units, R, floor, W, info):
+        columns(data, centre, scale, units, cuda.shared.array((TILE, TILE), accum))
+        moments(data, scale, units, R)
+        solution(R, floor, W, info)
+
+    @cuda.jit
+    def cholesky_finish(R, floor, W, info):
+        solution(R, floor, W, info)
+    return least_squares_cholesky, cholesky_finish
+
+
+@rung
+def qr(p):
+    accum, columns, a, share_of, solution = (
+        p.accum, centring.columns[p], unrounded[p], share[p], pivoted_solution[p])
+
+    @cuda.jit
+    def least_squares_qr(data, centre, scale, halvings, units, qr, W, info):
+        columns(data, centre, scale, units, cuda.shared.array((TILE, TILE), accum))
+        P, N = qr.work.shape
+        f = share_of(1 << halvings, scale)
+        for nj in range(cuda.threadIdx.y * TILE + cuda.threadIdx.x, N * P, THREADS):
+            qr.work[nj % P, nj // P] = f * a(data, nj // P, nj % P, units)
+        cuda.syncthreads()    # work holds the columns
+        solution(units, qr, W, info)
+
+    @cuda.jit
+    def qr_fill(data, scale, halvings, units, work):
+        """Rows are halved so often that squares of them can be added up."""
+        n, j = cuda.grid(2)
+        f = share_of(1 << halvings, scale)
+        if n < work.shape[1] and j < work.shape[0]:
+            work[j, n] = f * a(data, n, j, units)
+
+    @cuda.jit
+    def qr_finish(units, qr, W, info):
+        solution(units, qr, W, info)
+    return least_squares_qr, qr_fill, qr_finish
+
+
+@rung
+def refine(p):
+    accum, wide, columns, moments = p.accum, wider(p).accum, centring.columns[p], gram.moments[p]
+    solution, means = normal_solution[p], centring.means[wider(p)]
+    begin, gradient_of, correct_by = start[p], gradient[p], correct[p]
+
+    @cuda.jit
+    def least_squares_refine(data, centre, scale, iterations, units, floor, state, info):
+        wide_s = cuda.shared.array((TILE, TILE), wide)
+        columns(data, centre, scale, units, cuda.shared.array((TILE, TILE), accum))
+        moments(data, scale, units, state.R)
+        solution(state.R, floor, state.step, info)
+        begin(units, state, info)
+        means(data, centre, scale, state.units, wide_s)
+        for _ in range(iterations):
+            if info[Info.ENDED] != 0:
+                return
+            gradient_of(data, 0, data.X.shape[0], 0, scale, state, wide_s)
+            correct_by(state, info)
+
+    @cuda.jit
+    def refine_start(units, floor, state, info):
+        solution(state.R, floor, state.step, info)
+        begin(units, state, info)
+
+    @cuda.jit
+    def refine_gradient(data, rows, scale, state, info):
+        wide_s = cuda.shared.array((TILE, TILE), wide)
+        b = cuda.blockIdx.x
+        if info[Info.ENDED] == 0:
+            gradient_of(data, b * rows, min((b + 1) * rows, data.X.shape[0]), b, scale, state, wide_s)
+
+    @cuda.jit
+    def refine_correct(state, info):
+        if info[Info.ENDED] == 0:
+            correct_by(state, info)
+    return least_squares_refine, refine_start, refine_gradient, refine_correct
+
+
+# ---- host side: a recipe for each rung
+
+@dataclass
+class Fit:
+    """What a fit leaves behind, on the device until `to_host`: the Units, the factor R of X (its columns in `order`
+    after QR), W, and info, whose entries Info names; `change` is the last correction, relative."""
+
+    units: Any
+    R: Any
+    W: Any
+    info: Any
+    order: Any = None
+    change: Any = None
+
+    def to_host(self, device):
+        parts = {name: None if part is None else Units(*map(device.to_host, part)) if name == "units" else
+                 device.to_host(part) for name, part in vars(self).items()}
+        return Fit(**parts)
+
+
+def fits_one_block(N, P):
+    return N * P <= ONE_BLOCK and P <= 4 * TILE
+
+
+def solve(device, rung, precision, X, Y, v, centre=True, scale=True, iterations=30):
+    """A Fit, on the device. One launch if one block can do it."""
+    return RECIPES[rung](device, precision, Data(X, Y, v), centre, scale, iterations)
+
+
+def _sizes(data):
+    return *data.X.shape, data.Y.shape[1], data.X.shape[1] + data.Y.shape[1]
+
+
+def _moments(device, precision, data, centre, scale):
+    """Units and moments by grids."""
+    units = centring.units_of(device, centring.grid, precision, data, centre, scale)
+    return units, gram.moments_of(device, gram.grid, precision, data, units, scale)
+
+
+def _by_cholesky(device, precision, data, centre, scale, iterations):
+    whole, finish = cholesky[precision]
+    (N, D, T, P), accum, threads = _sizes(data), precision.accum, (TILE, TILE)
+    W, floor, info = device.empty((D, T), accum), device.empty((D,), accum), device.zeros((3,), np.int32)
+    if fits_one_block(N, P):
+        units, R = empty_units(device, P, accum), device.empty((P, P), accum)
+        device.launch(whole, 1, threads, data, centre, scale, units, R, floor, W, info)
+    else:
+        units, R = _moments(device, precision, data, centre, scale)
+        device.launch(finish, 1, threads, R, floor, W, info)
+    return Fit(units, R, W, info)
+
+
+def _by_qr(device, precision, data, centre, scale, iterations):
+    whole, fill, finish = qr[precision]
+    (N, D, T, P), accum, threads = _sizes(data), precision.accum, (TILE, TILE)
+    W, info, halvings = device.empty((D, T), accum), device.zeros((3,), np.int32), reflecting.halvings_of_rows(N, P)
+    work = Reflected(device.empty((P, N), accum), rank_tolerance(precision, N, D), device.empty((P, P), accum),
+                     device.empty((D,), np.int32), device.empty((P,), accum), device.empty((D, T), accum))
+    if fits_one_block(N, P):
+        units = empty_units(device, P, accum)
+        device.launch(whole, 1, threads, data, centre, scale, halvings, units, work, W, info)
+    else:
+        units = centring.units_of(device, centring.grid, precision, data, centre, scale)
+        device.launch(fill, (-(-N // TILE), -(-P // TILE)), threads, data, scale, halvings, units, work.work)
+        _, stack, _ = reflecting.tall[precision]
+        work = work._replace(work=reflecting.stacked(device, precision, stack, work.work, work.order))
+        device.launch(finish, 1, threads, units, work, W, info)
+    return Fit(units, work.R, W, info, order=work.order)
+
+
+def _by_refinement(device, precision, data, centre, scale, iterations):
+    whole, begin, gradients, correction = refine[precision]
+    (N, D, T, P), accum, threads = _sizes(data), precision.accum, (TILE, TILE)
+    floor = device.empty((D,), accum)
+    if fits_one_block(N, P):
+        units = empty_units(device, P, accum)
+        state, info = empty_state(device, precision, device.empty((P, P), accum), N, D, T, 1)
+        device.launch(whole, 1, threads, data, centre, scale, iterations, units, floor, state, info)
+    else:
+        rows, blocks = deal(N, TILE)
+        units, R = _moments(device, precision, data, centre, scale)
+        state, info = empty_state(device, precision, R, N, D, T, blocks)
+        device.launch(begin, 1, threads, units, floor, state, info)
+        centring.launch_means(device, wider(precision), data, centre, scale, state.units)
+        for iteration in range(iterations):
+            if iteration % LOOK == LOOK - 1 and device.to_host(info)[Info.ENDED]:
+                break
+            device.launch(gradients, blocks, threads, data, rows, scale, state, info)
+            device.launch(correction, 1, threads, state, info)
+    return Fit(state.units, state.R, state.W, info, change=state.change)
+
+
+RECIPES = {cholesky: _by_cholesky, qr: _by_qr, refine: _by_refinement}
+
+
+def launch(device, rung, precision, X, Y, v):
+    """shift, scale, mean and W."""
+    fit = solve(device, rung, precision, X, Y, v)
+    return *fit.units, fit.W
+
+
+# ---- how it is judged
+
 def readout(results, X, Y, v):
-    """W in the units of the data, from S and W."""
-    S, W = (part.astype(np.float64) for part in results)
-    return W * S[SCALE, :len(W), None] / S[SCALE, len(W):]
+    """W in the units of the data."""
+    _, scale, _, W = (part.astype(np.float64) for part in results)
+    return W * scale[:len(W), None] / scale[len(W):]
 
 
 def error_bound(precision, X, Y, v):
@@ -88,297 +280,14 @@ def error_bound(precision, X, Y, v):
     return np.linalg.solve(np.eye(D) - M, M @ W + inverse @ dG[:D, D:]) / d[:D, None] * d[D:] / units
 
 
-# ---- kernels: each rung is the whole fit by one block, then the parts that finish what grids have begun
-
-@rung
-def cholesky(p):
-    compute, accum = p.compute, p.accum
-    columns, moments = centring.steps(p).columns, gram.steps(p).moments
-    factor, backward = factoring.steps(p).cholesky, triangular.steps(p).backward
-
-    @cuda.jit(device=True)
-    def solution(G, floor, W, info):
-        """G becomes R and, beside it, R'^-1 X'Y, which W is solved from. A factor that broke down leaves no W."""
-        D, T = W.shape
-        t = cuda.threadIdx.y * TILE + cuda.threadIdx.x
-        rank = factor(G, D, floor)
-        if t == 0:
-            info[RANK] = rank
-        if rank == D:
-            for jk in range(t, D * T, THREADS):
-                W[jk // T, jk % T] = G[jk // T, D + jk % T]
-            backward(G, W, D)
-
-    @cuda.jit
-    def least_squares_cholesky(X, Y, V, centre, scale, low, high, sums, S, G, floor, W, info):
-        A_s = cuda.shared.array((TILE, TILE), compute)
-        B_s = cuda.shared.array((TILE, TILE), compute)
-        scratch = cuda.shared.array((TILE, TILE), accum)
-        columns(X, Y, V, centre, scale, low, high, sums, S, scratch)
-        moments(X, Y, V, scale, S, G, A_s, B_s)
-        solution(G, floor, W, info)
-
-    @cuda.jit
-    def cholesky_finish(G, floor, W, info):
-        solution(G, floor, W, info)
-    return least_squares_cholesky, cholesky_finish
-
-
-@rung
-def qr(p):
-    accum = p.accum
-    columns, shifted, weight = centring.steps(p).columns, centring.steps(p).shifted, centring.steps(p).weight
-    share = centring.steps(p).share
-    householder, copy_factor = reflecting.steps(p).householder, reflecting.steps(p).copy_factor
-    smallest_solution, backward = reflecting.steps(p).smallest_solution, triangular.steps(p).backward
-
-    @cuda.jit(device=True)
-    def solution(work, tolerance, S, R, order, norms, B, W, info, scratch):
-        D, T = W.shape
-        t = cuda.threadIdx.y * TILE + cuda.threadIdx.x
-        N = work.shape[1]
-        for j in range(t, D, THREADS):
-            order[j] = j
-        cuda.syncthreads()    # the columns are in their own order
-        rank = householder(work, 0, N, D, True, tolerance, order, norms, scratch)
-        cuda.syncthreads()    # everyone is out of it
-        copy_factor(work, 0, N, R, 0)
-        for jk in range(t, rank * T, THREADS):
-            B[jk // T, jk % T] = work[D + jk % T, jk // T]
-        cuda.syncthreads()    # B holds the rank leading rows of Q'Y
-        if rank == D:
-            backward(R, B, D)
-        elif rank > 0:
-            smallest_solution(R, rank, D, S[SCALE], order, norms, B)
-        for jk in range(t, D * T, THREADS):
-            W[order[jk // T], jk % T] = B[jk // T, jk % T] if rank > 0 else accum(0)
-        if t == 0:
-            info[RANK] = rank
-
-    @cuda.jit
-    def least_squares_qr(X, Y, V, centre, scale, halvings, low, high, sums, tolerance, S, work, R, order, norms, B, W,
-                         info):
-        scratch = cuda.shared.array((TILE, TILE), accum)
-        columns(X, Y, V, centre, scale, low, high, sums, S, scratch)
-        P, N = work.shape
-        f = share(1 << halvings, scale)
-        for nj in range(cuda.threadIdx.y * TILE + cuda.threadIdx.x, N * P, THREADS):
-            n = nj // P
-            j = nj % P
-            work[j, n] = f * weight(V, n) * (shifted(X, Y, n, j, S) - S[MEAN, j])
-        cuda.syncthreads()    # work holds the columns
-        solution(work, tolerance, S, R, order, norms, B, W, info, scratch)
-
-    @cuda.jit
-    def qr_fill(X, Y, V, scale, halvings, S, work):
-        """Rows are halved so often that squares of them can be added up."""
-        n, j = cuda.grid(2)
-        f = share(1 << halvings, scale)
-        if n < X.shape[0] and j < S.shape[1]:
-            work[j, n] = f * weight(V, n) * (shifted(X, Y, n, j, S) - S[MEAN, j])
-
-    @cuda.jit
-    def qr_finish(work, tolerance, S, R, order, norms, B, W, info):
-        scratch = cuda.shared.array((TILE, TILE), accum)
-        solution(work, tolerance, S, R, order, norms, B, W, info, scratch)
-    return least_squares_qr, qr_fill, qr_finish
-
-
-@rung
-def refine(p):
-    compute, accum, wide = p.compute, p.accum, wider(p).accum
-    columns, moments, means = centring.steps(p).columns, gram.steps(p).moments, centring.steps(wider(p)).means
-    factor, backward = factoring.steps(p).cholesky, triangular.steps(p).backward
-    start, gradient, correct = refinement(p).start, refinement(p).gradient, refinement(p).correct
-
-    @cuda.jit(device=True)
-    def solution(S, G, floor, B, wide_S, W, progress, info):
-        D, T = W.shape
-        t = cuda.threadIdx.y * TILE + cuda.threadIdx.x
-        rank = factor(G, D, floor)
-        if t == 0:
-            info[RANK] = rank
-        for jk in range(t, D * T, THREADS):
-            B[jk // T, jk % T] = G[jk // T, D + jk % T]
-        cuda.syncthreads()
-        if rank == D:
-            backward(G, B, D)
-        start(S, wide_S, B, W, progress, info)
-
-    @cuda.jit
-    def least_squares_refine(X, Y, V, centre, scale, low, high, sums, S, G, floor, B,
-                             wide_sums, wide_S, residual, out, units, progress, iterations, W, info):
-        A_s = cuda.shared.array((TILE, TILE), compute)
-        B_s = cuda.shared.array((TILE, TILE), compute)
-        scratch = cuda.shared.array((TILE, TILE), accum)
-        wide_scratch = cuda.shared.array((TILE, TILE), wide)
-        columns(X, Y, V, centre, scale, low, high, sums, S, scratch)
-        moments(X, Y, V, scale, S, G, A_s, B_s)
-        solution(S, G, floor, B, wide_S, W, progress, info)
-        means(X, Y, V, centre, scale, wide_sums, wide_S, wide_scratch)
-        for _ in range(iterations):
-            if info[ENDED] != 0:
-                return
-            gradient(X, Y, V, 0, X.shape[0], scale, wide_S, W, 0, residual, out, wide_scratch)
-            correct(G, out, units, B, W, progress, info)
-
-    @cuda.jit
-    def refine_start(S, G, floor, B, wide_S, W, progress, info):
-        solution(S, G, floor, B, wide_S, W, progress, info)
-
-    @cuda.jit
-    def refine_gradient(X, Y, V, rows, scale, wide_S, W, residual, out, info):
-        wide_scratch = cuda.shared.array((TILE, TILE), wide)
-        b = cuda.blockIdx.x
-        if info[ENDED] == 0:
-            n1 = min((b + 1) * rows, X.shape[0])
-            gradient(X, Y, V, b * rows, n1, scale, wide_S, W, b, residual, out, wide_scratch)
-
-    @cuda.jit
-    def refine_correct(G, out, units, B, W, progress, info):
-        if info[ENDED] == 0:
-            correct(G, out, units, B, W, progress, info)
-    return least_squares_refine, refine_start, refine_gradient, refine_correct
-
-
-# ---- host side
-
-@dataclass
-class Fit:
-    """What a fit leaves behind, on the device until `to_host`: S as in gram, the factor R of X (its columns in
-    `order` after QR), W, and info = rank, iterations, how it ended; `progress` is the last correction, relative."""
-
-    S: Any
-    R: Any
-    W: Any
-    info: Any
-    order: Any = None
-    progress: Any = None
-
-    def to_host(self, device):
-        parts = {name: None if part is None else device.to_host(part) for name, part in vars(self).items()}
-        return Fit(**parts)
-
-
-def fits_one_block(N, P):
-    return N * P <= ONE_BLOCK and P <= 4 * TILE
-
-
-def rank_tolerance(precision, N, D):
-    """A column with less than this left of the first one's norm is noise. Roundings are as good as random, so a sum
-    of K of them errs by some sqrt(K) u (N. J. Higham and T. Mary, A new approach to probabilistic rounding error
-    analysis, SIAM J. Sci. Comput. 41(5), 2019); K is the longest sum in a reflection plus the reflections."""
-    K = -(-min(N, reflecting.rows_of_block(D)) // TILE) + D
-    return precision.accum.element.type(min(4 * np.sqrt(K) * precision.accum.u, 1))
-
-
-def halvings_of_rows(N, P):
-    """4^h is the number of rows that one block sums over, or the number of blocks; so the squares of all rows add up to
-    a few thousand at most while N is below 10^7, and the squares of a block's do not vanish."""
-    rows = min(N, reflecting.rows_of_block(P))
-    return int(np.ceil(np.log2(max(rows, N / rows)) / 2))
-
-
-def launch(device, rung, precision, X, Y, V):
-    """S and W."""
-    fit = solve(device, rung, precision, X, Y, V)
-    return fit.S, fit.W
-
-
-def solve(device, rung, precision, X, Y, V, centre=True, scale=True, iterations=30):
-    """A Fit, on the device. One launch if one block can do it."""
-    (N, D), T = X.shape, Y.shape[1]
-    P, accum, threads = D + T, precision.accum, (TILE, TILE)
-    small, kernels = fits_one_block(N, P), rung[precision]
-    S, R, W = device.empty((3, P), accum), device.empty((P, P), accum), device.empty((D, T), accum)
-    info, norms = device.zeros((3,), np.int32), device.empty((P,), accum)
-    ranges = gram.workspace(device, precision, P)
-    fit = Fit(S, R, W, info)
-
-    if rung.name == "cholesky":
-        if small:
-            device.launch(kernels[0], 1, threads, X, Y, V, centre, scale, *ranges, S, R, norms, W, info)
-        else:
-            gram.launch_columns(device, precision, X, Y, V, centre, scale, S)
-            gram.launch_moments(device, precision, X, Y, V, scale, S, R)
-            device.launch(kernels[1], 1, threads, R, norms, W, info)
-
-    elif rung.name == "qr":
-        fit.order, B, work = device.empty((D,), np.int32), device.empty((D, T), accum), device.empty((P, N), accum)
-        tolerance, halvings = rank_tolerance(precision, N, D), halvings_of_rows(N, P)
-        if small:
-            device.launch(kernels[0], 1, threads, X, Y, V, centre, scale, halvings, *ranges, tolerance, S, work, R,
-                          fit.order, norms, B, W, info)
-        else:
-            gram.launch_columns(device, precision, X, Y, V, centre, scale, S)
-            device.launch(kernels[1], (-(-N // TILE), -(-P // TILE)), threads, X, Y, V, scale, halvings, S, work)
-            work = reflecting.stacked(device, precision, reflecting.tall[precision][1], work, fit.order)
-            device.launch(kernels[2], 1, threads, work, tolerance, S, R, fit.order, norms, B, W, info)
-
-    else:
-        wide, B = wider(precision).accum, W
-        fit.W, fit.progress = device.empty((D, T), wide), device.empty((1,), wide)
-        wide_S, units, residual = device.empty((3, P), wide), device.empty((T,), wide), device.empty((N, T), wide)
-        if small:
-            out, sums = device.empty((1, D, T), wide), device.empty((1, P + 1), wide)
-            device.launch(kernels[0], 1, threads, X, Y, V, centre, scale, *ranges, S, R, norms, B, sums, wide_S,
-                          residual, out, units, fit.progress, iterations, fit.W, info)
-        else:
-            rows, blocks = gram.deal(N, TILE)
-            out = device.empty((blocks, D, T), wide)
-            gram.launch_columns(device, precision, X, Y, V, centre, scale, S)
-            gram.launch_moments(device, precision, X, Y, V, scale, S, R)
-            device.launch(kernels[1], 1, threads, S, R, norms, B, wide_S, fit.W, fit.progress, info)
-            gram.launch_means(device, wider(precision), X, Y, V, centre, scale, wide_S)
-            for iteration in range(iterations):
-                if iteration % LOOK == LOOK - 1 and device.to_host(info)[ENDED]:
-                    break
-                device.launch(kernels[2], blocks, threads, X, Y, V, rows, scale, wide_S, fit.W, residual, out,
-                              info)
-                device.launch(kernels[3], 1, threads, R, out, units, B, fit.W, fit.progress, info)
-        fit.S = wide_S
-    return fit
-
-
-def bytes_needed(rung, precision, N, D, T):
-    """Bytes that X, Y, V and all that `solve` makes take together, also what it drops on the way: a GPU frees memory
-    when it sees fit. Found by going through `solve` on a device that only counts."""
-    fmt = wider(precision).storage if rung.name == "refine" else precision.storage
-    device = _Counting()
-    X, Y, V = (device.empty(shape, fmt) for shape in ((N, D), (N, T), (N,)))
-    solve(device, rung, precision, X, Y, V, iterations=1)
-    return device.bytes
-
-
-class _Counting:
-    """A device that makes nothing and runs nothing, but counts the bytes of its arrays, each a multiple of 256: to that
-    cudaMalloc aligns at least (CUDA C++ Programming Guide, section "Device Memory Accesses")."""
-
-    bytes = 0
-
-    def empty(self, shape, fmt):
-        itemsize = fmt.bytes if isinstance(fmt, Format) else np.dtype(fmt).itemsize
-        self.bytes += -(-math.prod(shape) * itemsize // 256) * 256
-        return SimpleNamespace(shape=shape)
-
-    zeros = empty
-
-    def launch(self, kernel, grid, block, *args):
-        """Nothing runs."""
-
-
 def cost(precision, N, D, T):
     parts = gram.cost(precision, N, D, T), factoring.cost(precision, D), triangular.cost(precision, D, T)
     return {"flops": sum(part["flops"] for part in parts),
             "bytes": N * (D + T + 1) * precision.storage.bytes + (3 * (D + T) + D * T) * precision.accum.bytes}
 
 
-def inputs(rng, shape, kind, precision):
-    return gram.inputs(rng, shape, kind, precision)
-
-
 operation("least_squares", oracle=oracle, readout=readout, error_bound=error_bound, launch=launch, cost=cost,
-          inputs=inputs, shapes=((3, 1, 1), (17, 3, 2), (40, 4, 1), (129, 17, 3)),
+          inputs=centring.inputs, shapes=((3, 1, 1), (17, 3, 2), (40, 4, 1), (129, 17, 3)),
           bench_shapes={"smoke": (442, 10, 1), "quick": (10_000, 30, 1), "full": (1_000_000, 100, 1)},
           cost_differs="Tiles of the moment matrix hold both of its halves and zeros beyond its edge, and tiles of one "
                        "strip are centred and scaled anew.")
