@@ -15,7 +15,7 @@ import numpy as np
 
 from numprec.kernels.images import batch_moments, batch_norm, conv, im2col, pooling
 from numprec.kernels.networks import dense
-from numprec.kernels.networks.batch import COUNT, STATE
+from numprec.kernels.networks.batch import STATE, State
 from numprec.models.network import Dense, Layer, Parameter, ones, uniform, zeros
 from numprec.precision import unknown
 
@@ -177,7 +177,7 @@ class BatchNorm(Layer):
         """A state that counts every row as true."""
         if getattr(self, "_state", None) is None:
             state = np.zeros(STATE, np.int64)
-            state[COUNT] = 2 ** 31
+            state[State.COUNT] = 2 ** 31
             self._state = network.device.array(state)
         return self._state
 

@@ -6,7 +6,7 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from numprec import __version__
-from numprec.kernels.networks.batch import SEED
+from numprec.kernels.networks.batch import State
 from numprec.models import training
 from numprec.models.base import STOP_REASONS, is_whole
 from numprec.models.network import Layout
@@ -115,7 +115,7 @@ class Saved:
             math.prod(shape) == self.n_features_in_ and about["data"][1:-1] == list(shape)
             and list(getattr(self, "image_shape_", shape)) == list(shape)
             and len(classes) == self.n_outputs_ and np.array_equal(np.unique(classes), classes)
-            and self.precision_ == about["precision"] and arrays["state"][SEED] == self._seed
+            and self.precision_ == about["precision"] and arrays["state"][State.SEED] == self._seed
             and (named is None or named.shape == (self.n_features_in_,))
             and is_whole(rows) and is_whole(batch_size) and 1 <= batch_size <= rows)
         if not agree:

@@ -12,8 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from numprec.kernels import operations
 from numprec.kernels.margins import kernel_functions, smo, smo_fit, working_set
-from numprec.kernels.margins.smo_step import (CONVERGED, ENDED, GAP, INTERCEPT, ITERATIONS, MAX_ITER, OVERFLOW, SIZE,
-                                              STALLED)
+from numprec.kernels.margins.smo_step import CONVERGED, MAX_ITER, OVERFLOW, STALLED, Info, Number
 from numprec.models.base import (BOOLEAN, CLASS_WEIGHT, VERBOSE, Estimator, Scored, check_memory, check_parameters,
                                  check_range, is_real, is_whole, warn)
 from numprec.precision import FORMATS, PRECISIONS, cheapest
@@ -169,12 +168,12 @@ class SVC(Scored, ClassifierMixin, Estimator):
         alpha, numbers_, info = self._minimize(device, precision, scaled, members, bound, scale)
         self._scale, self._alpha_unit = scale, alpha_unit
         self._keep(X, precision.storage.round(scaled).astype(np.float64), members, alpha)
-        self._intercept = numbers_[:, INTERCEPT].copy()
-        self.n_iter_, self.gap_ = info[:, ITERATIONS].copy(), np.maximum(numbers_[:, GAP], 0)
-        reasons = np.array([REASONS[ended] for ended in info[:, ENDED]], "<U9")
+        self._intercept = numbers_[:, Number.INTERCEPT].copy()
+        self.n_iter_, self.gap_ = info[:, Info.ITERATIONS].copy(), np.maximum(numbers_[:, Number.GAP], 0)
+        reasons = np.array([REASONS[ended] for ended in info[:, Info.ENDED]], "<U9")
         self._ended(np.where(self._in_the_users_units(reasons == "overflow"), "overflow", reasons))
         self.fit_status_, self.precision_ = int((self.stop_reason_ != "converged").any()), str(precision)
-        self._report(precision, numbers_[:, SIZE], X)
+        self._report(precision, numbers_[:, Number.SIZE], X)
         return self
 
     def _bounds(self, X, y, sample_weight):
@@ -477,16 +476,17 @@ class _Watch:
         self.printed, self.warned = time.monotonic(), False
 
     def __call__(self, todo, info):
-        open_ = info[:, ENDED] == 0
-        if not self.warned and info[open_, ITERATIONS].max() >= self.patience:
+        open_ = info[:, Info.ENDED] == 0
+        if not self.warned and info[open_, Info.ITERATIONS].max() >= self.patience:
             self.warned = True
-            warn(f"a binary problem is not solved after {info[:, ITERATIONS].max()} iterations, which is slow: "
+            warn(f"a binary problem is not solved after {info[:, Info.ITERATIONS].max()} iterations, which is slow: "
                  f"standardise the data, or use a smaller C or a larger tol{_unevenness(self.model.kernel, self.X)}")
         if self.model.verbose and time.monotonic() - self.printed >= 1:
             self.printed = time.monotonic()
-            gap = self.device.to_host(todo.numbers).astype(np.float64)[open_ & (info[:, ITERATIONS] > 0), GAP]
-            print(f"SVC: {open_.sum()} of {len(info)} binary problems to go, {info[:, ITERATIONS].sum()} iterations so "
-                  f"far, gap {gap.max(initial=0):.2g} (tol {float(self.model.tol):g})", flush=True)
+            started = open_ & (info[:, Info.ITERATIONS] > 0)
+            gap = self.device.to_host(todo.numbers).astype(np.float64)[started, Number.GAP]
+            print(f"SVC: {open_.sum()} of {len(info)} binary problems left, {info[:, Info.ITERATIONS].sum()} steps "
+                  f"so far, gap {gap.max(initial=0):.2g} (tol {float(self.model.tol):g})", flush=True)
 
 
 def _offset(X):

@@ -23,10 +23,8 @@ import numpy as np
 import psutil
 
 from numprec.kernels.networks import batch, cross_entropy, loss_scale, optimizer
-from numprec.kernels.networks.batch import (BAD_INDEX, BAD_STEP, BASE, BATCHES, COLLAPSED, EPOCH, OVERFLOW, PATIENCE,
-                                            POSITION, SEED, STATE, STEP, STOP, UPDATES)
-from numprec.kernels.networks.loss_scale import (ALPHA, APPLIED, BAD, CONTROL, COUNTS, FACTOR, HITS, LARGEST, LOSS,
-                                                 LOST, NUMBERS, ROWS, SCALE, SCALED, SMALLEST, START, SUBNORMAL, TOTAL)
+from numprec.kernels.networks.batch import COLLAPSED, OVERFLOW, STATE, State
+from numprec.kernels.networks.loss_scale import CONTROL, COUNTS, NUMBERS, START, Control, Count, Figure
 from numprec.precision import FORMATS, PRECISIONS, Format, unknown
 
 APART = 256                        # bytes: where arrays of a Block may begin
@@ -177,7 +175,7 @@ class Training:
         self.moments = [array for name, array in arrays.items() if name.startswith("moment")]
         network.move({name: arrays[name] for name in network.formats()})
         state = np.zeros(STATE, np.int64)
-        state[[SEED, EPOCH, BATCHES, PATIENCE]] = seed, epoch, self.batches, patience
+        state[[State.SEED, State.EPOCH, State.BATCHES, State.PATIENCE]] = seed, epoch, self.batches, patience
         device.assign(self.state, state)
         control = descent.control(precision, self.scale)
         self.weights = None
@@ -185,10 +183,10 @@ class Training:
             weights, exponent = near_one(weights, self.batch_size, accum)
             self.weights = device.array(weights, accum)
             with np.errstate(over="ignore"):
-                control[ALPHA] = np.ldexp(control[ALPHA], -exponent)
-            if not control[ALPHA] <= accum.max:
-                raise ValueError(f"alpha / sample_weight is as large as {control[ALPHA]:.2g}, which {accum} cannot "
-                                 "hold: use larger weights, or alpha=0")
+                control[Control.ALPHA] = np.ldexp(control[Control.ALPHA], -exponent)
+            if not control[Control.ALPHA] <= accum.max:
+                raise ValueError(f"alpha / sample_weight is as large as {control[Control.ALPHA]:.2g}, which {accum} "
+                                 "cannot hold: use larger weights, or alpha=0")
         device.assign(self.control, control, accum)
         network.state = self.state
         self._graph, self._position, self._data = None, 0, None
@@ -202,11 +200,12 @@ class Training:
         rung, control, state = network.rung, self.control, self.state
         rows, y = (network.buffer("batch", name, (B,), np.int32) for name in ("rows", "y"))
         x = network.buffer("batch", "x", (B, *network.shape))
-        scale, factor, share = control[SCALE:SCALE + 1], control[FACTOR:FACTOR + 1], None
+        scale, factor, total = (control[i:i + 1] for i in (Control.SCALE, Control.FACTOR, Control.TOTAL))
+        share = None
         batch.select(device, rung("batch"), precision, self.labels, state, scale, rows, y, factor, self.shuffle)
         if self.weights is not None:
             share, factor = (network.buffer("batch", name, (B,), precision.accum) for name in ("share", "factor"))
-            batch.weighed(device, rung("weigh"), precision, self.weights, rows, scale, control[TOTAL:TOTAL + 1], share,
+            batch.weighed(device, rung("weigh"), precision, self.weights, rows, scale, total, share,
                           factor)
         self.load(self, rows, x)
         z = network.forward(x)
@@ -241,8 +240,8 @@ class Training:
 
     def _begin_epoch(self):
         state = self.fetched["state"] if self.fetched else self.device.to_host(self.state)
-        self.device.assign(self.state[BASE:BASE + 1], state[UPDATES:UPDATES + 1])
-        rates = self.descent.rates(int(state[UPDATES]), self.batches, self.batches)
+        self.device.assign(self.state[State.BASE:State.BASE + 1], state[State.UPDATES:State.UPDATES + 1])
+        rates = self.descent.rates(int(state[State.UPDATES]), self.batches, self.batches)
         self.device.assign(self.rates, rates, self.precision.accum)
 
     def epoch(self):
@@ -258,7 +257,7 @@ class Training:
     def schedule_is_over(self):
         """Whether all updates that the schedule is for have been made, as of the last checkpoint."""
         return self.descent.learning_rate != "constant" and (
-            int(self.fetched["state"][UPDATES]) >= self.descent.epochs * self.batches)
+            int(self.fetched["state"][State.UPDATES]) >= self.descent.epochs * self.batches)
 
     def fetch(self):
         """All arrays that the next step depends on, besides the data: {name: host array}; it waits for the device."""
@@ -275,24 +274,25 @@ class Training:
         """
         numbers, counts = (arrays[name].astype(np.float64) for name in ("numbers", "counts"))
         state = arrays["state"]
-        self.stopped = int(state[STOP])
+        self.stopped = int(state[State.STOP])
         if self.stopped:
-            self.bad_step, self.bad_owner = int(state[BAD_STEP]), self.network.owner(state[BAD_INDEX])
+            self.bad_step, self.bad_owner = int(state[State.BAD_STEP]), self.network.owner(state[State.BAD_INDEX])
         if self.stopped == COLLAPSED:
             raise LossScaleCollapsed(self.bad_owner, self.bad_step, self.precision)
-        rows, good = counts[:, ROWS], counts[:, APPLIED] == 1
-        gradients = counts[:, ROWS].size * self.network.size
+        rows, good = counts[:, Count.ROWS], counts[:, Count.APPLIED] == 1
+        gradients = counts[:, Count.ROWS].size * self.network.size
         with np.errstate(all="ignore"):
-            smallest, largest = (numbers[:, i] / numbers[:, SCALED] for i in (SMALLEST, LARGEST))
-            loss = float(np.sum(numbers[:, LOSS] * rows) / rows.sum())
+            smallest, largest = (numbers[:, i] / numbers[:, Figure.SCALED] for i in (Figure.SMALLEST, Figure.LARGEST))
+            loss = float(np.sum(numbers[:, Figure.LOSS] * rows) / rows.sum())
         return {
-            "epoch": int(state[EPOCH]), "step": int(state[STEP]), "updates": int(state[UPDATES]),
+            "epoch": int(state[State.EPOCH]), "step": int(state[State.STEP]), "updates": int(state[State.UPDATES]),
             "loss": loss,
-            "accuracy": float(counts[:, HITS].sum() / rows.sum()),
-            "loss_scale": float(numbers[-1, SCALED]), "skipped": int((~good).sum()),
+            "accuracy": float(counts[:, Count.HITS].sum() / rows.sum()),
+            "loss_scale": float(numbers[-1, Figure.SCALED]), "skipped": int((~good).sum()),
             "gradient_range": (float(smallest[smallest > 0].min(initial=np.inf)), float(largest.max())),
-            "overflow": int(counts[:, BAD].sum()), "underflow": float(counts[:, SUBNORMAL].sum() / gradients),
-            "lost": float(counts[good, LOST].sum() / max(1, good.sum() * self.network.size)),
+            "overflow": int(counts[:, Count.BAD].sum()),
+            "underflow": float(counts[:, Count.SUBNORMAL].sum() / gradients),
+            "lost": float(counts[good, Count.LOST].sum() / max(1, good.sum() * self.network.size)),
         }
 
     # ---- checkpoints
@@ -324,7 +324,7 @@ class Training:
             raise ValueError(f"the checkpoint is of another training: its {name} is {about.get(name)}, "
                              f"not {mine[name]}")
         check(arrays, self.network, self.descent.solver, self.batches)
-        if about.get("position") != arrays["state"][POSITION]:
+        if about.get("position") != arrays["state"][State.POSITION]:
             raise ValueError("the checkpoint does not say where in the epoch it was made")
         for name, array in self._block.arrays.items():
             self.device.assign(array, arrays[name])
@@ -342,9 +342,10 @@ class Training:
         check(arrays, self.network, self.descent.solver, max(1, np.size(arrays.get("rates"))))
         self.go_back(arrays)
         if self.dynamic:
-            self.device.assign(self.control[SCALE:SCALE + 1], arrays["control"][SCALE:SCALE + 1])
+            place = slice(Control.SCALE, Control.SCALE + 1)
+            self.device.assign(self.control[place], arrays["control"][place])
         state = arrays["state"].copy()
-        state[BATCHES], state[POSITION] = self.batches, 0
+        state[State.BATCHES], state[State.POSITION] = self.batches, 0
         self.device.assign(self.state, state)
 
 
@@ -367,11 +368,12 @@ def check(arrays, layout, solver, batches):
         _check_array(name, arrays.get(name), *wanted[name])
         if name.startswith("moment") and np.isnan(arrays[name].astype(np.float64)).any():
             raise ValueError(f"the checkpoint's {name} holds NaN")
-    state, scale = arrays["state"].tolist(), float(arrays["control"][SCALE])
+    state, scale = arrays["state"].tolist(), float(arrays["control"][Control.SCALE])
     right = (
-        all(0 <= number < 2 ** 53 for number in state) and state[POSITION] < state[BATCHES] == batches
-        and state[BASE] <= state[UPDATES] <= state[STEP] and state[SEED] < 2 ** 31 and state[PATIENCE] > 0
-        and state[STOP] in (0, OVERFLOW, COLLAPSED) and state[BAD_INDEX] < layout.size)
+        all(0 <= number < 2 ** 53 for number in state) and state[State.POSITION] < state[State.BATCHES] == batches
+        and state[State.BASE] <= state[State.UPDATES] <= state[State.STEP]
+        and state[State.SEED] < 2 ** 31 and state[State.PATIENCE] > 0
+        and state[State.STOP] in (0, OVERFLOW, COLLAPSED) and state[State.BAD_INDEX] < layout.size)
     if not right:
         raise ValueError("the checkpoint's state counts steps, batches or places that there are not")
     if not 0 < scale < math.inf:

@@ -365,7 +365,7 @@ def test_a_slow_fit_says_so_and_ends(monkeypatch, capsys):
     assert "spreads of its features differ by a factor of" in slow and "factor of" in ended
     assert "the problem ended after 100 iterations" in ended and "standardise the data" in ended
     printed = capsys.readouterr().out.splitlines()
-    assert len(printed) == 6 and "1 of 1 binary problems to go, 16 iterations so far, gap" in printed[0]
+    assert len(printed) == 6 and "1 of 1 binary problems left, 16 steps so far, gap" in printed[0]
 
 
 # ---- offsets

@@ -15,7 +15,7 @@ import numpy as np
 from numba import cuda, uint32
 
 from numprec.kernels.images.im2col import BLOCK
-from numprec.kernels.networks.batch import SEED, STATE, STEP
+from numprec.kernels.networks.batch import STATE, State
 from numprec.kernels.networks.philox import random_word, words
 from numprec.language.indices import divmod32
 from numprec.language.ladder import draw, operation, rung
@@ -26,7 +26,7 @@ REACH = 4                # pixels
 
 def oracle(X, state, reach=REACH):
     B, H, W, C = X.shape
-    word = words((state[SEED], state[STEP]), np.arange(B), STREAM).astype(np.int64)
+    word = words((state[State.SEED], state[State.STEP]), np.arange(B), STREAM).astype(np.int64)
     padded = np.pad(X.astype(np.float64), ((0, 0), (reach, reach), (reach, reach), (0, 0)))
     span = 2 * reach + 1
     Y = np.empty(X.shape)
@@ -49,7 +49,7 @@ def shift(p, reach=REACH):
         if bh < B * H and wc < W * C:
             b, h = divmod32(bh, H)
             w, c = divmod32(wc, C)
-            word = random_word(state[SEED], state[STEP], b, STREAM, 0)
+            word = random_word(state[State.SEED], state[State.STEP], b, STREAM, 0)
             i = uint32(h + ((word >> 1 & 0x7FFF) * span >> 15) - reach)
             j = uint32((W - 1 - w if word & 1 else w) + ((word >> 16 & 0x7FFF) * span >> 15) - reach)
             Y[b, h, w, c] = X[b, i, j, c] if i < H and j < W else storage(0)
@@ -66,7 +66,7 @@ def launch(device, rung, precision, X, state, reach=REACH, out=None):
 
 def inputs(rng, shape, kind, precision):
     state = np.zeros(STATE, np.int64)
-    state[[SEED, STEP]] = rng.integers(0, 2 ** 31, 2)
+    state[[State.SEED, State.STEP]] = rng.integers(0, 2 ** 31, 2)
     return draw(rng, shape, kind, precision), state
 
 

@@ -23,7 +23,7 @@ Sources    [1] T. F. Chan, G. H. Golub and R. J. LeVeque, Algorithms for computi
 import numpy as np
 from numba import cuda
 
-from numprec.kernels.networks.batch import APPLY, COUNT, STATE
+from numprec.kernels.networks.batch import STATE, State
 from numprec.kernels.networks.dense import LANES, THREADS
 from numprec.kernels.reductions.collectives import WARP, column_sum
 from numprec.language.errors import Computed
@@ -70,7 +70,7 @@ def running_computed(precision, fresh, running, state):
     old, new = (Computed(a, accum) * w for a, w in zip((running, fresh), weights))
     moved = old + new
     kept = Computed(running, accum)
-    apply = np.isfinite(fresh.astype(np.float64)) & (state[APPLY] != 0)
+    apply = np.isfinite(fresh.astype(np.float64)) & (state[State.APPLY] != 0)
     return Computed(np.where(apply, moved.exact, kept.exact), accum, np.where(apply, moved.error, 0))
 
 
@@ -98,7 +98,7 @@ def strips(p):
         tx, ty = cuda.threadIdx.x, cuda.threadIdx.y
         c = cuda.blockIdx.x * WARP + tx
         first = cuda.blockIdx.y * STRIP
-        last = min(first + STRIP, state[COUNT] * rows_per_sample)
+        last = min(first + STRIP, state[State.COUNT] * rows_per_sample)
         if first < last:          # all threads of the block, or none
             inverse = accum(1) / accum(last - first)
             acc, pivot = accum(0), accum(0)
@@ -120,7 +120,7 @@ def strips(p):
     def batch_moments_combine(parts, state, rows_per_sample, mean, var):
         """A thread a column."""
         c = cuda.grid(1)
-        n = state[COUNT] * rows_per_sample
+        n = state[State.COUNT] * rows_per_sample
         if c < mean.size:
             m, v, pivot = accum(0), accum(0), parts[0, MEAN, c]
             for first in range(0, n, STRIP):
@@ -144,7 +144,7 @@ def elementwise(p):
         i = cuda.grid(1)
         if i < running.size:
             r, f = accum(running[i]), accum(fresh[i])
-            if state[APPLY] != 0 and f - f == accum(0):    # an infinity or a NaN less itself is a NaN
+            if state[State.APPLY] != 0 and f - f == accum(0):    # an infinity or a NaN less itself is a NaN
                 r = old() * r + new() * f
             out[i] = r
     return running_moments_elementwise
@@ -175,7 +175,7 @@ def move(device, rung, precision, fresh, running, state, out=None):
 def batch(M):
     """The state of a batch of M rows."""
     state = np.zeros(STATE, np.int64)
-    state[COUNT], state[APPLY] = max(1, M - 1), 1
+    state[State.COUNT], state[State.APPLY] = max(1, M - 1), 1
     return state
 
 
@@ -194,7 +194,7 @@ def bounds(parts):
 def described(compute):
     """oracle and error_bound by `compute`, whose last array is the state."""
     def results(precision, arrays):
-        return compute(precision, *arrays[:-1], int(arrays[-1][COUNT]))
+        return compute(precision, *arrays[:-1], int(arrays[-1][State.COUNT]))
     return dict(oracle=lambda *arrays: exactly(results(PRECISIONS["fp64"], arrays)),
                 error_bound=lambda precision, *arrays: bounds(results(precision, arrays)),
                 shapes=((1, 1), (2, 3), (5, 33), (1030, 2)),

@@ -24,7 +24,7 @@ from numba import cuda
 from numprec.kernels.images.batch_moments import STRIP, batch, described, in_strips, strips_of
 from numprec.kernels.images.im2col import derivative
 from numprec.kernels.networks import dense
-from numprec.kernels.networks.batch import COUNT
+from numprec.kernels.networks.batch import State
 from numprec.kernels.networks.dense import LANES, THREADS
 from numprec.kernels.reductions.collectives import WARP, column_sum
 from numprec.language.errors import Computed
@@ -88,7 +88,7 @@ def elementwise(p, activation="relu"):
         C = X.shape[1]
         if i < X.size:
             m, c = i // C, i % C
-            if m < state[COUNT] * rows_per_sample:
+            if m < state[State.COUNT] * rows_per_sample:
                 u = (accum(X[m, c]) - accum(mean[c])) * (accum(1) / math.sqrt(accum(var[c]) + eps()))
                 Y[m, c] = storage(f(accum(gamma[c]) * u + accum(beta[c])))
             else:
@@ -111,7 +111,7 @@ def strips(p, activation="relu"):
         dbeta, dgamma = accum(0), accum(0)
         if c < X.shape[1]:
             inverse = accum(1) / math.sqrt(accum(var[c]) + eps())
-            for m in range(first + ty, min(first + STRIP, state[COUNT] * rows_per_sample), LANES):
+            for m in range(first + ty, min(first + STRIP, state[State.COUNT] * rows_per_sample), LANES):
                 dbeta += accum(dZ[m, c])
                 dgamma += accum(dZ[m, c]) * ((accum(X[m, c]) - accum(mean[c])) * inverse)
         dbeta = over_lanes(dbeta, part_s)
@@ -137,7 +137,7 @@ def strips(p, activation="relu"):
         C = X.shape[1]
         if i < X.size:
             m, c = i // C, i % C
-            n = state[COUNT] * rows_per_sample
+            n = state[State.COUNT] * rows_per_sample
             if m < n:
                 inverse = accum(1) / math.sqrt(accum(var[c]) + eps())
                 x = accum(X[m, c])

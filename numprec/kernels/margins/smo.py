@@ -30,8 +30,7 @@ from typing import Any
 import numpy as np
 from numba import cuda, int32
 
-from numprec.kernels.margins.smo_step import (BEST, ENDED, ITERATIONS, MOVE, OVERFLOW, REST, SCRATCH, SINCE, STALLED, I,
-                                              J, steps)
+from numprec.kernels.margins.smo_step import OVERFLOW, SCRATCH, STALLED, Info, Number, steps
 from numprec.kernels.reductions.collectives import WARP
 from numprec.language.ladder import draw, operation, rung
 from numprec.precision import FORMATS
@@ -85,45 +84,45 @@ def phases(p, state="accum", threads=NARROW):
         begin(y, alpha, f, numbers, info)
         bad = overflows(K, row, col)
         if bad and cuda.threadIdx.x == 0:
-            info[ENDED] = OVERFLOW
+            info[Info.ENDED] = OVERFLOW
 
     @cuda.jit
     def phases_first(y, C, tolerance, max_iter, alpha, f, numbers, info):
         """i, and whether to stop."""
         key_s = cuda.shared.array(SCRATCH, accum)
         where_s = cuda.shared.array(WARP, int32)
-        if info[ENDED] != 0:
+        if info[Info.ENDED] != 0:
             return
         up, i, low = extremes(y, C, alpha, f, key_s, where_s)
         if cuda.threadIdx.x == 0:
-            info[ENDED], numbers[BEST], info[SINCE] = verdict(
-                up, low, tolerance, y.size, info[ITERATIONS], max_iter, numbers[BEST], info[SINCE])
-            info[I] = i
+            info[Info.ENDED], numbers[Number.BEST], info[Info.SINCE] = verdict(
+                up, low, tolerance, y.size, info[Info.ITERATIONS], max_iter, numbers[Number.BEST], info[Info.SINCE])
+            info[Info.I] = i
 
     @cuda.jit
     def phases_second(K, row, col, y, C, alpha, f, numbers, info):
         """j, and the step of both multipliers."""
         key_s = cuda.shared.array(SCRATCH, accum)
         where_s = cuda.shared.array(WARP, int32)
-        if info[ENDED] != 0:
+        if info[Info.ENDED] != 0:
             return
-        i = int32(info[I])
+        i = int32(info[Info.I])
         j = partner(K, row, col, y, C, alpha, f, i, key_s, where_s)
         if cuda.threadIdx.x == 0:
-            b_i, b_j, numbers[MOVE], numbers[REST] = step(K, row, col, y, C, alpha, f, i, j)
+            b_i, b_j, numbers[Number.MOVE], numbers[Number.REST] = step(K, row, col, y, C, alpha, f, i, j)
             alpha[i], alpha[j] = held_in(b_i), held_in(b_j)
-            info[J] = j
-            if numbers[MOVE] == accum(0) and numbers[REST] == accum(0):
-                info[ENDED] = STALLED
+            info[Info.J] = j
+            if numbers[Number.MOVE] == accum(0) and numbers[Number.REST] == accum(0):
+                info[Info.ENDED] = STALLED
             else:
-                info[ITERATIONS] += 1
+                info[Info.ITERATIONS] += 1
 
     @cuda.jit
     def phases_gradient(K, row, col, f, numbers, info):
         """f, by as many blocks as it takes."""
         t = cuda.grid(1)
-        if info[ENDED] == 0 and t < f.size:
-            gradient_at(K, row, col, f, info[I], info[J], t, numbers[MOVE], numbers[REST])
+        if info[Info.ENDED] == 0 and t < f.size:
+            gradient_at(K, row, col, f, info[Info.I], info[Info.J], t, numbers[Number.MOVE], numbers[Number.REST])
 
     @cuda.jit
     def phases_finish(y, C, alpha, f, numbers):
@@ -248,7 +247,7 @@ def solve(device, rung, precision, K, todo, tolerance, max_iter, fill=None, watc
     arguments = rung, precision, K, todo, tolerance, max_iter
     burst(device, *arguments, True, fill)
     graph = None
-    while ((info := device.to_host(todo.info))[:, ENDED] == 0).any():
+    while ((info := device.to_host(todo.info))[:, Info.ENDED] == 0).any():
         if watch is not None:
             watch(todo, info)
         if rung.name != "phases":

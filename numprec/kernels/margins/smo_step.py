@@ -31,6 +31,7 @@ import numpy as np
 from numba import cuda, int32
 
 from numprec.kernels.reductions.collectives import WARP, beats, block_sum, larger, warp_argmax, warp_fold
+from numprec.language.columns import columns
 from numprec.language.formats import constant
 from numprec.language.ladder import helper
 
@@ -42,11 +43,11 @@ TAU = 8                      # least curvature, in units of u |K|
 # so that those of four million explain a gap of NOISE; a larger one is never taken for noise.
 NOISE = 1024                 # units in the last place of f
 # Chosen, not derived: the gap need not shrink in each iteration, and takes longer to where there are more samples.
-PATIENCE, EACH = 1000, 8     # iterations without a smaller gap, and as many more for each sample
+PATIENCE, PER_SAMPLE = 1000, 8     # iterations without a smaller gap, and as many more for each sample
 
 CONVERGED, MAX_ITER, STALLED, OVERFLOW = 1, 2, 3, 4                       # how it ended; 0: not yet
-ITERATIONS, ENDED, SINCE, I, J = range(5)                                 # columns of info
-GAP, INTERCEPT, SIZE, BEST, MOVE, REST = range(6)                         # and of numbers
+Info = columns("Info", "ITERATIONS ENDED SINCE I J")                      # info[...]
+Number = columns("Number", "GAP INTERCEPT SIZE BEST MOVE REST")           # numbers[...]
 
 
 # ---- the best of a block
@@ -108,7 +109,7 @@ def steps(p, state, threads):
             alpha[t] = state(0)
             f[t] = state(-accum(y[t]))
         if cuda.threadIdx.x == 0:
-            info[ITERATIONS], info[ENDED], info[SINCE], numbers[BEST] = 0, 0, 0, infinity()
+            info[Info.ITERATIONS], info[Info.ENDED], info[Info.SINCE], numbers[Number.BEST] = 0, 0, 0, infinity()
         cuda.syncthreads()    # the state is complete
 
     @cuda.jit(device=True)
@@ -135,7 +136,7 @@ def steps(p, state, threads):
             ended = OVERFLOW
         elif gap <= tolerance:
             ended = CONVERGED
-        elif gap <= spacing() * size or (iteration - since > PATIENCE + EACH * n and gap <= noise() * size):
+        elif gap <= spacing() * size or (iteration - since > PATIENCE + PER_SAMPLE * n and gap <= noise() * size):
             ended = STALLED
         elif iteration >= max_iter:
             ended = MAX_ITER
@@ -222,13 +223,13 @@ def steps(p, state, threads):
         total = sum_over_block(total, key_s)
         count = sum_over_block(count, key_s)
         if cuda.threadIdx.x == 0:
-            numbers[GAP], numbers[SIZE] = low + up, max(abs(up), abs(low))
-            numbers[INTERCEPT] = -(middle + total / count if count > accum(0) else middle)
+            numbers[Number.GAP], numbers[Number.SIZE] = low + up, max(abs(up), abs(low))
+            numbers[Number.INTERCEPT] = -(middle + total / count if count > accum(0) else middle)
 
     @cuda.jit(device=True)
     def minimize(K, row, col, y, C, tolerance, max_iter, burst, alpha, f, numbers, info, key_s, where_s):
         """Up to `burst` iterations."""
-        ended, iteration, since, best = info[ENDED], info[ITERATIONS], info[SINCE], numbers[BEST]
+        ended, iteration, since, best = info[Info.ENDED], info[Info.ITERATIONS], info[Info.SINCE], numbers[Number.BEST]
         last = iteration + burst
         if overflows(K, row, col):
             ended = OVERFLOW
@@ -253,7 +254,8 @@ def steps(p, state, threads):
                     gradient(K, row, col, f, i, j, t, move, rest)
         finish(y, C, alpha, f, up, low, numbers, key_s)
         if cuda.threadIdx.x == 0:
-            info[ENDED], info[ITERATIONS], info[SINCE], numbers[BEST] = ended, iteration, since, best
+            info[Info.ENDED], info[Info.ITERATIONS], info[Info.SINCE] = ended, iteration, since
+            numbers[Number.BEST] = best
 
     return SimpleNamespace(I_up=I_up, I_low=I_low, overflows=overflows, begin=begin, extremes=extremes,
                            verdict=verdict, partner=partner, step=step, gradient=gradient, finish=finish,

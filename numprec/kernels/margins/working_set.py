@@ -24,7 +24,7 @@ from numba import cuda, int32
 
 from numprec.kernels.margins import kernel_functions, smo
 from numprec.kernels.margins.smo import STEPS, WIDE
-from numprec.kernels.margins.smo_step import BEST, ENDED, GAP, ITERATIONS, OVERFLOW, SCRATCH, SINCE, STALLED, steps
+from numprec.kernels.margins.smo_step import OVERFLOW, SCRATCH, STALLED, Info, Number, steps
 from numprec.kernels.reductions.collectives import WARP
 from numprec.kernels.trees.sort import block_sort
 from numprec.language.formats import constant
@@ -56,7 +56,7 @@ def working_set(p, state="accum"):
         not as many. The `first` candidates are all samples."""
         key_s = cuda.shared.array(CHUNK, accum)
         where_s = cuda.shared.array(CHUNK, int32)
-        if info[ENDED] != 0:
+        if info[Info.ENDED] != 0:
             return
         side = cuda.blockIdx.y
         start = cuda.blockIdx.x * CHUNK
@@ -84,14 +84,15 @@ def working_set(p, state="accum"):
                    f_w, numbers, info):
         """Whether to stop; if not, the set: its samples, where K keeps them, and their part of the problem. A sample
         that stands in both halves is left out of one. What is left out has C = 0, and is in neither I_up nor I_low."""
-        if info[ENDED] != 0:
+        if info[Info.ENDED] != 0:
             return
         up = -accum(f[candidates[0, 0]]) if candidates[0, 0] >= 0 else -infinity()
         low = accum(f[candidates[1, 0]]) if candidates[1, 0] >= 0 else -infinity()
-        ended, best, since = verdict(up, low, tolerance, y.size, info[ITERATIONS], max_iter, numbers[BEST], info[SINCE])
+        ended, best, since = verdict(up, low, tolerance, y.size, info[Info.ITERATIONS], max_iter,
+                                     numbers[Number.BEST], info[Info.SINCE])
         cuda.syncthreads()    # everyone has read info and numbers
         if cuda.threadIdx.x == 0:
-            info[ENDED], numbers[BEST], info[SINCE], numbers[GAP] = ended, best, since, low + up
+            info[Info.ENDED], numbers[Number.BEST], info[Info.SINCE], numbers[Number.GAP] = ended, best, since, low + up
         for s in range(cuda.threadIdx.x, SET, WIDE):
             t = candidates[s // HALF, s % HALF]
             if s >= HALF:
@@ -108,7 +109,7 @@ def working_set(p, state="accum"):
     def set_rows(X, chosen, X_w, info):
         """Copies the samples of the set."""
         s = cuda.blockIdx.x
-        if info[ENDED] == 0:
+        if info[Info.ENDED] == 0:
             for d in range(cuda.threadIdx.x, X.shape[1], cuda.blockDim.x):
                 X_w[s, d] = X[max(chosen[s], 0), d]
 
@@ -118,14 +119,15 @@ def working_set(p, state="accum"):
         """Solves for the set; `move` is what y alpha of its samples changed by."""
         key_s = cuda.shared.array(SCRATCH, accum)
         where_s = cuda.shared.array(WARP, int32)
-        if info[ENDED] != 0:
+        if info[Info.ENDED] != 0:
             return
         if cuda.threadIdx.x == 0:
-            info_w[ITERATIONS], info_w[ENDED], info_w[SINCE], numbers_w[BEST] = 0, 0, 0, infinity()
+            info_w[Info.ITERATIONS], info_w[Info.ENDED], info_w[Info.SINCE] = 0, 0, 0
+            numbers_w[Number.BEST] = infinity()
         cuda.syncthreads()    # the state is complete
-        enough = max(tolerance, share() * numbers[GAP])
-        minimize(K, place[0], place[1], y_w, C_w, enough, INNER, min(INNER, max_iter - info[ITERATIONS]), alpha_w, f_w,
-                 numbers_w, info_w, key_s, where_s)
+        enough = max(tolerance, share() * numbers[Number.GAP])
+        most = min(INNER, max_iter - info[Info.ITERATIONS])
+        minimize(K, place[0], place[1], y_w, C_w, enough, INNER, most, alpha_w, f_w, numbers_w, info_w, key_s, where_s)
         for s in range(cuda.threadIdx.x, SET, WIDE):
             t = chosen[s]
             move[s] = accum(0)
@@ -134,17 +136,17 @@ def working_set(p, state="accum"):
                 alpha[t] = alpha_w[s]
         cuda.syncthreads()    # everyone has read info
         if cuda.threadIdx.x == 0:
-            info[ITERATIONS] += info_w[ITERATIONS]
-            if info_w[ENDED] == OVERFLOW:
-                info[ENDED] = OVERFLOW
-            elif info_w[ITERATIONS] == 0:
-                info[ENDED] = STALLED
+            info[Info.ITERATIONS] += info_w[Info.ITERATIONS]
+            if info_w[Info.ENDED] == OVERFLOW:
+                info[Info.ENDED] = OVERFLOW
+            elif info_w[Info.ITERATIONS] == 0:
+                info[Info.ENDED] = STALLED
 
     @cuda.jit
     def set_gradient(K, place, col, move, f, info):
         move_s = cuda.shared.array(SET, accum)
         row_s = cuda.shared.array(SET, int32)
-        if info[ENDED] != 0:
+        if info[Info.ENDED] != 0:
             return
         for s in range(cuda.threadIdx.x, SET, cuda.blockDim.x):
             move_s[s], row_s[s] = move[s], place[0, s]
@@ -231,7 +233,7 @@ def solve(device, rung, precision, todo, tolerance, max_iter, K=None, rows_of=No
             for _ in range(OUTER):
                 work.iterate(tolerance, max_iter)
         graph.replay()
-        while (info := device.to_host(todo.info))[q, ENDED] == 0:
+        while (info := device.to_host(todo.info))[q, Info.ENDED] == 0:
             if watch is not None:
                 watch(todo, info)
             graph.replay()

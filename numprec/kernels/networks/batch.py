@@ -25,34 +25,39 @@ from numba import cuda, int32
 
 from numprec.kernels.networks.philox import THREADS, permutation_oracle, permuted
 from numprec.kernels.reductions.collectives import WARP, block_sum
+from numprec.language.columns import columns
 from numprec.language.errors import Computed
 from numprec.language.ladder import draw, operation, rung
 from numprec.precision import PRECISIONS
 
-# state[...]
-SEED = 0           # of permutations and of all random numbers of the run
-EPOCH = 1          # passes over the data so far
-POSITION = 2       # batches of this epoch so far
-BATCHES = 3        # of an epoch
-COUNT = 4          # true rows of the current batch
-STEP = 5           # batches so far
-UPDATES = 6        # of the weights so far; the others were skipped
-BASE = 7           # UPDATES when the current table of learning rates began
-GOOD = 8           # updates since the loss scale last changed
-PATIENCE = 9       # GOOD at which it grows
-APPLY = 10         # whether the current batch updates the weights
-ROW = 11           # of the history: where the current batch writes
-STOP = 12          # why nothing is updated any more, one of the following; 0 as long as all is well
-BAD_STEP = 13      # the last step whose gradient was not finite, and
-BAD_INDEX = 14     # the first such element of it
+State = columns("State", "SEED EPOCH POSITION BATCHES COUNT STEP UPDATES "
+                         "BASE GOOD PATIENCE APPLY ROW STOP BAD_STEP BAD_INDEX")
+"""state[...]:
+
+    SEED       of permutations and of all random numbers of the run
+    EPOCH      passes over the data so far
+    POSITION   batches of this epoch so far
+    BATCHES    of an epoch
+    COUNT      true rows of the current batch
+    STEP       batches so far
+    UPDATES    of the weights so far; the others were skipped
+    BASE       UPDATES when the current table of learning rates began
+    GOOD       updates since the loss scale last changed
+    PATIENCE   GOOD at which it grows
+    APPLY      whether the current batch updates the weights
+    ROW        of the history: where the current batch writes
+    STOP       why nothing is updated any more, one of the following; 0 as long as all is well
+    BAD_STEP   the last step whose gradient was not finite, and
+    BAD_INDEX  the first such element of it
+"""
 STATE = 16
 OVERFLOW, COLLAPSED = 1, 2
 
 
 def batch_oracle(X, labels, state, scale):
     """For batches of BATCH rows."""
-    N, first = len(X), state[POSITION] * BATCH
-    order = permutation_oracle((state[SEED], state[EPOCH]), np.arange(N))
+    N, first = len(X), state[State.POSITION] * BATCH
+    order = permutation_oracle((state[State.SEED], state[State.EPOCH]), np.arange(N))
     rows = np.full(BATCH, -1)
     rows[:max(0, min(BATCH, N - first))] = order[first:first + BATCH]
     known = rows >= 0
@@ -80,16 +85,16 @@ def gather(p, shuffle=True):
     def batch_select(labels, state, scale, rows, y, factor):
         b = cuda.grid(1)
         N, B = labels.size, rows.size
-        first = state[POSITION] * B
+        first = state[State.POSITION] * B
         if b < B:
             if first + b < N:
-                i = permuted(first + b, N, state[SEED], state[EPOCH]) if shuffle else first + b
+                i = permuted(first + b, N, state[State.SEED], state[State.EPOCH]) if shuffle else first + b
                 rows[b], y[b] = int32(i), labels[i]
             else:
                 rows[b], y[b] = int32(-1), int32(-1)
         if b == 0:
-            state[COUNT] = min(B, N - first)
-            factor[0] = accum(scale[0]) / accum(int32(state[COUNT]))
+            state[State.COUNT] = min(B, N - first)
+            factor[0] = accum(scale[0]) / accum(int32(state[State.COUNT]))
 
     @cuda.jit
     def batch_gather(X, rows, x):
@@ -157,7 +162,8 @@ def launch(device, rung, precision, X, labels, state, scale):
 def inputs(rng, shape, kind, precision):
     N, D = shape
     state = np.zeros(STATE, np.int64)
-    state[SEED], state[EPOCH], state[POSITION] = rng.integers(2 ** 31), rng.integers(100), (N - 1) // BATCH
+    state[State.SEED], state[State.EPOCH] = rng.integers(2 ** 31), rng.integers(100)
+    state[State.POSITION] = (N - 1) // BATCH
     return draw(rng, shape, kind, precision), rng.integers(0, 10, N).astype(np.int32), state, np.array([2.0 ** 10])
 
 

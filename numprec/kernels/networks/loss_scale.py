@@ -26,9 +26,9 @@ There is no overflow and no skipped batch that the host has to see in time: it r
 import numpy as np
 from numba import cuda, int32
 
-from numprec.kernels.networks.batch import (APPLY, BAD_INDEX, BAD_STEP, BASE, BATCHES, COLLAPSED, COUNT, EPOCH, GOOD,
-                                            OVERFLOW, PATIENCE, POSITION, ROW, STATE, STEP, STOP, UPDATES)
+from numprec.kernels.networks.batch import COLLAPSED, OVERFLOW, STATE, State
 from numprec.kernels.reductions.collectives import halving
+from numprec.language.columns import columns
 from numprec.language.ladder import draw, helper, operation, rung
 from numprec.precision import FORMATS
 
@@ -39,33 +39,38 @@ PATIENT = 2000           # PATIENCE, unless a test is in a hurry
 START = 2.0 ** 15        # the first scale
 HIGHEST = 24             # exponent of the largest one
 
-# control[...]
-SCALE = 0                # of the loss, for the batch to come
-FACTOR = 1               # of its gradient: SCALE / COUNT
-UNSCALE = 2              # 1 / SCALE
-RATE = 3                 # learning rate of its update, with Adam's correction
-DECAY = 4                # ALPHA / COUNT, or ALPHA / TOTAL
-ALPHA = 5                # weight decay
-BETA1, COBETA1 = 6, 7    # Adam's, or SGD's momentum; 1 - BETA1, rounded from float64
-BETA2, COBETA2 = 8, 9
-EPSILON = 10
-TINY = 11                # least normal number of storage
-TOP = 12                 # largest number of accum
-CEILING = 13             # largest scale
-TOTAL = 14               # of the weights of the batch's samples, where they have some
+Control = columns("Control", "SCALE FACTOR UNSCALE RATE DECAY ALPHA BETA1 COBETA1 BETA2 COBETA2 EPSILON TINY TOP "
+                             "CEILING TOTAL")
+"""control[...]:
+
+    SCALE             of the loss, for the batch to come
+    FACTOR            of its gradient: SCALE / COUNT
+    UNSCALE           1 / SCALE
+    RATE              learning rate of its update, with Adam's correction
+    DECAY             ALPHA / COUNT, or ALPHA / TOTAL
+    ALPHA             weight decay
+    BETA1, COBETA1    Adam's, or SGD's momentum; 1 - BETA1, rounded from float64
+    BETA2, COBETA2    Adam's
+    EPSILON
+    TINY              least normal number of storage
+    TOP               largest number of accum
+    CEILING           largest scale
+    TOTAL             of the weights of the batch's samples, where they have some
+"""
 CONTROL = 16
 
-COUNTS = 8
-HITS, BAD, SUBNORMAL, FIRST, LOST, APPLIED, ROWS = range(COUNTS - 1)
+Count = columns("Count", "HITS BAD SUBNORMAL FIRST LOST APPLIED ROWS")
 """counts[row, ...]: right predictions; gradients not finite, subnormal, and the first not finite; weights unchanged by
 an update that is not 0; whether the batch updated anything; its rows."""
+COUNTS = 8
 
-NUMBERS = 4
-LOSS, LARGEST, SMALLEST, SCALED = range(NUMBERS)
+Figure = columns("Figure", "LOSS LARGEST SMALLEST SCALED")
 """numbers[row, ...]: mean loss, largest and smallest magnitude of a gradient (times the scale), the scale."""
+NUMBERS = len(Figure)
 
 NOWHERE = 2 ** 31 - 1    # FIRST where there is none
-FOUND = FIRST + 1        # counts that come from the survey
+FOUND = Count.FIRST + 1     # counts that come from the survey,
+SURVEYED = Figure.SCALED    # and numbers
 
 
 def settings(precision, alpha=0.0, beta1=0.9, beta2=0.999, epsilon=1e-8, scale=1.0):
@@ -73,9 +78,10 @@ def settings(precision, alpha=0.0, beta1=0.9, beta2=0.999, epsilon=1e-8, scale=1
     were it 0, a weight whose gradient is 0 would become 0 / 0."""
     storage, accum = precision.storage, precision.accum
     control = np.zeros(CONTROL)
-    control[[SCALE, ALPHA, BETA1, COBETA1, BETA2, COBETA2]] = scale, alpha, beta1, 1 - beta1, beta2, 1 - beta2
-    control[[EPSILON, TINY, TOP]] = max(epsilon, accum.tiny), storage.tiny, accum.max
-    control[CEILING] = 2.0 ** min(HIGHEST, np.floor(np.log2(accum.max)))
+    control[[Control.SCALE, Control.ALPHA]] = scale, alpha
+    control[[Control.BETA1, Control.COBETA1, Control.BETA2, Control.COBETA2]] = beta1, 1 - beta1, beta2, 1 - beta2
+    control[[Control.EPSILON, Control.TINY, Control.TOP]] = max(epsilon, accum.tiny), storage.tiny, accum.max
+    control[Control.CEILING] = 2.0 ** min(HIGHEST, np.floor(np.log2(accum.max)))
     return control
 
 
@@ -87,8 +93,9 @@ def oracle(G, loss, hit):
     bad, B = int((~finite).sum()), len(loss)
     tiny = next(f.tiny for f in FORMATS.values() if f.numpy == G.dtype)
     counts = np.zeros(COUNTS)
-    counts[[HITS, BAD, SUBNORMAL]] = hit.sum(), bad, (finite & (magnitude > 0) & (magnitude < tiny)).sum()
-    counts[[FIRST, APPLIED, ROWS]] = np.argmin(finite) if bad else NOWHERE, not bad, B
+    counts[[Count.HITS, Count.BAD]] = hit.sum(), bad
+    counts[Count.SUBNORMAL] = (finite & (magnitude > 0) & (magnitude < tiny)).sum()
+    counts[[Count.FIRST, Count.APPLIED, Count.ROWS]] = np.argmin(finite) if bad else NOWHERE, not bad, B
     some = magnitude[finite & (magnitude > 0)]
     numbers = np.sum(loss.astype(np.float64) / B), some.max(initial=0), some.min() if some.size else 0, START
     return np.array(numbers), counts, np.array([START / 2 if bad else START])
@@ -99,9 +106,9 @@ def error_bound(precision, G, loss, hit):
     u = accum.u + FORMATS["float64"].u
     numbers = np.zeros(NUMBERS)
     # 1 / B rounded, B products rounded or fused, B sums
-    numbers[LOSS] = (B + 4) * (u * np.sum(magnitude / B) + accum.eta)
-    if not (np.sum(magnitude / B) + numbers[LOSS] <= accum.max):
-        numbers[LOSS] = np.inf
+    numbers[Figure.LOSS] = (B + 4) * (u * np.sum(magnitude / B) + accum.eta)
+    if not (np.sum(magnitude / B) + numbers[Figure.LOSS] <= accum.max):
+        numbers[Figure.LOSS] = np.inf
     return numbers, np.zeros(COUNTS), np.zeros(1)
 
 
@@ -113,12 +120,12 @@ def merge_findings(p):
     @cuda.jit(device=True)
     def merge_findings(findings_s, i, j, c):
         numbers_s, counts_s = findings_s
-        numbers_s[LOSS, i] += numbers_s[LOSS, j]
-        numbers_s[LARGEST, i] = max(numbers_s[LARGEST, i], numbers_s[LARGEST, j])
-        numbers_s[SMALLEST, i] = min(numbers_s[SMALLEST, i], numbers_s[SMALLEST, j])
-        for k in range(FIRST):
+        numbers_s[Figure.LOSS, i] += numbers_s[Figure.LOSS, j]
+        numbers_s[Figure.LARGEST, i] = max(numbers_s[Figure.LARGEST, i], numbers_s[Figure.LARGEST, j])
+        numbers_s[Figure.SMALLEST, i] = min(numbers_s[Figure.SMALLEST, i], numbers_s[Figure.SMALLEST, j])
+        for k in range(Count.FIRST):
             counts_s[k, i] += counts_s[k, j]
-        counts_s[FIRST, i] = min(counts_s[FIRST, i], counts_s[FIRST, j])
+        counts_s[Count.FIRST, i] = min(counts_s[Count.FIRST, i], counts_s[Count.FIRST, j])
     return merge_findings
 
 
@@ -129,10 +136,10 @@ def survey(p, dynamic=True, weighted=False):
 
     @cuda.jit
     def loss_scale_survey(G, control, numbers, counts):
-        numbers_s = cuda.shared.array((SCALED, THREADS), accum)
+        numbers_s = cuda.shared.array((SURVEYED, THREADS), accum)
         counts_s = cuda.shared.array((FOUND, THREADS), int32)
         t, block = cuda.threadIdx.x, cuda.blockIdx.x
-        tiny, top = accum(control[TINY]), accum(control[TOP])
+        tiny, top = accum(control[Control.TINY]), accum(control[Control.TOP])
         largest, smallest = accum(0), top
         bad, subnormal, first = int32(0), int32(0), int32(NOWHERE)
         for i in range(cuda.grid(1), G.size, cuda.gridsize(1)):
@@ -145,70 +152,74 @@ def survey(p, dynamic=True, weighted=False):
             else:
                 bad += int32(1)
                 first = min(first, int32(i))
-        numbers_s[LOSS, t], numbers_s[LARGEST, t], numbers_s[SMALLEST, t] = accum(0), largest, smallest
-        counts_s[HITS, t], counts_s[BAD, t], counts_s[SUBNORMAL, t], counts_s[FIRST, t] = 0, bad, subnormal, first
+        numbers_s[Figure.LOSS, t], numbers_s[Figure.LARGEST, t] = accum(0), largest
+        numbers_s[Figure.SMALLEST, t] = smallest
+        counts_s[Count.HITS, t], counts_s[Count.BAD, t] = 0, bad
+        counts_s[Count.SUBNORMAL, t], counts_s[Count.FIRST, t] = subnormal, first
         halve((numbers_s, counts_s))
         cuda.syncthreads()    # column 0 is complete
-        if t < SCALED:
+        if t < Figure.SCALED:
             numbers[block, t] = numbers_s[t, 0]
-        if t <= FIRST:
+        if t <= Count.FIRST:
             counts[block, t] = counts_s[t, 0]
 
     @cuda.jit
     def loss_scale_judge(found_numbers, found_counts, loss, share, hit, rates, control, state, numbers, counts):
-        numbers_s = cuda.shared.array((SCALED, THREADS), accum)
+        numbers_s = cuda.shared.array((SURVEYED, THREADS), accum)
         counts_s = cuda.shared.array((FOUND, THREADS), int32)
         t = cuda.threadIdx.x
-        row, rows, scale = state[POSITION], int32(state[COUNT]), control[SCALE]
+        row, rows, scale = state[State.POSITION], int32(state[State.COUNT]), control[Control.SCALE]
         mean, hits = accum(0), int32(0)
         for b in range(t, loss.size, THREADS):
             mean += accum(loss[b]) * accum(share[b]) if weighted else accum(loss[b]) / accum(rows)
             hits += hit[b]
         blocks = found_counts.shape[0]
-        for i in range(SCALED):
+        for i in range(Figure.SCALED):
             numbers_s[i, t] = found_numbers[t, i] if t < blocks else found_numbers[0, i]
         for i in range(FOUND):
             counts_s[i, t] = found_counts[t, i] if t < blocks else int32(0)
-        numbers_s[LOSS, t], counts_s[HITS, t] = mean, hits
+        numbers_s[Figure.LOSS, t], counts_s[Count.HITS, t] = mean, hits
         if t >= blocks:
-            counts_s[FIRST, t] = int32(NOWHERE)
+            counts_s[Count.FIRST, t] = int32(NOWHERE)
         halve((numbers_s, counts_s))
         if t == 0:
-            good = counts_s[BAD, 0] == 0
-            apply = good and state[STOP] == 0
+            good = counts_s[Count.BAD, 0] == 0
+            apply = good and state[State.STOP] == 0
             if apply:
-                control[UNSCALE], control[DECAY] = accum(1) / scale, control[ALPHA] / accum(rows)
+                control[Control.UNSCALE] = accum(1) / scale
+                control[Control.DECAY] = control[Control.ALPHA] / accum(rows)
                 if weighted:
-                    total = control[TOTAL]
-                    control[DECAY] = control[ALPHA] / total if total > accum(0) else accum(0)
-                control[RATE] = rates[min(state[UPDATES] - state[BASE], rates.size - 1)]
-                state[UPDATES] += 1
-                state[GOOD] += 1
-                if dynamic and state[GOOD] >= state[PATIENCE] and scale < control[CEILING]:
-                    control[SCALE] = scale + scale
-                    state[GOOD] = 0
-            elif state[STOP] == 0:
-                state[GOOD], state[BAD_STEP], state[BAD_INDEX] = 0, state[STEP], counts_s[FIRST, 0]
+                    total = control[Control.TOTAL]
+                    control[Control.DECAY] = control[Control.ALPHA] / total if total > accum(0) else accum(0)
+                control[Control.RATE] = rates[min(state[State.UPDATES] - state[State.BASE], rates.size - 1)]
+                state[State.UPDATES] += 1
+                state[State.GOOD] += 1
+                if dynamic and state[State.GOOD] >= state[State.PATIENCE] and scale < control[Control.CEILING]:
+                    control[Control.SCALE] = scale + scale
+                    state[State.GOOD] = 0
+            elif state[State.STOP] == 0:
+                state[State.GOOD] = 0
+                state[State.BAD_STEP], state[State.BAD_INDEX] = state[State.STEP], counts_s[Count.FIRST, 0]
                 if not dynamic:
-                    state[STOP] = OVERFLOW
+                    state[State.STOP] = OVERFLOW
                 elif scale > accum(1):
-                    control[SCALE] = scale / accum(2)
+                    control[Control.SCALE] = scale / accum(2)
                 else:
-                    state[STOP] = COLLAPSED
-            state[APPLY], state[ROW] = int32(apply), row
-            for i in range(SCALED):
+                    state[State.STOP] = COLLAPSED
+            state[State.APPLY], state[State.ROW] = int32(apply), row
+            for i in range(Figure.SCALED):
                 numbers[row, i] = numbers_s[i, 0]
             for i in range(FOUND):
                 counts[row, i] = counts_s[i, 0]
-            if numbers_s[SMALLEST, 0] == control[TOP]:
-                numbers[row, SMALLEST] = accum(0)    # there is none but 0
-            numbers[row, SCALED] = scale
-            counts[row, LOST], counts[row, APPLIED], counts[row, ROWS] = 0, int32(apply), rows
-            state[STEP] += 1
-            state[POSITION] += 1
-            if state[POSITION] == state[BATCHES]:
-                state[POSITION] = 0
-                state[EPOCH] += 1
+            if numbers_s[Figure.SMALLEST, 0] == control[Control.TOP]:
+                numbers[row, Figure.SMALLEST] = accum(0)    # there is none but 0
+            numbers[row, Figure.SCALED] = scale
+            counts[row, Count.LOST], counts[row, Count.APPLIED], counts[row, Count.ROWS] = 0, int32(apply), rows
+            state[State.STEP] += 1
+            state[State.POSITION] += 1
+            if state[State.POSITION] == state[State.BATCHES]:
+                state[State.POSITION] = 0
+                state[State.EPOCH] += 1
     return loss_scale_survey, loss_scale_judge
 
 
@@ -224,7 +235,7 @@ def judge(device, rung, precision, G, loss, hit, rates, control, state, numbers,
     counts for, where samples have weights."""
     buffer, blocks = buffer or device.empty, blocks_for(G.size)
     surveyor, judge = rung.variant(precision, dynamic=dynamic, weighted=share is not None)
-    found = buffer((blocks, SCALED), precision.accum), buffer((blocks, FOUND), np.int32)
+    found = buffer((blocks, Figure.SCALED), precision.accum), buffer((blocks, FOUND), np.int32)
     device.launch(surveyor, blocks, THREADS, G, control, *found)
     share = loss if share is None else share    # which the kernel then does not look at
     device.launch(judge, 1, THREADS, *found, loss, share, hit, rates, control, state, numbers, counts)
@@ -232,12 +243,12 @@ def judge(device, rung, precision, G, loss, hit, rates, control, state, numbers,
 
 def launch(device, rung, precision, G, loss, hit):
     state = np.zeros(STATE, np.int64)
-    state[[COUNT, BATCHES, PATIENCE]] = loss.size, 1, NOWHERE    # the launch may be replayed
+    state[[State.COUNT, State.BATCHES, State.PATIENCE]] = loss.size, 1, NOWHERE    # the launch may be replayed
     accum = precision.accum
     control, rates = device.array(settings(precision, scale=START), accum), device.zeros(1, accum)
     numbers, counts = device.empty((1, NUMBERS), accum), device.zeros((1, COUNTS), np.int32)
     judge(device, rung, precision, G, loss, hit, rates, control, device.array(state), numbers, counts)
-    return numbers[0], counts[0], control[SCALE:SCALE + 1]
+    return numbers[0], counts[0], control[Control.SCALE:Control.SCALE + 1]
 
 
 def inputs(rng, shape, kind, precision):

@@ -24,9 +24,8 @@ import math
 import numpy as np
 from numba import cuda, int32
 
-from numprec.kernels.networks.batch import APPLY, ROW, STATE
-from numprec.kernels.networks.loss_scale import (BETA1, BETA2, COBETA1, COBETA2, COUNTS, DECAY, EPSILON, LOST, RATE,
-                                                 UNSCALE, settings)
+from numprec.kernels.networks.batch import STATE, State
+from numprec.kernels.networks.loss_scale import COUNTS, Control, Count, settings
 from numprec.language.errors import Computed
 from numprec.language.ladder import draw, helper, operation, rung
 from numprec.precision import PRECISIONS
@@ -42,14 +41,14 @@ def kept_format(precision):
 # ---- oracles: one update in fp64, by operations that carry an error bound along
 
 def sgd_formula(w, g, c, v, nesterov=False):
-    v = v * c[BETA1] - g * c[RATE]
-    return (w + (v * c[BETA1] - g * c[RATE]) if nesterov else w + v), v
+    v = v * c[Control.BETA1] - g * c[Control.RATE]
+    return (w + (v * c[Control.BETA1] - g * c[Control.RATE]) if nesterov else w + v), v
 
 
 def adam_formula(w, g, c, m, v):
-    m = m * c[BETA1] + g * c[COBETA1]
-    v = v * c[BETA2] + g * c[COBETA2] * g
-    return w - m * c[RATE] / (v.sqrt() + c[EPSILON]), m, v
+    m = m * c[Control.BETA1] + g * c[Control.COBETA1]
+    v = v * c[Control.BETA2] + g * c[Control.COBETA2] * g
+    return w - m * c[Control.RATE] / (v.sqrt() + c[Control.EPSILON]), m, v
 
 
 def computed(precision, formula, control, W, G, *moments):
@@ -57,8 +56,8 @@ def computed(precision, formula, control, W, G, *moments):
     accum, kept = precision.accum, kept_format(precision)
     c = control.astype(np.float64)
     w, g, *moments = (Computed(a, accum) for a in (W, G, *moments))
-    g = g * c[UNSCALE]
-    decays, decayed = np.arange(len(W)) < len(W) // 2, g + w * c[DECAY]
+    g = g * c[Control.UNSCALE]
+    decays, decayed = np.arange(len(W)) < len(W) // 2, g + w * c[Control.DECAY]
     g = Computed(np.where(decays, decayed.exact, g.exact), accum, np.where(decays, decayed.error, g.error))
     w, *moments = (a.to(kept) for a in formula(w, g, c, *moments))
     return w.to(precision.storage), *moments
@@ -73,9 +72,9 @@ def gradient(p):
 
     @cuda.jit(device=True)
     def gradient(G, i, w, control, decayed):
-        g = accum(G[i]) * accum(control[UNSCALE])
+        g = accum(G[i]) * accum(control[Control.UNSCALE])
         if i < decayed:
-            g += accum(control[DECAY]) * w
+            g += accum(control[Control.DECAY]) * w
         return g
     return gradient
 
@@ -88,18 +87,18 @@ def momentum(p, nesterov=False):
     def sgd_momentum(W, masters, G, v, control, state, history, decayed):
         i = cuda.grid(1)
         lost = False
-        if i < W.size and state[APPLY] != 0:
+        if i < W.size and state[State.APPLY] != 0:
             w = accum(masters[i])
-            step = accum(control[RATE]) * gradient_of(G, i, w, control, decayed)
-            velocity = accum(control[BETA1]) * accum(v[i]) - step
-            change = accum(control[BETA1]) * velocity - step if nesterov else velocity
+            step = accum(control[Control.RATE]) * gradient_of(G, i, w, control, decayed)
+            velocity = accum(control[Control.BETA1]) * accum(v[i]) - step
+            change = accum(control[Control.BETA1]) * velocity - step if nesterov else velocity
             v[i] = kept(velocity)
             masters[i] = kept(w + change)
             W[i] = storage(accum(masters[i]))
             lost = change != accum(0) and accum(masters[i]) == w
         count = cuda.syncthreads_count(int32(lost))
         if cuda.threadIdx.x == 0 and count > 0:
-            cuda.atomic.add(history, (state[ROW], LOST), count)
+            cuda.atomic.add(history, (state[State.ROW], Count.LOST), count)
     return sgd_momentum
 
 
@@ -111,19 +110,19 @@ def moments(p):
     def adam_moments(W, masters, G, m, v, control, state, history, decayed):
         i = cuda.grid(1)
         lost = False
-        if i < W.size and state[APPLY] != 0:
+        if i < W.size and state[State.APPLY] != 0:
             w = accum(masters[i])
             g = gradient_of(G, i, w, control, decayed)
-            mean = accum(control[BETA1]) * accum(m[i]) + accum(control[COBETA1]) * g
-            square = accum(control[BETA2]) * accum(v[i]) + accum(control[COBETA2]) * g * g
-            change = accum(control[RATE]) * mean / (math.sqrt(square) + accum(control[EPSILON]))
+            mean = accum(control[Control.BETA1]) * accum(m[i]) + accum(control[Control.COBETA1]) * g
+            square = accum(control[Control.BETA2]) * accum(v[i]) + accum(control[Control.COBETA2]) * g * g
+            change = accum(control[Control.RATE]) * mean / (math.sqrt(square) + accum(control[Control.EPSILON]))
             m[i], v[i] = kept(mean), kept(square)
             masters[i] = kept(w - change)
             W[i] = storage(accum(masters[i]))
             lost = change != accum(0) and accum(masters[i]) == w
         count = cuda.syncthreads_count(int32(lost))
         if cuda.threadIdx.x == 0 and count > 0:
-            cuda.atomic.add(history, (state[ROW], LOST), count)
+            cuda.atomic.add(history, (state[State.ROW], Count.LOST), count)
     return adam_moments
 
 
@@ -158,7 +157,7 @@ def launch(device, rung, precision, control, W, G, *moments):
     masters, *moments = (convert(device, None, precision, a) for a in (W, *moments))
     W = masters if precision.master is None else device.empty(W.shape, precision.storage)
     state = np.zeros(STATE, np.int64)
-    state[APPLY] = 1
+    state[State.APPLY] = 1
     history = device.zeros((1, COUNTS), np.int32)
     update(device, rung[precision], W, masters, G, *moments, control, device.array(state), history, W.size // 2)
     return W, *moments
@@ -166,7 +165,7 @@ def launch(device, rung, precision, control, W, G, *moments):
 
 def inputs(rng, shape, kind, precision, count):
     control = settings(precision, epsilon=1e-3)
-    control[[UNSCALE, RATE, DECAY]] = 1 / 8, 0.1, 0.01
+    control[[Control.UNSCALE, Control.RATE, Control.DECAY]] = 1 / 8, 0.1, 0.01
     W, G, m = (draw(rng, shape, kind, precision, factors=2) for _ in range(3))
     return control, W, G, *(m, m ** 2)[:count]
 

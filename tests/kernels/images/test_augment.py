@@ -3,7 +3,7 @@ import numpy as np
 from ladders import Ladder
 
 from numprec.kernels.images import augment
-from numprec.kernels.networks.batch import APPLY, COUNT, SEED, STATE, STEP
+from numprec.kernels.networks.batch import STATE, State
 from numprec.precision import PRECISIONS
 
 TWO_ROWS = np.array([0, 0, 0, 0, 2, *[0] * 11])    # of a batch of two rows
@@ -22,7 +22,7 @@ class TestAugment(Ladder):
 def state_of(device, **values):
     state = np.zeros(STATE, np.int64)
     for name, value in values.items():
-        state[{"apply": APPLY, "count": COUNT, "seed": SEED, "step": STEP}[name]] = value
+        state[{"apply": State.APPLY, "count": State.COUNT, "seed": State.SEED, "step": State.STEP}[name]] = value
     return device.array(state)
 
 

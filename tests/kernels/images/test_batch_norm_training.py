@@ -5,7 +5,7 @@ import pytest
 from numprec.kernels.images.batch_moments import MOMENTUM
 from numprec.kernels.images.batch_norm import epsilon
 from numprec.kernels.networks import loss_scale
-from numprec.kernels.networks.batch import STOP
+from numprec.kernels.networks.batch import State
 from numprec.models.layers import BatchNorm, Conv
 from numprec.models.network import Dense, Network
 from numprec.models.training import Descent, Training
@@ -86,13 +86,13 @@ def test_a_step_whose_gradients_overflow_leaves_no_trace(device, name):
     run.run(1)
     before = run.network.values()
     control = device.to_host(run.control)
-    good = control[loss_scale.SCALE]
-    control[loss_scale.SCALE] = np.inf
+    good = control[loss_scale.Control.SCALE]
+    control[loss_scale.Control.SCALE] = np.inf
     device.assign(run.control, control)
     run.run(1)
     for key, value in run.network.values().items():
         np.testing.assert_array_equal(value, before[key])
-    control[loss_scale.SCALE] = good
+    control[loss_scale.Control.SCALE] = good
     device.assign(run.control, control)
     run.run(1)
     assert all(np.isfinite(value).all() and not np.array_equal(value, before[key])
@@ -110,8 +110,8 @@ def test_a_batch_beyond_the_range_leaves_no_trace(device, name, scale):
     before = run.network.values()
     run.run(1)
     assert not np.isfinite(device.to_host(run.network.fresh).astype(np.float64)).all()
-    assert device.to_host(run.counts)[1, loss_scale.APPLIED] == 0
-    assert bool(device.to_host(run.state)[STOP]) == (scale == 1.0)
+    assert device.to_host(run.counts)[1, loss_scale.Count.APPLIED] == 0
+    assert bool(device.to_host(run.state)[State.STOP]) == (scale == 1.0)
     for key, value in run.network.values().items():
         np.testing.assert_array_equal(value, before[key])
         assert np.isfinite(value).all()

@@ -5,7 +5,7 @@ import pytest
 from numprec import device as devices
 from numprec.kernels import operations
 from numprec.kernels.networks import cross_entropy
-from numprec.kernels.networks.batch import APPLY, COUNT, SEED, STATE, STEP
+from numprec.kernels.networks.batch import STATE, State
 from numprec.models.layers import BatchNorm, Conv, Pool, parse
 from numprec.models.network import Dense, Network
 from numprec.precision import PRECISIONS
@@ -25,7 +25,7 @@ def within(result, exact, error):
 def state_of(device, **values):
     state = np.zeros(STATE, np.int64)
     for name, value in values.items():
-        state[{"apply": APPLY, "count": COUNT, "seed": SEED, "step": STEP}[name]] = value
+        state[{"apply": State.APPLY, "count": State.COUNT, "seed": State.SEED, "step": State.STEP}[name]] = value
     return device.array(state)
 
 

@@ -2,7 +2,7 @@
 import numpy as np
 
 from numprec.kernels.margins import kernel_functions, smo, smo_fit, working_set
-from numprec.kernels.margins.smo_step import ENDED, SIZE
+from numprec.kernels.margins.smo_step import Info, Number
 from numprec.kernels.products import matmul
 from numprec.precision import PRECISIONS
 
@@ -79,4 +79,4 @@ def paper(K, y, C):
 def seen(results):
     """The bits of alpha, f, and what is not left over from an iteration."""
     alpha, f, numbers, info = results
-    return [a.tobytes() for a in (alpha, f, numbers[:, :SIZE + 1], info[:, :ENDED + 1])]
+    return [a.tobytes() for a in (alpha, f, numbers[:, :Number.SIZE + 1], info[:, :Info.ENDED + 1])]

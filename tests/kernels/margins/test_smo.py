@@ -7,7 +7,7 @@ from smo_problems import BF16, BY_SETS, FP32, FP64, Data, paper, seen
 from numprec import device as devices
 from numprec.kernels.margins import smo, smo_fit
 from numprec.kernels.margins.smo import NARROW, STEPS, WIDE
-from numprec.kernels.margins.smo_step import CONVERGED, ENDED, GAP, INTERCEPT, ITERATIONS, MAX_ITER, OVERFLOW, STALLED
+from numprec.kernels.margins.smo_step import CONVERGED, MAX_ITER, OVERFLOW, STALLED, Info, Number
 
 PAIR = np.array([[1, -1]]), np.ones((1, 2))    # labels and bounds of two samples
 NOTHING = np.zeros((1, 2)), [0], np.zeros((1, 2))
@@ -30,7 +30,7 @@ def test_pairs_and_steps_are_the_papers(device, C):
             alpha, f, numbers, info = data.solve(smo.block, 1e-9, iterations)
             np.testing.assert_allclose(alpha, expected, rtol=0, atol=1e-12)
             np.testing.assert_allclose(f, expected_f, rtol=0, atol=1e-12)
-            assert info[0, ITERATIONS] == iterations and info[0, ENDED] == MAX_ITER
+            assert info[0, Info.ITERATIONS] == iterations and info[0, Info.ENDED] == MAX_ITER
             compared += 1
     assert compared >= 100
 
@@ -41,16 +41,16 @@ def test_gap_and_intercept(device):
     up = np.where(data.y > 0, alpha < 1, alpha > 0)
     low = np.where(data.y > 0, alpha > 0, alpha < 1)
     free = (alpha > 0) & (alpha < 1)
-    assert numbers[0, GAP] == f[low].max() - f[up].min() <= 1e-6
-    assert np.isclose(numbers[0, INTERCEPT], -f[free].mean(), rtol=0, atol=1e-15)
-    assert info[0, ENDED] == CONVERGED
+    assert numbers[0, Number.GAP] == f[low].max() - f[up].min() <= 1e-6
+    assert np.isclose(numbers[0, Number.INTERCEPT], -f[free].mean(), rtol=0, atol=1e-15)
+    assert info[0, Info.ENDED] == CONVERGED
 
 
 def test_intercept_without_free_multipliers(device):
     data = Data(device, FP64, n=2, C=0.1)
     alpha, f, numbers, info = data.solve(smo.block)
-    assert (alpha == 0.1).all() and info[0, ENDED] == CONVERGED
-    assert np.isclose(numbers[0, INTERCEPT], -(f.max() + f.min()) / 2, atol=1e-15)
+    assert (alpha == 0.1).all() and info[0, Info.ENDED] == CONVERGED
+    assert np.isclose(numbers[0, Number.INTERCEPT], -(f.max() + f.min()) / 2, atol=1e-15)
 
 
 def test_rungs_agree_to_the_last_bit(device, precision):
@@ -87,7 +87,7 @@ def test_overflow_is_seen(device, precision):
         data.K = device.array(K)
         for rung in smo.phases, smo.block:
             alpha, f, numbers, info = data.solve(rung)
-            assert info[0, ENDED] == OVERFLOW and not alpha.any()
+            assert info[0, Info.ENDED] == OVERFLOW and not alpha.any()
 
 
 def test_same_point_with_both_labels(device, precision):
@@ -96,20 +96,20 @@ def test_same_point_with_both_labels(device, precision):
     data.K = device.array(np.ones((6, 6)), precision.storage)
     alpha, f, numbers, info = data.solve(smo.block)
     assert (alpha == 1).all() and (f == -data.y).all()
-    assert info[0, ENDED] == CONVERGED if numbers[0, GAP] <= 0 else info[0, ENDED] != 0
+    assert info[0, Info.ENDED] == CONVERGED if numbers[0, Number.GAP] <= 0 else info[0, Info.ENDED] != 0
 
 
 def test_a_tolerance_beyond_the_format_is_not_called_converged(device, precision):
     data = Data(device, precision)
     alpha, f, numbers, info = data.solve(smo.block, 1e-30)
-    assert info[0, ENDED] == STALLED or numbers[0, GAP] <= 0
-    assert numbers[0, GAP] <= 64 * 2 * precision.accum.u * abs(f).max()
+    assert info[0, Info.ENDED] == STALLED or numbers[0, Number.GAP] <= 0
+    assert numbers[0, Number.GAP] <= 64 * 2 * precision.accum.u * abs(f).max()
 
 
 def test_bfloat16_multipliers_stall(device):
     """With alpha and f in bfloat16 most problems end short of the tolerance; in accum none does."""
     data = Data(device, BF16, problems=6)
-    stuck, fine = (data.solve(smo.problems, state=state)[3][:, ENDED] for state in ("storage", "accum"))
+    stuck, fine = (data.solve(smo.problems, state=state)[3][:, Info.ENDED] for state in ("storage", "accum"))
     assert (stuck == STALLED).sum() >= 4 and (fine == CONVERGED).all()
 
 
@@ -117,7 +117,7 @@ def test_sum_of_y_alpha_stays_zero(device, precision):
     """Both multipliers of a pair move by the same number."""
     data = Data(device, precision, C=4.0)
     alpha, _, _, info = data.solve(smo.block)
-    assert abs(data.y @ alpha) <= 4 * precision.accum.u * info[0, ITERATIONS]
+    assert abs(data.y @ alpha) <= 4 * precision.accum.u * info[0, Info.ITERATIONS]
     if precision is FP64:
         assert abs(data.y @ alpha) <= 1e-15 * abs(alpha).sum()
 
@@ -130,6 +130,6 @@ def test_what_the_host_waits_for(device, monkeypatch):
     monkeypatch.setattr(devices.Device, "to_host", lambda self, a: reads.append(a.shape) or original(self, a))
     for rung, most in (smo.phases, None), (smo.problems, 1), (BY_SETS, 2):
         reads.clear()
-        iterations = data.solve(rung)[3][0, ITERATIONS]
+        iterations = data.solve(rung)[3][0, Info.ITERATIONS]
         flags = [shape for shape in reads if shape[-1] == 5][:-1]     # the last one is this test's own
         assert len(flags) <= (iterations / STEPS + 2 if most is None else most), rung

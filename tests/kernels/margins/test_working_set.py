@@ -4,7 +4,7 @@ from ladders import Ladder
 from smo_problems import BY_SETS, FP32, FP64, Data
 
 from numprec.kernels.margins import smo, working_set
-from numprec.kernels.margins.smo_step import CONVERGED, ENDED, GAP, INTERCEPT
+from numprec.kernels.margins.smo_step import CONVERGED, Info, Number
 from numprec.kernels.products import matmul
 
 PAIR = np.array([[1, -1]]), np.ones((1, 2))    # labels and bounds of two samples
@@ -22,9 +22,9 @@ class TestWorkingSet(Ladder):
 def test_working_sets_solve_the_same_problem(device):
     data = Data(device, FP64, n=700, distance=0.7)
     whole, by_sets = (data.solve(rung, 1e-6) for rung in (smo.block, BY_SETS))
-    assert by_sets[3][0, ENDED] == CONVERGED and by_sets[2][0, GAP] <= 1e-6
+    assert by_sets[3][0, Info.ENDED] == CONVERGED and by_sets[2][0, Number.GAP] <= 1e-6
     assert np.isclose(data.objective(whole[0]), data.objective(by_sets[0]), rtol=1e-8)
-    assert np.isclose(whole[2][0, INTERCEPT], by_sets[2][0, INTERCEPT], atol=1e-5)
+    assert np.isclose(whole[2][0, Number.INTERCEPT], by_sets[2][0, Number.INTERCEPT], atol=1e-5)
 
 
 def test_the_set_is_the_most_violating(device):

@@ -32,14 +32,14 @@ def test_batches_cover_an_epoch(device):
         seen = []
         for position in range(3):
             state = np.zeros(batch.STATE, np.int64)
-            state[batch.POSITION] = position
+            state[batch.State.POSITION] = position
             state = device.array(state)
             rows, y, x = device.empty(B, np.int32), device.empty(B, np.int32), device.empty((B, 3), FP64.storage)
             factor = device.empty(1, FP64.accum)
             batch.select(device, rung, FP64, device.array(labels), state, device.array(np.array([4.0])), rows, y,
                          factor, shuffle)
             batch.copy(device, rung, FP64, device.array(X), rows, x)
-            x, y, count = device.to_host(x), device.to_host(y), device.to_host(state)[batch.COUNT]
+            x, y, count = device.to_host(x), device.to_host(y), device.to_host(state)[batch.State.COUNT]
             assert count == (8 if position < 2 else 7) and device.to_host(factor)[0] == 4 / count
             np.testing.assert_array_equal(x, (y + 1.0)[:, None] * np.ones(3))    # 0 where y is -1
             seen += y[y >= 0].tolist()

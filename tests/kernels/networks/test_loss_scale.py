@@ -4,9 +4,7 @@ import pytest
 from ladders import Ladder
 
 from numprec.kernels.networks import loss_scale
-from numprec.kernels.networks.batch import (
-    APPLY, BAD_INDEX, BAD_STEP, BATCHES, COLLAPSED, COUNT, GOOD, OVERFLOW, PATIENCE, STATE, STEP, STOP, UPDATES,
-)
+from numprec.kernels.networks.batch import COLLAPSED, OVERFLOW, STATE, State
 from numprec.precision import PRECISIONS, precision_named
 
 EXAMPLES = {
@@ -43,7 +41,7 @@ class Scaler:
 def judged(device, precision, gradients, scale, patience, dynamic=True):
     """(control, state, counts) after each batch of gradients."""
     state = np.zeros(STATE, np.int64)
-    state[[BATCHES, COUNT, PATIENCE]] = len(gradients), 4, patience
+    state[[State.BATCHES, State.COUNT, State.PATIENCE]] = len(gradients), 4, patience
     accum, n = precision.accum, len(gradients)
     state, control = device.array(state), device.array(loss_scale.settings(precision, scale=scale), accum)
     numbers, counts = device.zeros((n, loss_scale.NUMBERS), accum), device.zeros((n, loss_scale.COUNTS), np.int32)
@@ -63,16 +61,17 @@ def test_dynamic_scale(device, name, scale):
     good[48:] = False
     gradients = np.where(good[:, None], 1.0, np.where(np.arange(7) == 3, np.inf, 1.0))
     control = loss_scale.settings(precision, scale=scale)
-    model = Scaler(scale, 3, control[loss_scale.CEILING])
-    assert control[loss_scale.CEILING] <= precision.accum.max
+    model = Scaler(scale, 3, control[loss_scale.Control.CEILING])
+    assert control[loss_scale.Control.CEILING] <= precision.accum.max
     scales = set()
     for i, (control, state, counts) in enumerate(judged(device, precision, gradients, scale, patience=3)):
         before = model.scale
         applied = model.step(good[i])
-        assert (control[loss_scale.SCALE], state[GOOD], state[STOP]) == (model.scale, model.good, model.stop)
-        assert state[APPLY] == applied == counts[i, loss_scale.APPLIED] and state[STEP] == i + 1
+        assert control[loss_scale.Control.SCALE] == model.scale
+        assert (state[State.GOOD], state[State.STOP]) == (model.good, model.stop)
+        assert state[State.APPLY] == applied == counts[i, loss_scale.Count.APPLIED] and state[State.STEP] == i + 1
         if applied:
-            assert control[loss_scale.UNSCALE] == 1 / before    # of the gradients at hand, not of the next ones
+            assert control[loss_scale.Control.UNSCALE] == 1 / before    # of the gradients at hand, not of the next ones
         scales.add(model.scale)
     assert len(scales) > 4 and model.stop == COLLAPSED
     assert max(scales) == model.ceiling or (name, scale) != ("fp16", 2 ** 14)
@@ -87,5 +86,6 @@ def test_overflow_without_a_dynamic_scale_stops(device):
     G = np.ones((3, 5000))
     G[1, [1234, 4321]] = np.nan, np.inf
     *_, (control, state, counts) = judged(device, FP16, G, 1.0, 2000, dynamic=False)
-    assert state[STOP] == OVERFLOW and state[BAD_STEP] == 1 and state[BAD_INDEX] == 1234 and state[UPDATES] == 1
-    assert counts[:, loss_scale.APPLIED].tolist() == [1, 0, 0] and counts[1, loss_scale.BAD] == 2
+    assert state[State.STOP] == OVERFLOW and state[State.UPDATES] == 1
+    assert state[State.BAD_STEP] == 1 and state[State.BAD_INDEX] == 1234
+    assert counts[:, loss_scale.Count.APPLIED].tolist() == [1, 0, 0] and counts[1, loss_scale.Count.BAD] == 2

@@ -5,7 +5,7 @@ from ladders import Ladder
 from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOptimizer
 
 from numprec.kernels.networks import loss_scale, optimizer
-from numprec.kernels.networks.batch import APPLY, STATE
+from numprec.kernels.networks.batch import STATE, State
 from numprec.models.training import Descent
 from numprec.precision import PRECISIONS, precision_named
 
@@ -16,7 +16,7 @@ PURE_BF16 = precision_named("storage=bfloat16,compute=bfloat16,accum=float32")
 def controls(**numbers):
     control = np.zeros(loss_scale.CONTROL)
     for name, value in numbers.items():
-        control[getattr(loss_scale, name)] = value
+        control[getattr(loss_scale.Control, name)] = value
     return control
 
 
@@ -42,15 +42,15 @@ def updated(device, precision, rung, W, gradients, control, moments=1, decayed=0
     masters = weights if precision.master is None else masters
     states = [device.zeros(W.size, kept) for _ in range(moments)]
     state = np.zeros(STATE, np.int64)
-    state[APPLY] = 1
+    state[State.APPLY] = 1
     state, history, path = device.array(state), device.zeros((1, loss_scale.COUNTS), np.int32), []
     for rate, G in gradients:
-        control[loss_scale.RATE] = rate
+        control[loss_scale.Control.RATE] = rate
         optimizer.update(device, rung.variant(precision, **options), weights, masters,
                          device.array(G, precision.storage), *states,
                          device.array(control, precision.accum), state, history, decayed)
         path.append(device.to_host(masters).astype(np.float64))
-    return path, device.to_host(weights).astype(np.float64), device.to_host(history)[0, loss_scale.LOST]
+    return path, device.to_host(weights).astype(np.float64), device.to_host(history)[0, loss_scale.Count.LOST]
 
 
 @pytest.mark.parametrize("solver, options", [
@@ -67,7 +67,7 @@ def test_updates_are_scikit_learns(device, solver, options):
         other, rung, moments, variant = AdamOptimizer(theirs, learning_rate_init=0.1), optimizer.moments, 2, {}
     descent = Descent(solver=solver, learning_rate_init=0.1, alpha=0.0, **options)
     control = descent.control(FP64, 1.0)
-    control[loss_scale.UNSCALE] = 1
+    control[loss_scale.Control.UNSCALE] = 1
     path, *_ = updated(device, FP64, rung, W, zip(descent.rates(0, 20, 1), gradients), control, moments, **variant)
     for G, mine in zip(gradients, path):
         other.update_params(theirs, [G])
@@ -76,7 +76,7 @@ def test_updates_are_scikit_learns(device, solver, options):
 
 def test_weight_decay_spares_biases(device):
     control = Descent(solver="sgd", momentum=0.0, alpha=2.0).control(FP64, 1.0)
-    control[[loss_scale.UNSCALE, loss_scale.DECAY]] = 1 / 4, 0.5
+    control[[loss_scale.Control.UNSCALE, loss_scale.Control.DECAY]] = 1 / 4, 0.5
     path, *_ = updated(device, FP64, optimizer.momentum, np.ones(6), [(0.1, np.full(6, 4.0))], control, decayed=4)
     np.testing.assert_allclose(path[0], np.where(np.arange(6) < 4, 1 - 0.1 * 1.5, 1 - 0.1))
 
@@ -88,7 +88,7 @@ def test_small_updates_add_up_in_masters_only(device, name, lost):
     counted."""
     precision = precision_named(name)
     control = Descent(solver="sgd", momentum=0.0).control(precision, 1.0)
-    control[loss_scale.UNSCALE] = 1
+    control[loss_scale.Control.UNSCALE] = 1
     small = precision.storage.u / 4 if lost else precision_named("fp16").storage.u / 4
     path, weights, count = updated(device, precision, optimizer.momentum, np.ones(10), [(small, -np.ones(10))] * 64,
                                    control, nesterov=False)
@@ -103,6 +103,6 @@ def test_small_updates_add_up_in_masters_only(device, name, lost):
 def test_adam_divides_by_no_zero(device, precision):
     """Gradients of 0 leave the weight where it is, although an epsilon of 1e-8 is 0 in float16."""
     control = Descent().control(precision, 1.0)
-    control[loss_scale.UNSCALE] = 1
+    control[loss_scale.Control.UNSCALE] = 1
     path, *_ = updated(device, precision, optimizer.moments, np.ones(5), [(0.01, np.zeros(5))] * 3, control, moments=2)
     assert (path[-1] == 1).all()

@@ -4,7 +4,7 @@ import pytest
 
 from numprec import device as devices
 from numprec.kernels.networks import loss_scale, optimizer
-from numprec.kernels.networks.batch import STEP, UPDATES
+from numprec.kernels.networks.batch import State
 from numprec.kernels.networks.philox import permutation_oracle
 from numprec.models.network import Dense, Network
 from numprec.models.training import SCHEDULES, Descent, LossScaleCollapsed, Training
@@ -143,13 +143,13 @@ def test_a_skipped_step_changes_nothing(device):
     run.run(3)
     before, _ = run.checkpoint()
     control = device.to_host(run.control)
-    control[loss_scale.SCALE] = np.inf
+    control[loss_scale.Control.SCALE] = np.inf
     device.assign(run.control, control)
     run.run(1)
     after, _ = run.checkpoint()
     for name in "weights", "masters", "moment0", "moment1":
         assert np.array_equal(before[name], after[name])
-    assert after["state"][UPDATES] == 3 and after["state"][STEP] == 4
+    assert after["state"][State.UPDATES] == 3 and after["state"][State.STEP] == 4
 
 
 def test_collapse_names_layer_and_step(device):
