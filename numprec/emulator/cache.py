@@ -198,7 +198,12 @@ def kernel_key(kernel, argtypes, compute_capability, target):
         return None
     versions = f"{sys.version_info[:2]} {numba.__version__} {numba_cuda.__version__} {sources()}"
     options = sorted((k, repr(v)) for k, v in kernel.targetoptions.items())
-    return key(text, tuple(argtypes), tuple(compute_capability), target, versions, options)
+    return key(text, [(str(t), _fields(t)) for t in argtypes], tuple(compute_capability), target, versions, options)
+
+
+def _fields(kind):
+    """The names of the parts of a Numba type, and of theirs; the type's own text leaves them out."""
+    return getattr(kind, "fields", None), [_fields(part) for part in getattr(kind, "types", ())]
 
 
 def key(*parts):
@@ -228,6 +233,8 @@ def _describe(value, seen):
         return repr(value)
     if isinstance(value, (tuple, list, frozenset)):
         parts = [_describe(v, seen) for v in value]
+        if hasattr(value, "_fields"):     # a named tuple: the code finds its parts by their names
+            return [value._fields, parts]
         return sorted(parts) if isinstance(value, frozenset) else parts
     if isinstance(value, dict):
         return [(_describe(k, seen), _describe(v, seen)) for k, v in value.items()]

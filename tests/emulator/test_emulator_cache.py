@@ -5,16 +5,17 @@ import sys
 import time
 import types
 import warnings
+from collections import namedtuple
 from pathlib import Path
 
 import numpy as np
 import pytest
-from numba import cuda
+from numba import cuda, typeof
 
 from numprec import places
 from numprec.emulator import cache as disk
 from numprec.emulator import clear_cache, launch
-from numprec.emulator.cache import fingerprint
+from numprec.emulator.cache import fingerprint, kernel_key
 from numprec.emulator.launch import prepare
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -77,7 +78,7 @@ def test_a_second_process_compiles_nothing(tmp_path, cache):
 KERNEL = """\
 import enum
 import numpy as np
-from numba import cuda
+from numba import cuda, typeof
 
 FACTOR = np.float32(2)
 TABLE = np.arange(4)
@@ -343,6 +344,27 @@ def test_fastmath_and_types_have_entries_of_their_own(cache):
             launch(cuda.jit(**options)(body), 1, 8, (np.arange(8).astype(dtype), y))
             assert y.tolist() == list(range(8))
     assert len(list(cache.iterdir())) == before + 6
+
+
+def test_named_tuples_differ_by_the_names_of_their_parts():
+    """Two tuples of one name and the same types, their fields in another order, as arguments and as constants."""
+    def first(pair, out):
+        out[0] = pair.a[0]
+
+    def constant(pair):
+        def kernel(out):
+            out[0] = pair.a
+        return kernel
+
+    array = np.array([1.0]), np.array([2.0])
+    forward, backward = namedtuple("Pair", "a b"), namedtuple("Pair", "b a")
+    keys = {kernel_key(cuda.jit(first), [typeof(kind(*array)), typeof(array[0])], (7, 5), "")
+            for kind in (forward, backward)}
+    assert len(keys) == 2
+    nested = {kernel_key(cuda.jit(first), [typeof((kind(*array), 1)), typeof(array[0])], (7, 5), "")
+              for kind in (forward, backward)}
+    assert len(nested | keys) == 4
+    assert fingerprint(constant(forward(1, 2))) != fingerprint(constant(backward(1, 2)))
 
 
 def kernels_of(built):

@@ -39,7 +39,8 @@ def runs(device, kernel, threads, x, *outs):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("combine, of", [(collectives.plus, np.add), (collectives.larger, np.maximum)], ids=("plus", "larger"))
+@pytest.mark.parametrize("combine, of", [(collectives.plus, np.add), (collectives.larger, np.maximum)],
+                         ids=("plus", "larger"))
 def test_warp_fold(device, precision, combine, of, kind):
     """Sums and maxima of every width in one launch, a row for each."""
     accum = precision.accum
@@ -138,7 +139,8 @@ def test_scans(device, threads, element):
     np.testing.assert_array_equal(total, x.sum())
 
 
-@pytest.mark.parametrize("combine, of", [(collectives.plus, np.add), (collectives.larger, np.maximum)], ids=("plus", "larger"))
+@pytest.mark.parametrize("combine, of", [(collectives.plus, np.add), (collectives.larger, np.maximum)],
+                         ids=("plus", "larger"))
 @pytest.mark.parametrize("rows, width", [(1, 32), (8, 32), (16, 16), (64, 2)], ids=str)
 def test_columns(device, precision, rows, width, combine, of):
     """Over the rows of a tile, twice with the same scratch; every thread of a column gets its result."""
