@@ -16,7 +16,6 @@ from numprec.harness.show import book, chapter, contents
 from numprec.precision import PRECISIONS
 
 ROOT = Path(__file__).resolve().parents[2]
-OTHERS = {"equations", "trees"}    # parts whose pages are not yet written in this form
 COLUMNS = {"sectors": 1, "wavefronts": 2, "barriers": 3, "flops / byte": 4, "occupancy": 5}
 TRIES = [(f"{name}-{i}", exercise) for name, module in kernels.chapters().items()
          for i, exercise in enumerate(contents.page_of(module).exercises())
@@ -45,12 +44,11 @@ def test_every_page_has_its_ideas():
     for part, names in kernels.PARTS.items():
         page = contents.page_of(contents.part_module(part))
         assert page.title.endswith(".")
-        if part not in OTHERS:
-            climbs = any(contents.ladders(name) for name in names)
-            assert {"Idea", "Precision", *(("Ladders",) * climbs)} <= set(page.labels), part
-            for name in names:
-                page = contents.page_of(kernels.chapters()[name])
-                assert page.sentence("Idea") and page.sentence("Precision"), name
+        climbs = any(contents.ladders(name) for name in names)
+        assert {"Idea", "Precision", *(("Ladders",) * climbs)} <= set(page.labels), part
+        for name in names:
+            page = contents.page_of(kernels.chapters()[name])
+            assert page.sentence("Idea") and page.sentence("Precision"), name
 
 
 def test_a_page_is_read_by_its_labels():

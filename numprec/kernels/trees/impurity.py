@@ -1,5 +1,6 @@
 """How mixed the classes of a node are: what every search for a split minimizes.
 
+Idea       A class at a time in registers: no array of shares, and no thread waits for another.
 Maths      gini(n) = sum over c of (n[c] / N) ((N - n[c]) / N);  entropy(n) = -sum over c of (n[c] / N) log2(n[c] / N)
            a cut into l and r = n - l leaves N_l/N impurity(l) + N_r/N impurity(r)
 Shapes     n (C,): counts of a node by class, int32, or int64 where rows have weights; N their sum
