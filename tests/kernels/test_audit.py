@@ -183,8 +183,8 @@ def test_a_python_float_is_caught():
 
 def test_local_memory_is_caught():
     """A local array that is indexed by something known at run time only cannot live in registers."""
-    changed, _ = mutant(matmul.register_blocked, "b_r[j] = accum(B_s[k, n + j])",
-                        "b_r[(j + t) % PATCH] = accum(B_s[k, n + j])")
+    changed, _ = mutant(matmul.register_blocked, "b_r[j] = accum(compute(B_s[k, n + j]))",
+                        "b_r[(j + t) % PATCH] = accum(compute(B_s[k, n + j]))")
     assert compiled(changed, PRECISIONS["fp32"], (7, 5)).local_bytes >= 4 * matmul.PATCH
 
 
