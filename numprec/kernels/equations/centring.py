@@ -1,14 +1,15 @@
 """Centring: the unit of each column, and its mean there.
 
 Idea       Sums run down the columns, memory runs along the rows: neighbouring threads take neighbouring columns, so
-           that a warp reads whole cache lines, and TILE rows at a time keep more reads under way
+           that a warp reads whole sectors, and TILE rows at a time keep more reads under way
 Maths      shift[j], scale[j]   from the least and the largest element of column j, see the chapter units
            mean[j]  = sum over n of v[n]^2 z[n, j] / sum over n of v[n]^2
 Example    the years of the chapter units, v = 1: z is -0.625, -0.375, -0.25, 0.125, 0.375, 0.625; their sum is -0.125,
            their mean -1/48. The mean year is 2005 - 8/48 = 2004.83
 Shapes     X (N, D), Y (N, T), v (N,) or (1,): storage. shift, scale, mean (P,), P = D + T: accum
 Mapping    tx runs along columns, the contiguous axis; ty takes every TILE-th row
-Precision  each term is scaled before it is added: no sum exceeds a few thousand, whatever the data and N
+Precision  grid scales each term before it is added: no sum exceeds a few thousand, whatever the data and N. naive and
+           block have sums of N and of N / TILE terms
 Ladder     naive  a thread per column: N roundings in a row
            block  TILE threads per column, whose sums are folded as a tree: N / TILE + 4 roundings. One block
            grid   the rows are dealt to many blocks; their partial results are combined in a fixed order

@@ -17,7 +17,8 @@ Ladder     serial  one thread
                    Entries see their updates in the same order as in serial: the results are the same bits
 Try        python -m numprec.kernels cholesky --precision fp16
            Exercise: which pivot of (1, 1; 1, 1 + u) is noise, and what does a factorisation without the floor make of
-           it? Answer: the second. 1 + u is rounded to 1 where A is stored: the pivot is 0, and 1 / 0 would follow
+           it? Answer: the second. 1 + u is rounded to 1 where A is stored: the pivot is 0, and the
+           substitution would divide by it
 Cost       D (D + 1) (2 D + 1) / 6 flops, the sum of the squares up to D^2: with k rows left, k^2; half of A read, R
            (with its zeros) written
 Sources    [1] N. J. Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., SIAM 2002

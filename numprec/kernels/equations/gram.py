@@ -1,10 +1,11 @@
-"""Moment matrix of centred and scaled columns: both sides of the normal equations at once. With Z = [X Y],
+"""Moment matrix of centred and scaled columns: both sides of the normal equations at once.
 
 Idea       A tall matrix times itself has few results and long sums. matmul gives a block to a tile of the result, and
            leaves most of a card idle: here the sum is dealt out, a part of the rows to each block, in two levels
-Maths      G[i, j] = sum over n of a[n, i] a[n, j],  a[n, j] = v[n] (z[n, j] - mean[j]), z and mean as in centring
+Maths      G[i, j] = sum over n of a[n, i] a[n, j],  a[n, j] = v[n] (z[n, j] - mean[j]), z and mean as in centring,
+           of Z = [X Y]
            G[:D, :D] is X'X and G[:D, D:] is X'Y, centred, scaled and weighted by v^2. G as a whole is scaled too, by
-           share(N), the power of two that comes first below 1 / N
+           share(N), the largest power of two that is at most 1 / N
 Example    six rows of one column x and a target y, v = 1:
              x   1  2  3  4   5   6    shift 3.5   scale 1/4    z   -0.625  -0.375  -0.125  0.125  0.375  0.625
              y   2  4  6  8  10  12    shift 7     scale 1/8    z   -0.625  -0.375  -0.125  0.125  0.375  0.625
@@ -12,17 +13,18 @@ Example    six rows of one column x and a target y, v = 1:
            scaled units, and 1 * scale_x / scale_y = 2 in those of the data
 Shapes     X (N, D), Y (N, T), v (N,) or (1,): storage. G (P, P), P = D + T: accum. Units as in centring
 Mapping    tx runs along columns, the contiguous axis; ty takes every TILE-th row of Z, or is the row in a tile of G
-Precision  a is rounded to compute; products and sums are accum's. Each sum, of a strip, a block, a grid, is divided by
-           about the number of its terms: none exceeds a few thousand, and no entry of G exceeds 4. Unscaled, a million
-           rows of 1.0 and -1.0 add up to 1,000,000: float16 ends at 65,504, and a sum in one go stops at 2,048, where 1
-           is half of its last bit
+Precision  a is rounded to compute; products and sums are accum's. In block and grid each sum, of a strip, a block, a
+           grid, is divided by about the number of its terms: none exceeds a few thousand, and no entry of G exceeds 4;
+           naive and product scale the finished sum. Unscaled, a million rows of 1.0 and -1.0 add up to 1,000,000:
+           float16 ends at 65,504, and added one by one they stop at 2,048: the next float16 is 2,050
 Ladder     naive    a thread per entry: each centres and scales two columns by itself, and makes N roundings in a row
            product  a centred copy of the columns, then A'A by the chapter matmul: each entry is centred once
            block    no copy: strips of TILE rows in shared memory; a sum of each strip is added to the total:
                     TILE + N / TILE roundings [1]. Of two equal halves of G only one is computed. One block
            grid     the rows are dealt to many blocks; their partial sums are added in a fixed order
 Try        python -m numprec.kernels gram --precision fp16
-           Exercise: how many blocks does the product rung start for a million rows of 60 columns, how many does grid?
+           Exercise: how many blocks does the matrix product of the product rung start for a million rows of 60 columns,
+           how many does grid?
            Answer: 1, for one tile of 64 x 64; and 204 times 16, of which 10 of 16 have a tile that is needed
 Cost       N P (P + 1) flops for the diagonal of G and what is above it, 6 N P to centre, scale and weight the columns;
            N (P + 1) elements read, P (P + 3) written

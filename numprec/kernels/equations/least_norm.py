@@ -2,7 +2,8 @@
 
 Idea       Reflections from the right: a thread takes a row each, and needs no one while it reflects it
 Maths      R[:rank, :D] x = b, rank < D. Rows i = rank - 1, ..., 0 in turn are reflected, as columns are in the chapter
-           householder, so that R[i, rank:D] becomes 0: R = L Z with Z orthogonal. L y = b is solved, x = Z'(y, 0) [1]
+           householder, so that R[i, rank:D] becomes 0: R = (U 0) V, U upper triangular, V orthogonal.
+           U y = b is solved, and x = V'(y, 0) [1]
 Example    one equation, 3 x0 + 4 x1 = 10. The row (3, 4) becomes (-5, 0): beta = -5, v = (1, 0.5), tau = 1.6. Then
            y = 10 / -5 = -2 and x = (-2, 0) - 1.6 (-2) (1, 0.5) = (1.2, 1.6): of norm 2, and no solution is shorter
 Shapes     R (P, P), B (D, T): accum, overwritten. units (D,): what the columns of R were multiplied by
@@ -66,7 +67,7 @@ def triangle(p):
 
     @cuda.jit(device=True)
     def triangle(R, rank, D, tau):
-        """L in place of R[:rank, :rank]; to the right of it, the v of the reflections without their 1, and tau."""
+        """U in place of R[:rank, :rank]; to the right of it, the v of the reflections without their 1, and tau."""
         t = cuda.threadIdx.y * TILE + cuda.threadIdx.x
         for i in range(rank - 1, -1, -1):
             cuda.syncthreads()    # row i has had its reflections

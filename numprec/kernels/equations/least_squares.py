@@ -10,9 +10,10 @@ Shapes     X (N, D), Y (N, T), v (N,) or (1,): storage; for refine X, Y and v ma
 Mapping    one block, one launch, for small problems; else the grid rungs of gram and qr, and one block at the end
 Precision  cholesky  the normal equations square the condition number k of X: |dW| ~ k^2 u |W|      [1, section 20.4]
            qr        |dW| ~ k u |W|, plus k^2 u where the residual is large                          [1, section 20.1]
-           refine    what k^2 u of the factor leaves of the error, to the power of the passes        [1, chapter 12]
-Ladder     cholesky  the moment matrix, its factor, and one substitution: the other one is done by the factor, as the
-                     right-hand sides stand beside the matrix
+           refine    (k^2 u)^passes of the factor's u, down to the u of the wider format             [1, chapter 12]
+Ladder     from the least accurate to the most
+           cholesky  the moment matrix, its factor, and one substitution: the factorisation does the other on the way,
+                     with the right-hand sides as further columns
            qr        column pivoting finds the rank; below full rank, the solution of least norm in the units of X
            refine    cholesky, then corrections until they stop shrinking
 Try        python -m numprec.kernels least_squares --precision fp16

@@ -1,11 +1,11 @@
-"""Units: what each column is measured in, so that narrow formats can hold it and add it up. With Z = [X Y],
+"""Units: what each column is measured in, so that narrow formats can hold it and add it up.
 
-Idea       One thread needs a few numbers of a column, and each of the others the same ones: arrays that belong
-           together travel as one named tuple, and a device function reads any element of it in the column's own unit
-Maths      z[n, j]  = scale[j] (Z[n, j] - shift[j])
+Idea       All threads of a column need the same few numbers: arrays that belong together
+           travel as one named tuple, and a device function reads any element of it in the column's own unit
+Maths      z[n, j]  = scale[j] (Z[n, j] - shift[j]),  Z = [X Y]
            shift[j]   the middle of the range of column j
            scale[j]   the power of two that maps the range into [-1, 1]
-           share(N)   the power of two that comes first below 1 / N: what a term of a sum of N is multiplied by
+           share(N)   the largest power of two that is at most 1 / N: what a term of a sum of N is multiplied by
 Example    six rows of two columns, years and prices:
              Z     2000  0.50      shift  2005  2     z    -0.625  -0.75
                    2002  0.75      scale   1/8  1/2        -0.375  -0.625
@@ -146,7 +146,7 @@ def share(p):
 
     @cuda.jit(device=True)
     def share(count, scale):
-        """The power of two that comes first below 1 / count; 1 without `scale`."""
+        """The largest power of two that is at most 1 / count; 1 without `scale`."""
         f = accum(1)
         half = f / accum(2)
         while scale and count > 1:

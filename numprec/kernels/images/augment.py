@@ -20,7 +20,7 @@ from numprec.kernels.networks.philox import random_word, words
 from numprec.language.indices import divmod32
 from numprec.language.ladder import draw, operation, rung
 
-STREAM = 2               # of random numbers, see `random`
+STREAM = 2               # of random numbers, see `philox`
 REACH = 4                # pixels
 
 

@@ -2,15 +2,15 @@
 
 Idea       What an element needs of its whole column are four numbers: sums by strips of rows first, then a thread for
            each element.
-Maths      u[m, c] = (X[m, c] - mean[c]) / sqrt(var[c] + epsilon), with the moments of `moments`
+Maths      u[m, c] = (X[m, c] - mean[c]) / sqrt(var[c] + epsilon), with the moments of `batch_moments`
            Y[m, c] = f(gamma[c] u[m, c] + beta[c])
            dbeta[c] = sum of dZ[m, c];  dgamma[c] = sum of dZ[m, c] u[m, c];  over the rows m < n
            dX[m, c] = g gamma[c] / sqrt(var[c] + epsilon) (dZ[m, c] - dbeta[c] / n - u[m, c] dgamma[c] / n)
            with f and g as in `dense`. Y and dX are 0 in the rows from n on, which pad a batch
 Shapes     X, Y, dZ, dX (M, C): storage, a row for each pixel of each sample; gamma, beta, dgamma, dbeta (C,): storage;
-           mean, var (C,): accum; n as in `moments`
-Mapping    c along x; an element to a thread. Sums as in `moments`: strips of rows, and a second launch
-Precision  in accum; epsilon is 1e-5, or u of accum where that is larger. One rounding to storage. Bounds by `bounds`
+           mean, var (C,): accum; n as in `batch_moments`
+Mapping    c along x; an element to a thread. Sums as in `batch_moments`: strips of rows, and a second launch
+Precision  in accum; epsilon is 1e-5, or u of accum where that is larger. One rounding to storage.
 Ladder     one step each
 Cost       4 M C flops, X read and Y written; backward 9 M C (u 2, sums 3, dX 4), X and dZ read and dX written
 Sources    S. Ioffe and C. Szegedy, Batch normalization: accelerating deep network training by reducing internal
@@ -175,7 +175,7 @@ def gradient(device, rung, precision, dZ, X, mean, var, gamma, state, rows_per_s
     return dX, dgamma, dbeta
 
 
-# ---- as operations: batches as in `moments`
+# ---- as operations: batches as in `batch_moments`
 
 def channels(rng, shape):
     """mean, var, gamma."""

@@ -6,7 +6,7 @@ Shapes     X (N, D): storage. Problem q has the rows start[q] <= e < start[q + 1
            (entries,) tells which row of X an entry is. The rest is as in `smo`
 Mapping    a block for each problem; column t of its K belongs to thread t modulo the width of the block
 Precision  K has the bits that `kernel_functions` would give it, and so has the result
-Ladder     the rung above smo's `problems`
+Ladder     one of its own; what comes above smo's `problems` for small problems
 Cost       3 D + 2 flops for each of the n^2 entries of K (rbf), and those of smo; X read, K written
 Sources    as in `smo`
 """

@@ -19,7 +19,8 @@ Precision  nothing below the error of its own computation is believed: no curvat
            - alpha_i and alpha_j move by one and the same number, one that both can represent, so that sum y alpha
              stays 0; at the box they are set to 0 or C exactly. f gets what alpha really moved by
            - a gap that is one unit in the last place of f will not become smaller: stalled, and not called converged.
-             So is a pair that no longer moves, and a gap below NOISE units that did not shrink for PATIENCE iterations
+             So is a pair that no longer moves, and a gap below NOISE units that did not shrink for
+             PATIENCE + PER_SAMPLE n iterations
 Sources    [1] R.-E. Fan, P.-H. Chen and C.-J. Lin, Working set selection using second order information for training
                support vector machines, J. Machine Learning Research 6, 2005
            [2] C.-C. Chang and C.-J. Lin, LIBSVM: A library for support vector machines, ACM TIST 2(3), 2011

@@ -13,7 +13,7 @@ Mapping    sets: blocks sort CHUNK samples each and hand on their best HALF, for
            with HALF; then smo's own loop in one block; f: a thread per sample
 Precision  as in `smo`: what adds up small steps is kept in accum.
            In the sum, a set of s multipliers that moved costs s more roundings
-Ladder     smo's last rung
+Ladder     one of its own; what comes above smo's `problems` for large problems
 Cost       n multiply-adds and n elements of K for a multiplier that moved, whatever number of times it did
 Sources    [1] Z. Wen, J. Shi, Q. Li, B. He and J. Chen, ThunderSVM: A fast SVM library on GPUs and CPUs, J. Machine
                Learning Research 19(21), 2018

@@ -13,7 +13,7 @@ Mapping    a thread per number, or per element of a batch, along the contiguous 
 Precision  b is the least of 32 and the bits of accum's significand: every fraction is a number of accum, exactly
 Ladder     one step each
 Cost       20 integer products a number, and the one flop that makes it a fraction; a permuted index costs ROUNDS
-           numbers for each of less than four applications; n indices read, n numbers written
+           numbers for each application, less than four on average; n indices read, n numbers written
 Sources    J. K. Salmon, M. A. Moraes, R. O. Dror and D. E. Shaw, Parallel random numbers: as easy as 1, 2, 3, SC 2011,
                section 4.3 (Philox-4x32-10)
            J. Black and P. Rogaway, Ciphers with arbitrary finite domains, CT-RSA 2002, sections 4 (cycle walking) and 5

@@ -148,7 +148,7 @@ def tiled(p, transpose_a=False, transpose_b=False, term=product, epilogue=identi
 def tile_loader(p, turned, threads=THREADS):
     """X_s[k, w] = X[k0 + k, w0 + w], or X[w0 + w, k0 + k] where `turned`; zeros beyond the edge of X.
 
-    Neighbouring threads read along the rows of X in either case, so that a warp reads whole cache lines.
+    Neighbouring threads read along the rows of X in either case, so that a warp reads whole sectors.
     """
     storage = p.storage
 

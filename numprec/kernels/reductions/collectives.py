@@ -22,11 +22,12 @@ Idea       Half of the threads add what the other half has, then half of those, 
 
 Mapping    A warp needs no barrier: its lanes shuffle together. A block first reduces each warp, leaves one number per
            warp in shared memory, and lets every warp reduce those: two barriers, whatever the size of the block.
-           All threads of the warp or the block must arrive: a shuffle or a barrier inside `if` waits for lanes that
-           never come
+           All threads of the warp or the block must arrive: a shuffle or a barrier inside an `if` that some of them
+           skip waits for lanes that never come
 Precision  values travel as bits, since Numba shuffles no float16; sums are in the type of what is added. Each lane adds
            the same pairs, and a + b is b + a: the sum is the same bits in all lanes, and on every run
-Cost       warp: 5 shuffles a value. Block: 10, and 2 barriers. Halving n rows: log2(n) barriers
+Cost       warp: 5 shuffles a value. Block: 10 a value and 2 barriers; a block's scan 5, and a loop over
+           the sums of the warps. Halving n rows: log2(n) barriers
 Sources    M. Harris, Optimizing Parallel Reduction in CUDA, NVIDIA, 2007
            W. D. Hillis and G. L. Steele, Data parallel algorithms, Comm. ACM 29(12), 1986 (the scan)
 """

@@ -2,7 +2,7 @@
 
 Idea       Arithmetic is cheap, memory is far: load what neighbours need together, keep it near, have enough threads
            that some can work while others wait.
-Shapes     x (n,), out (n,), tile (32, 32): float32; following (n,): int32
+Shapes     x, out (n,) or (32, 32), tile (32, 32): float32; following (n,): int32
 Mapping    registers belong to a thread, shared memory to a block, global memory to the grid. A GPU moves sectors of 32
            bytes of global memory; shared memory serves a word of each of its 32 banks at a time
 Precision  elements of 2 bytes in place of 8 are a quarter of the sectors: this is where low precision pays first

@@ -1,7 +1,7 @@
 """Rounding: what a format cannot hold, and kernels that are written once for every precision.
 
 Idea       A result is the nearest number of its format: relative to it, the error is at most the unit roundoff u.
-Shapes     x (n,): storage; total (1,), out (n,): accum
+Shapes     x (n,), out (1,) or (2,): storage; total (1,): accum
 Precision  u is 2^-53 in fp64, 2^-24 in fp32, 2^-11 in fp16: half the distance from 1 to the next number. mixed_fp16
            stores float16 and adds in float32
 Cost       one operation an element

@@ -8,8 +8,9 @@
 
 Idea       a prefix sum is the tool of this part: where a row goes, what lies left of a cut, who is counted next, are
            each a sum over all that come before, and a warp, a block or a grid computes all of them in log2 steps
-Precision  counts are integers, and exact in any order; only impurities are rounded. So a tree is the same whichever
-           rung grows it, and a lower precision shows in thresholds and in the choice between almost equal cuts alone
+Precision  counts are integers, and exact in any order; only impurities are rounded. So all rungs that try
+           every threshold grow the same tree; a lower precision shows in thresholds, and in the choice between cuts
+           that are almost equal
 Ladders    each from its slowest rung to its fastest, as `python -m numprec.kernels --write` writes them
            sort       sort            ranks, bitonic
            bins       bins            picked, quantiles

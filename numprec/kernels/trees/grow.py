@@ -1,7 +1,7 @@
 """A decision tree, node by node: the algorithm in plain sight.
 
-Idea       A level of the tree is a launch, a node and a feature a thread, and the loop over levels is the host's: a
-           launch is the only barrier that all blocks of a grid share.
+Idea       A level of the tree is two launches, search and cut; a thread takes a node and a feature. The loop over
+           levels is the host's: a launch is the only barrier that all blocks of a grid share.
 Maths      from the root down, every node that may be divided is cut at its best split (see split). It looks at `most`
            features, drawn for it: those of the lowest places in a permutation that depends on the seed and on the
            node's number (see philox); where none of them has a cut, at the next one that does
@@ -50,8 +50,10 @@ def oracle(X, y):
 
 class Search(NamedTuple):
     """What the search leaves for the cut: order (D, N); keys and places (D, N), of each feature's best cut, at the
-    place where the node starts; counts (D, N, C), running ones, at the same place."""
+    place where the node starts; counts (D, N, C), running ones, at the same place. searched (nodes,): whether a node
+    was searched. The cut asks that in place of the nodes, which other threads give children meanwhile."""
 
+    searched: object
     order: object
     keys: object
     places: object
@@ -92,7 +94,11 @@ def node_by_node(p, criterion=gini, weighted=False):
         """A thread per node and feature: sorts the rows of the node, then tries the cut behind each."""
         k = cuda.grid(1)
         f = cuda.blockIdx.y
-        if k < tree.nodes.shape[0] and tree.nodes[k, Node.DEPTH] == level and may_be_cut(k, tree, limits):
+        is_there = k < tree.nodes.shape[0]
+        searched = is_there and tree.nodes[k, Node.DEPTH] == level and may_be_cut(k, tree, limits)
+        if is_there and f == 0:
+            found.searched[k] = 1 if searched else 0
+        if searched:
             x, order = data.X[f], found.order[f]
             start, node = tree.nodes[k, Node.START], whole(k, tree)
             end = start + node.rows
@@ -132,10 +138,10 @@ def node_by_node(p, criterion=gini, weighted=False):
             found.keys[f, start], found.places[f, start] = best, at
 
     @cuda.jit
-    def grow_cut(data, rows, level, tree, found, limits, divided):
+    def grow_cut(data, rows, tree, found, limits, divided):
         """A thread per node: the best of the features, the rows in its order, and the children."""
         k = cuda.grid(1)
-        if k < tree.nodes.shape[0] and tree.nodes[k, Node.DEPTH] == level and may_be_cut(k, tree, limits):
+        if k < tree.nodes.shape[0] and found.searched[k] == 1:
             start, node = tree.nodes[k, Node.START], whole(k, tree)
             end = start + node.rows
             _, f, _, soonest = of_thread(found.keys, found.places, start, k, limits, 0, 1)
@@ -166,13 +172,13 @@ def by_nodes(device, precision, kinds, data, rows, tree, limits):
     order, and afterwards by place."""
     start, search, divide = node_by_node.variant(precision, **kinds)
     (D, N), (nodes, C) = data.X.shape, tree.values.shape
-    found = Search(device.empty((D, N), np.int32), device.empty((D, N), precision.accum),
+    found = Search(device.empty(nodes, np.int32), device.empty((D, N), np.int32), device.empty((D, N), precision.accum),
                    device.empty((D, N), np.int32), device.empty((D, N, C), tree.values.dtype))
     device.launch(start, 1, 1, data, rows, tree)
     for level in range(min(int(limits.max_depth), N)):
         divided = device.zeros(1, np.int32)
         device.launch(search, (-(-nodes // THREADS), D), THREADS, data, rows, np.int32(level), tree, found, limits)
-        device.launch(divide, -(-nodes // THREADS), THREADS, data, rows, np.int32(level), tree, found, limits, divided)
+        device.launch(divide, -(-nodes // THREADS), THREADS, data, rows, tree, found, limits, divided)
         if not device.to_host(divided)[0]:
             break
 

@@ -1,7 +1,7 @@
 """A decision tree of many rows, level by level, over bins.
 
 Idea       Count the smaller child and subtract: the histogram of the larger one is its parent's less that, exactly, as
-           counts are integers. So a level reads at most half of the rows, however many nodes it has.
+           counts are integers. So every level but the first reads at most half of the rows.
 Maths      as in grow; nodes of more than `exact` rows are cut at the edges of bins (see bins)
 
     a level of two nodes, A and B, of 5000 rows each; all children but the smaller one of B have more than `exact`
@@ -11,7 +11,7 @@ Maths      as in grow; nodes of more than `exact` rows are cut at the edges of b
         pairs      q = 0          q = 1            a cut node of which a child goes on; q counts them by a prefix sum
         jobs       1200 rows      500 rows         the smaller child is counted, into slot 2 q
         slots      0 and 1        2 and 3          slot 2 q + 1 is the difference: the parent's slot less slot 2 q
-        chunks     1: 0           1: 1             of CHUNK rows each, numbered by another prefix sum
+        chunks     number 0       number 1         of CHUNK rows each, numbered by another prefix sum
         active     children 0, 1  child 3          of the next level
         roots                     child 2          `exact` rows or fewer: one_block finishes it at the end
 
@@ -19,8 +19,8 @@ Shapes     as in grow; counts (slots, D, BINS, K): the histograms of the nodes o
 Mapping    a level takes eight launches, whatever it holds: empty, count, search, divide, plan, and three that move rows
 Precision  as in grow. Histograms are integers, so that a difference of two is exact
 Ladder     see grow. Only the smaller of two children is counted [1]. Nodes of `exact` rows and fewer wait until the
-           end, when one_block finishes them all in one launch: so there are at most N / exact histograms at a time, and
-           the memory for them grows with N D C
+           end, when one_block finishes them all in one launch: so a level has at most N / exact nodes, with room for
+           four histograms each, and memory grows with N D C
 Cost       D N cuts a level, 8 C + 5 flops each, of log2(N) levels; X and y read, the tree of 2 N nodes written. Here
            D N codes are read per level, at most half of them on all but the first
 Sources    [1] G. Ke et al., LightGBM: A highly efficient gradient boosting decision tree, NeurIPS 2017
@@ -138,13 +138,13 @@ def levels(p, criterion=gini, weighted=False):
                     if missing_left:
                         total += counts[slot, f, bins, c]
                     values[2 * middle, c], values[2 * middle + 1, c] = total, values[k, c] - total
-                cuda.syncwarp()    # the children have their counts
-                if lane < 2:
-                    child = 2 * middle + lane
-                    tree.impurities[child] = impurity_of(values[child], C, whole(child, tree).weight)
                 if lane == 0:
                     nodes[k, Node.BIN], tree.threshold[k] = place, edges[f, place]
                     divide(k, f, middle, (1 if missing_left else 0) if missing > 0 else -1, nodes)
+                cuda.syncwarp()    # the children have their counts and records
+                if lane < 2:
+                    child = 2 * middle + lane
+                    tree.impurities[child] = impurity_of(values[child], C, whole(child, tree).weight)
 
     @cuda.jit(device=True)
     def kind_of(child, tree, limits):

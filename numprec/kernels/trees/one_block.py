@@ -17,7 +17,7 @@ Mapping    a block per root, of any number of warps; a level at a time, all of i
 
 Precision  as in grow
 Ladder     see grow
-Cost       D N log2(N) comparisons once, then D N cuts per level; a level costs five barriers
+Cost       D N log2(N) comparisons once, then D N cuts per level; a level costs four barriers
 Sources    [1] J. Shafer, R. Agrawal, M. Mehta, SPRINT: A scalable parallel classifier for data mining, VLDB 1996
 """
 from typing import NamedTuple

@@ -3,7 +3,7 @@
 Idea       A network of comparisons that does not depend on the data: all pairs of a step at once, a thread for each.
 Maths      order is the permutation with x[order[0]] <= x[order[1]] <= ..., and then NaNs; equal elements, and NaNs,
            stay in order of their index
-Shapes     x (n,): storage. order (n,): int32
+Shapes     x (n,): storage, n <= CAPACITY for bitonic. order (n,): int32
 Mapping    ranks: a thread per element; bitonic: one block, a thread per pair to compare, x and order in shared memory
 Precision  exact
 Ladder     ranks    a thread counts the elements that come before its own: n^2 comparisons, nothing shared
@@ -12,7 +12,7 @@ Ladder     ranks    a thread counts the elements that come before its own: n^2 c
                     first step of a merge, which meets the elements of the second run in reverse: so a run that ends
                     early may be thought of as filled up with infinities, and n need not be a power of two
 
-    two sorted runs of four become one of eight; a bracket joins two elements that are compared, and perhaps exchanged
+    two sorted runs of four become one of eight; 0-7: elements 0 and 7 are compared, and perhaps exchanged
 
         index            0  1  2  3 | 4  5  6  7
         before           1  4  6  7 | 2  3  5  8

@@ -6,13 +6,14 @@ Maths      over all f and t: minimize what the cut {n : X[f, n] <= t} leaves (se
            `least` rows on either side. Rows whose X[f, n] is missing (NaN) go to the right, or all of them to the left,
            whichever leaves less; one of the cuts leaves them alone on the right: t is infinite.
            Of equal ones: the lowest f, then missing values to the right, then the lowest t
-Shapes     X (D, N): storage. y (N,): int32, w (N,): int64, positive (or y again, where rows have no weights).
+Shapes     X (D, N): storage, N <= CAPACITY for in_order. y (N,): int32,
+           w (N,): int64, positive (or y again, where rows have no weights).
            Results, one element each: feature (int32; -1 if there is no cut), threshold (storage), left over (accum),
            missing (int32; whether missing values go left)
 Mapping    each rung leaves one candidate a block, and `choose` takes the best of them
 Precision  a threshold is `cut` of two neighbours (see bins); what a cut leaves is computed alike in every rung, so
            that all find the same split, bit for bit, wherever all see the same thresholds
-Ladder     candidates  a thread per row takes its value as threshold and counts all the others: D N^2 comparisons
+Ladder     candidates  a thread per row takes its value as threshold and counts all the others: D N^2 (C + 2) of them
            in_order    a block sorts a feature in shared memory; then every cut is one step of a scan (see scan)
            binned      the scan goes over bins, not rows: BINS counts instead of N, whatever N is. With more than BINS
                        values in a feature, some thresholds are never looked at
