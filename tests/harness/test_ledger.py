@@ -74,8 +74,11 @@ def test_whatever_ends_the_work_ends_the_processes(how):
         for _ in range(9):
             pool.submit(time.sleep, 600)
         raise how
-    left = [process for process in multiprocessing.active_children() if process not in before]
-    assert left == [] and time.monotonic() - begun < 60
+    # A process counts as active until its exit code is stored, which the pool's own thread may be about to do.
+    while left := [process for process in multiprocessing.active_children() if process not in before]:
+        assert time.monotonic() - begun < 60, left
+        time.sleep(0.01)
+    assert time.monotonic() - begun < 60
 
 
 def test_a_process_that_crashes_is_reported():

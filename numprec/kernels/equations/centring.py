@@ -8,8 +8,7 @@ Example    the years of the chapter units, v = 1: z is -0.625, -0.375, -0.25, 0.
            their mean -1/48. The mean year is 2005 - 8/48 = 2004.83
 Shapes     X (N, D), Y (N, T), v (N,) or (1,): storage. shift, scale, mean (P,), P = D + T: accum
 Mapping    tx runs along columns, the contiguous axis; ty takes every TILE-th row
-Precision  grid scales each term before it is added: no sum exceeds a few thousand, whatever the data and N. naive and
-           block have sums of N and of N / TILE terms
+Precision  grid scales each term before it is added: no sum exceeds a few thousand. naive and block add N, N / TILE
 Ladder     naive  a thread per column: N roundings in a row
            block  TILE threads per column, whose sums are folded as a tree: N / TILE + 4 roundings. One block
            grid   the rows are dealt to many blocks; their partial results are combined in a fixed order

@@ -6,8 +6,7 @@ Maths      over all f and t: minimize what the cut {n : X[f, n] <= t} leaves (se
            `least` rows on either side. Rows whose X[f, n] is missing (NaN) go to the right, or all of them to the left,
            whichever leaves less; one of the cuts leaves them alone on the right: t is infinite.
            Of equal ones: the lowest f, then missing values to the right, then the lowest t
-Shapes     X (D, N): storage, N <= CAPACITY for in_order. y (N,): int32,
-           w (N,): int64, positive (or y again, where rows have no weights).
+Shapes     X (D, N): storage, N <= CAPACITY for in_order. y (N,): int32, w (N,): int64, positive (or y: no weights).
            Results, one element each: feature (int32; -1 if there is no cut), threshold (storage), left over (accum),
            missing (int32; whether missing values go left)
 Mapping    each rung leaves one candidate a block, and `choose` takes the best of them
