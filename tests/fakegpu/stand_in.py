@@ -63,7 +63,8 @@ def _arguments(types, read):
             shape, strides = ([read(ctypes.c_int64) for _ in range(kind.ndim)] for _ in range(2))
             yield _array(as_dtype(kind.dtype), data, shape, strides) if size else np.empty(shape, as_dtype(kind.dtype))
         elif isinstance(kind, nt.BaseTuple):
-            yield tuple(_arguments(tuple(kind), read))
+            parts = tuple(_arguments(tuple(kind), read))
+            yield kind.instance_class(*parts) if isinstance(kind, nt.BaseNamedTuple) else parts
         elif isinstance(kind, nt.Boolean):
             yield bool(read(ctypes.c_int8))
         else:
