@@ -105,8 +105,7 @@ def serial(p):
     @cuda.jit
     def triangular_serial(R, B, X):
         D, T = B.shape
-        k = cuda.threadIdx.y * TILE + cuda.threadIdx.x
-        if k < T:
+        for k in range(cuda.threadIdx.y * TILE + cuda.threadIdx.x, T, THREADS):
             for i in range(D):
                 acc = accum(B[i, k])
                 for j in range(i):
