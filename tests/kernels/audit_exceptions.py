@@ -37,7 +37,7 @@ COPIED = {
     "split/split_candidates": (_EVERY, "NVVM copies the loop over the classes, for no samples"),
     "split_weighted/split_candidates": (("fp16",), "NVVM copies the loop over the classes, for no samples"),
     "triangular/triangular_block": (_EVERY, _COPIES_FOR_NONE),
-    "triangular/triangular_serial": (_EVERY, "one multiply-add more: NVVM copies one of the inner loops (by the counts)"),
+    "triangular/triangular_serial": (_EVERY, "one multiply-add more: NVVM copies one of the inner loops"),
     "working_set/set_candidates": (("mixed_fp16",), "NVVM copies the loop: for the first candidates, and for each half "
                                                     "of the later ones"),
 }
