@@ -1,4 +1,4 @@
-"""Kernel functions of the support vector machine, for all pairs of rows of two matrices.
+"""Kernel functions K(x, z) of the support vector machine (not CUDA kernels), for all pairs of rows of two matrices.
 
 Idea       Another term and another epilogue make a kernel function of the matrix product, and every rung of its ladder
            comes with them.

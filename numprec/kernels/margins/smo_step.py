@@ -2,7 +2,9 @@
 
 Idea       All threads of a block look for the two multipliers by argmax, and each of them then computes the same step,
            which nobody has to hand out.
-Maths      With the gradient times y, f_t = sum over s of K_ts y_s alpha_s - y_t, and the sets [1, section 2.1]
+Maths      The dual problem: minimize 1/2 sum of alpha_s alpha_t y_s y_t K_st - sum of alpha_t, 0 <= alpha_t <= C_t (the
+           box), sum of y_t alpha_t = 0. Each sample t has a multiplier alpha_t; one strictly inside the box is free.
+           With the gradient times y, f_t = sum over s of K_ts y_s alpha_s - y_t, and the sets [1, section 2.1]
              I_up   multipliers that may move so that y alpha grows     I_low  ... so that it shrinks
            an iteration takes                                                         [1, "WSS 2", section 2.2]
              i = argmin of f_t over I_up

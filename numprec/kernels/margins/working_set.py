@@ -6,7 +6,8 @@ Maths      as in `smo`. An outer iteration takes a working set: the HALF samples
            HALF samples of I_low with the largest. One block then solves the problem for these, all other multipliers
            kept, until their gap is a tenth of what it was, and f is brought up to date for every sample at once:
              f_t += sum over the set of K_st y_s (change of alpha_s)
-           The pair with the largest gap is in the set, so that the gap of all is known, and each outer iteration moves
+           The worst pair of all samples is in the set: its first gap is that of the whole problem, and every outer
+           iteration makes progress
 Shapes     as in `smo`, for a single problem of n entries. Where the matrix K would not fit, its place is taken by the
            rows of the set, (2 HALF, n), made anew in each outer iteration by `kernel_functions`
 Mapping    sets: blocks sort CHUNK samples each and hand on their best HALF, for as many launches as it takes to be left

@@ -4,10 +4,10 @@ Idea       One pass surveys all gradients, and one thread of the device decides 
            not wait to know.
 Maths      survey  of all gradients: how many are not finite and which is the first, how many are subnormal; of the
                    finite ones the largest and of those that are not 0 the smallest magnitude
-           judge   loss = sum over rows of loss / COUNT; of samples with weights, of share loss, and TOTAL stands for
-                   COUNT in the weight decay (see `batch`). If every gradient is finite, the weights may be updated, and
-                   after PATIENCE updates in a row the scale doubles. If not, they may not; a dynamic scale is halved,
-                   and below 1 has collapsed; without one, training stops
+           judge   loss = sum over rows of loss / COUNT. With sample weights it is the sum of share * loss, and weight
+                   decay divides by TOTAL, not COUNT (see `batch`). If every gradient is finite, the weights may be
+                   updated, and after PATIENCE updates in a row the scale doubles. If not, they may not. A dynamic scale
+                   is halved; below 1 it has collapsed, and training stops, as it does without a dynamic scale
 Shapes     G (n,): storage; loss (B,): accum; hit (B,): int32; control (CONTROL,): accum; state: int64, see `batch`;
            rates (BATCHES,): accum, the learning rates of the epoch's updates; numbers (BATCHES, NUMBERS): accum, and
            counts (BATCHES, COUNTS): int32: history, a row per batch

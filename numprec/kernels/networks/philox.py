@@ -7,7 +7,7 @@ Maths      philox(counter, key): ten rounds of a keyed bijection on 128 bits, wh
            any thread computes any of them, in any order, and every precision gets the same ones
            uniform[i] = the first b bits of philox((i, step, stream, 0), seed) as a fraction
            permuted(i), i in [0, n): a Feistel network of ROUNDS rounds is a bijection of [0, 4^h), the least such
-           range that holds n; where it leads beyond n it is applied again, which ends since i itself lies below n
+           range that holds n; a result >= n is permuted again. This ends: the cycle comes back to i < n
 Shapes     key (2,): int32, seed and step; index (n,): int32; uniform (n,): accum; permuted (n,): int32
 Mapping    a thread per number, or per element of a batch, along the contiguous axis
 Precision  b is the least of 32 and the bits of accum's significand: every fraction is a number of accum, exactly

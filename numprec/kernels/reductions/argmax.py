@@ -1,7 +1,7 @@
 """The largest element, and where the largest or the smallest is.
 
-Idea       The tree of the sum, on pairs of a value and its index, whose order leaves no tie: whoever meets whom, the
-           same pair wins.
+Idea       The tree of the sum, on pairs of a value and its index. The index breaks ties, so the result does not
+           depend on the order.
 Maths      max x[i];  argmax x[i];  argmin x[i];  i in [0, n)
 Shapes     x (n,): storage; any 1 <= n < 2^31. The result is one accum or one int32
 Mapping    as in the sum: strided elements to a thread, threads to a block, blocks to a second launch

@@ -134,7 +134,7 @@ def warp_scan(p):
 def block_sum(p, threads=THREADS):
     """block_sum(acc, warps_s): the sum over the block, the same bits in each of its threads.
 
-    `warps_s` is shared, WARP accum long.
+    `warps_s`: shared memory, WARP elements of accum.
     """
     accum, over_warp, warps = p.accum, warp_sum[p], threads // WARP
 

@@ -1,7 +1,7 @@
 """Euclidean norm, safe from overflow.
 
 Idea       Two ladders climbed one after the other, a maximum for the scale and a sum of scaled squares: kernels are put
-           together from terms and epilogues, not written anew.
+           together from a term and a finish, not written anew.
 Maths      sqrt(sum of x[i]^2) = s sqrt(sum of (x[i] / s)^2), with s a power of two near the largest |x[i]|
 Shapes     x (n,): storage; any n >= 1. The result is one accum
 Mapping    a maximum, then a sum: two ladders climbed one after the other, and nothing new

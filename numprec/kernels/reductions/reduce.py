@@ -11,8 +11,8 @@ Precision  elements are widened to accum, exactly (factors of a product are roun
            nothing where that is storage); a product and its sum are one fused multiply-add. In any order
              sum   |error| <= (n - 1) u_accum sum |x|
              dot   |error| <= n u_accum sum |x| |y|, plus what underflow costs              [1]
-           The proof of [1] asks of each addition that one operand be a number of the format and the result be
-           rounded to nearest; a fused multiply-add grants both, and saves the product's own rounding
+           The proof of [1] needs two things of each addition: one operand is a number of the format, and the result is
+           rounded to nearest. A fused multiply-add has both, and saves the product's own rounding
 Ladder     serial   one thread
            tree     a block halves its sums in shared memory, log2(THREADS) times, with a barrier each   [2]
            shuffle  a warp exchanges registers; shared memory carries one sum a warp, with two barriers

@@ -16,7 +16,13 @@
 Idea       one program, run by thousands of threads: each finds out which one it is, and does its own small part. What
            makes it fast is which threads wait for which, and which memory they touch together
 Precision  a kernel takes the type of its arguments: the same lines compute in float64, float32 or float16, and give
-           other results. Where the body itself has to name a type, a function of the precision returns the kernel
+           other results. Where the body itself has to name a type, a function of the precision returns the kernel (the
+           page one_body_every_precision shows it). A precision has roles: storage is the format of arrays, compute
+           that of the operands of products, accum that of sums
+Words      a device function (`@cuda.jit(device=True)`) is called by a thread from a kernel, not launched. An atomic
+           addition reads, adds and writes as one step; the order is not fixed, so that sums of floats would differ from
+           run to run. An oracle is the result by NumPy in float64, which a kernel is compared with. A ladder is one
+           operation written several times, slowest first; each version is a rung
 Chapters   threads    thread, block, grid, warp, lane, divergence
            memory     coalescing, shared memory, barrier, latency, occupancy
            rounding   unit roundoff, fused multiply-add, a sum that stops, and one body for every precision

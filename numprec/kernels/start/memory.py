@@ -120,8 +120,8 @@ THREADS, SHARED_BYTES = 1024, 64 * 1024              # that a multiprocessor of 
 
 @page(roomy)
 def occupancy(run, count):
-    """While one warp waits for memory another one works: a multiprocessor wants many of them. Occupancy is how many of
-    those that it could hold it does hold; what each block takes of shared memory (and registers) is the limit."""
+    """While one warp waits for memory another one works: a multiprocessor wants many of them. Occupancy is
+    the warps that it holds over the most that it can hold; shared memory and registers of a block limit it."""
     counts = count(roomy)[1, 256](np.ones(256, np.float32))
     blocks = min(THREADS // 256, SHARED_BYTES // counts.shared_bytes)
     return {"bytes of shared memory of a block": counts.shared_bytes, "blocks on a T4's multiprocessor": blocks,

@@ -104,8 +104,9 @@ def add_up_in(p):
 def one_body_every_precision(run, count):
     """A register has a type, and so has a tile of shared memory: the body has to name it. A literal 0.0 names float64,
     and the sum of float16 does not stop: it is right, and is not what was asked for. A factory closes over a precision
-    and returns the kernel for it: one body, every precision. So are all kernels of the chapters to come handed out, by
-    `@helper` or, where they are a step of a ladder, by `@rung` (numprec.language.ladder)."""
+    and returns the kernel for it: one body, every precision. All later
+    kernels and device functions come from factories: `@rung` if they are a step of a ladder, else `@helper`, which is
+    used as helper[p], or helper(p, width=16) where it takes options (numprec.language.ladder)."""
     p = PRECISIONS["fp16"]
     x, total, found = np.ones(4096, p.storage.numpy), np.zeros(1, p.accum.numpy), {}
     for what, kernel in ("0.0", add_up_in_a_register), ("accum(0)", add_up_in[p]):

@@ -73,8 +73,8 @@ def uneven(x, out):
 
 @page(uneven)
 def divergence(run, count):
-    """Lanes that go another way wait for the others: a warp takes as long as its longest lane. Here lane i goes i times
-    through a loop, so that half of the lanes have nothing to do, on average."""
+    """A warp runs both ways of a branch in turn; lanes that do not take one wait. It takes as long as its longest lane.
+    Here lane i goes i times through a loop, so that half of the lanes have nothing to do, on average."""
     x, out = np.ones(32 * 32, np.float32), np.empty(32, np.float32)
     counts = count(uneven)[1, 32](x, out)
     loads = counts.global_loads

@@ -1,7 +1,8 @@
 """Bins: a feature cut at its quantiles, so that a number becomes a byte.
 
 Idea       Sort the values and walk along them: an edge stands where a bin has its share. A warp walks 32 at a time: a
-           ballot says which lanes have an edge, a popcount of the lanes below where each of them writes it.
+           ballot marks the lanes that have an edge, as bits of an integer; the number of marks below its own (a
+           popcount) is where a lane writes.
 Maths      edges[f, 0] < edges[f, 1] < ... cut feature f into `bins` bins at most: code[n, f] = number of edges below
            X[f, n]. All BINS codes are bins, except where values are missing (NaN): their code is the last one.
            A run of equal values at [first, end) of `known` sorted values ends a bin if some multiple of known / bins

@@ -1,10 +1,10 @@
 """Histograms of the classes in a node, over the bins of every feature.
 
-Idea       Whole numbers may be added in any order: let many threads add at once, by atomics, and near by, in the shared
-           memory of their block, before a block adds its sums to those of all.
+Idea       Integers may be added in any order. So threads add atomically to a histogram in their block's shared memory;
+           then each block adds it to the global one.
 Maths      counts[f, b, c] = number (or weight) of the rows n with code[n, f] = b and y[n] = c (see bins)
 Shapes     codes (N, D): uint8, a row is contiguous. y (N,): int32. counts (D, BINS, K): int32, or int64 where
-           rows have weights; K is the number of classes C, and one more, the number of rows, where they have weights
+           rows have weights; K = C, or C + 1 with weights: the last column counts rows
 Mapping    a job is a node to be counted; its rows are cut into chunks, which the blocks take one after the other.
            In `private`, thread e of a block counts feature e % G of row e // G, so that G neighbours read the codes
            of one row side by side

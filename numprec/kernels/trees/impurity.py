@@ -7,7 +7,7 @@ Shapes     n (C,): counts of a node by class, int32, or int64 where rows have we
 Mapping    device functions of one thread
 Precision  counts are exact. A share n[c] / N is within 3 u of the truth, relatively, as its operands and the quotient
            are rounded once each; N - n[c] is exact, so that nothing cancels and a nearly pure node keeps its digits.
-           float16 reaches 65504 only: larger N lose the bits beyond 15, both numbers alike, 2^-13 of a share in all.
+           float16 reaches 65504 only: larger counts are shifted to 15 bits, and a share is off by at most 2^-13.
            Products are not fused with sums, so that a cut and its mirror image have the same bits
 Sources    L. Breiman, J. Friedman, R. Olshen, C. Stone, Classification and Regression Trees, 1984, chapter 4
 """

@@ -25,8 +25,8 @@ Maths      the rows of a node lie side by side, at the places START .. START + C
 Shapes     nodes (2 N, 7): int32, a row per node; a leaf has CUT 0 and FEATURE -1. BIN is the edge of the cut, where
            that is one of bins. MISSING says where rows without a value went: 1 left, 0 right, -1 if there were none.
            threshold (2 N,): storage, impurities (2 N,): accum, values (2 N, C): each node's counts
-Precision  a gain is the difference of two impurities and off by the error of both: gain_floor tells how much, and a
-           gain that falls short of min_decrease by no more than that counts
+Precision  a gain is the difference of two impurities and off by the error of both: gain_floor is how much.
+           A gain counts if it is at least min_decrease - gain_floor
 """
 from dataclasses import dataclass
 from typing import NamedTuple
