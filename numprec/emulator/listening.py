@@ -93,8 +93,9 @@ def named_arrays(kernel, args, kinds):
         if isinstance(kind, types.Array):
             yield Argument(name, value)
         elif isinstance(kind, types.BaseTuple):
-            for i, (v, k) in enumerate(zip(value, kind)):
-                yield from walk(f"{name}[{i}]", v, k)
+            fields = [f".{field}" for field in getattr(kind, "fields", ())] or [f"[{i}]" for i in range(len(kind))]
+            for field, v, k in zip(fields, value, kind):
+                yield from walk(name + field, v, k)
     code = kernel.py_func.__code__
     return [a for each in zip(code.co_varnames[:code.co_argcount], args, kinds) for a in walk(*each)]
 

@@ -265,7 +265,7 @@ class SVC(Scored, ClassifierMixin, Estimator):
             local = np.concatenate([np.arange(size) for size in sizes])
             todo = given(np.arange(len(sample)), local)
             K = device.empty((len(sample), largest), storage)
-            smo.solve(device, smo_fit.fused, precision, K, todo, *limits, fill=(
+            smo.solve(device, smo_fit.fused, precision, K, todo, *limits, fill=smo_fit.Source(
                 X_, parameters, FUNCTIONS.index(self.kernel), device.array(sample.astype(np.int32))), watch=watch)
         elif made or N * N * storage.bytes <= min(self.cache_size * 2 ** 20, device.free_memory() / 2):
             K = X_ if made else kernel_functions.launch(device, product, precision, X_, X_, parameters, self.kernel)
@@ -281,8 +281,9 @@ class SVC(Scored, ClassifierMixin, Estimator):
             todo = given(local, local)
             working_set.solve(device, working_set.working_set, precision, todo, *limits, rows_of=lambda q: (
                 device.array(X[pairs[q]], storage), parameters, self.kernel, product), watch=watch)
-        return (device.to_host(todo.alpha).astype(np.float64), device.to_host(todo.numbers).astype(np.float64),
-                device.to_host(todo.info))
+        alpha, _, numbers, info = todo.found
+        return (device.to_host(alpha).astype(np.float64), device.to_host(numbers).astype(np.float64),
+                device.to_host(info))
 
     def _keep(self, X, seen, members, alpha):
         """support_, support_vectors_, n_support_ and the coefficients, as libsvm arranges them: the samples of each
@@ -484,7 +485,7 @@ class _Watch:
         if self.model.verbose and time.monotonic() - self.printed >= 1:
             self.printed = time.monotonic()
             started = open_ & (info[:, Info.ITERATIONS] > 0)
-            gap = self.device.to_host(todo.numbers).astype(np.float64)[started, Number.GAP]
+            gap = self.device.to_host(todo.found.numbers).astype(np.float64)[started, Number.GAP]
             print(f"SVC: {open_.sum()} of {len(info)} binary problems left, {info[:, Info.ITERATIONS].sum()} steps "
                   f"so far, gap {gap.max(initial=0):.2g} (tol {float(self.model.tol):g})", flush=True)
 

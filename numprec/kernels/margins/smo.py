@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 from numba import cuda, int32
 
-from numprec.kernels.margins.smo_step import OVERFLOW, SCRATCH, STALLED, Info, Number, steps
+from numprec.kernels.margins.smo_step import OVERFLOW, SCRATCH, STALLED, Found, Given, Info, Limits, Number, steps
 from numprec.kernels.reductions.collectives import WARP
 from numprec.language.ladder import draw, operation, rung
 from numprec.precision import FORMATS
@@ -80,28 +80,32 @@ def phases(p, state="accum", threads=NARROW):
     step, gradient_at, finish = do.step, do.gradient, do.finish
 
     @cuda.jit
-    def phases_begin(K, row, col, y, alpha, f, numbers, info):
-        begin(y, alpha, f, numbers, info)
-        bad = overflows(K, row, col)
+    def phases_begin(K, given, found):
+        begin(given.y, found.alpha, found.f, found.numbers, found.info)
+        bad = overflows(K, given.row, given.col)
         if bad and cuda.threadIdx.x == 0:
-            info[Info.ENDED] = OVERFLOW
+            found.info[Info.ENDED] = OVERFLOW
 
     @cuda.jit
-    def phases_first(y, C, tolerance, max_iter, alpha, f, numbers, info):
+    def phases_first(given, limits, found):
         """i, and whether to stop."""
+        alpha, f, numbers, info = found
         key_s = cuda.shared.array(SCRATCH, accum)
         where_s = cuda.shared.array(WARP, int32)
         if info[Info.ENDED] != 0:
             return
-        up, i, low = extremes(y, C, alpha, f, key_s, where_s)
+        up, i, low = extremes(given.y, given.C, alpha, f, key_s, where_s)
         if cuda.threadIdx.x == 0:
             info[Info.ENDED], numbers[Number.BEST], info[Info.SINCE] = verdict(
-                up, low, tolerance, y.size, info[Info.ITERATIONS], max_iter, numbers[Number.BEST], info[Info.SINCE])
+                up, low, limits.tolerance, given.y.size, info[Info.ITERATIONS], limits.max_iter, numbers[Number.BEST],
+                info[Info.SINCE])
             info[Info.I] = i
 
     @cuda.jit
-    def phases_second(K, row, col, y, C, alpha, f, numbers, info):
+    def phases_second(K, given, found):
         """j, and the step of both multipliers."""
+        row, col, y, C = given
+        alpha, f, numbers, info = found
         key_s = cuda.shared.array(SCRATCH, accum)
         where_s = cuda.shared.array(WARP, int32)
         if info[Info.ENDED] != 0:
@@ -118,18 +122,20 @@ def phases(p, state="accum", threads=NARROW):
                 info[Info.ITERATIONS] += 1
 
     @cuda.jit
-    def phases_gradient(K, row, col, f, numbers, info):
+    def phases_gradient(K, given, found):
         """f, by as many blocks as it takes."""
         t = cuda.grid(1)
-        if info[Info.ENDED] == 0 and t < f.size:
-            gradient_at(K, row, col, f, info[Info.I], info[Info.J], t, numbers[Number.MOVE], numbers[Number.REST])
+        numbers, info = found.numbers, found.info
+        if info[Info.ENDED] == 0 and t < found.f.size:
+            gradient_at(K, given.row, given.col, found.f, info[Info.I], info[Info.J], t, numbers[Number.MOVE],
+                        numbers[Number.REST])
 
     @cuda.jit
-    def phases_finish(y, C, alpha, f, numbers):
+    def phases_finish(given, found):
         key_s = cuda.shared.array(SCRATCH, accum)
         where_s = cuda.shared.array(WARP, int32)
-        up, _, low = extremes(y, C, alpha, f, key_s, where_s)
-        finish(y, C, alpha, f, up, low, numbers, key_s)
+        up, _, low = extremes(given.y, given.C, found.alpha, found.f, key_s, where_s)
+        finish(given.y, given.C, found.alpha, found.f, up, low, found.numbers, key_s)
     return phases_begin, phases_first, phases_second, phases_gradient, phases_finish
 
 
@@ -140,16 +146,18 @@ def one_block(p, state, threads):
     begin, minimize = steps(p, state, threads).begin, steps(p, state, threads).minimize
 
     @cuda.jit(launch_bounds=threads)
-    def smo_block(K, start, row, col, y, C, first, tolerance, max_iter, burst, fresh, alpha, f, numbers, info):
+    def smo_block(K, start, first, given, limits, fresh, found):
         """Problems `first`, `first` + 1, ..., a block each."""
+        row, col, y, C = given
+        alpha, f, numbers, info = found
         key_s = cuda.shared.array(SCRATCH, accum)
         where_s = cuda.shared.array(WARP, int32)
         q = first + cuda.blockIdx.x
         own = slice(start[q], start[q + 1])
         if fresh:
             begin(y[own], alpha[own], f[own], numbers[q], info[q])
-        minimize(K, row[own], col[own], y[own], C[own], tolerance, max_iter, burst, alpha[own], f[own], numbers[q],
-                 info[q], key_s, where_s)
+        minimize(K, row[own], col[own], y[own], C[own], limits.tolerance, limits.max_iter, limits.burst, alpha[own],
+                 f[own], numbers[q], info[q], key_s, where_s)
     return smo_block
 
 
@@ -171,20 +179,16 @@ class Problems:
 
     sizes: tuple         # entries of each
     start: Any
-    row: Any
-    col: Any
-    Y: Any
-    C: Any
-    alpha: Any
-    f: Any
-    numbers: Any
-    info: Any
+    given: Given         # of all entries, end to end
+    found: Found         # the same; numbers and info have a row for each problem
     state: str
 
-    @property
-    def of_entries(self):
-        """The arrays that lie end to end, in the order of the kernels' arguments before and after the constants."""
-        return (self.row, self.col, self.Y, self.C), (self.alpha, self.f)
+    def one(self, q):
+        """Given and Found of problem q."""
+        end = sum(self.sizes[:q + 1])
+        own = slice(end - self.sizes[q], end)
+        alpha, f, numbers, info = self.found
+        return self.given.of(own), Found(alpha[own], f[own], numbers[q], info[q])
 
 
 def problems_of(device, precision, sizes, row, col, Y, C, state="accum"):
@@ -192,9 +196,11 @@ def problems_of(device, precision, sizes, row, col, Y, C, state="accum"):
     entries, held_in = int(sum(sizes)), getattr(precision, state)
     return Problems(
         tuple(map(int, sizes)), device.array(np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32)),
-        device.array(row.astype(np.int32)), device.array(col.astype(np.int32)), Y, C,
-        device.empty(entries, held_in), device.empty(entries, held_in),
-        device.zeros((len(sizes), 6), precision.accum), device.zeros((len(sizes), 5), np.int32), state)
+        Given(device.array(row.astype(np.int32)), device.array(col.astype(np.int32)), Y, C),
+        Found(device.empty(entries, held_in), device.empty(entries, held_in),
+              device.zeros((len(sizes), len(Number)), precision.accum),
+              device.zeros((len(sizes), len(Info)), np.int32)),
+        state)
 
 
 def threads_for(sizes):
@@ -210,35 +216,30 @@ def iterations_of(device, sizes):
 
 def burst(device, rung, precision, K, todo, tolerance, max_iter, fresh, fill=None):
     """Launches that take each problem up to STEPS (phases) or `iterations_of` iterations further. `fresh` starts from
-    alpha = 0. For `fused`, `fill` is (X, parameters, which, sample), and K an array to be filled."""
+    alpha = 0. For `fused`, `fill` is a smo_fit.Source, and K an array to be filled."""
     threads = threads_for(todo.sizes)
     options = dict(state=todo.state, threads=threads)
     tolerance = precision.accum.round(tolerance)[()]
-    given, found = todo.of_entries
-    limits = tolerance, max_iter, min(iterations_of(device, todo.sizes), max_iter), fresh
+    limits = Limits(tolerance, max_iter, min(iterations_of(device, todo.sizes), max_iter))
     if rung.name == "fused":
-        X, parameters, which, sample = fill
-        kernel = rung.variant(precision, **options)
-        device.launch(kernel, len(todo.sizes), threads, X, parameters, which, sample, K, todo.start, *given, *limits,
-                      *found, todo.numbers, todo.info)
+        device.launch(rung.variant(precision, **options), len(todo.sizes), threads,
+                      fill, K, todo.start, todo.given, limits, fresh, todo.found)
     elif rung.name in ("block", "problems"):
         blocks = len(todo.sizes) if rung.name == "problems" else 1
         for first in range(0, len(todo.sizes), blocks):
-            device.launch(rung.variant(precision, **options), blocks, threads, K, todo.start, *given, first, *limits,
-                          *found, todo.numbers, todo.info)
+            device.launch(rung.variant(precision, **options), blocks, threads,
+                          K, todo.start, first, todo.given, limits, fresh, todo.found)
     else:
-        for q, end in enumerate(np.cumsum(todo.sizes)):
-            n, own = todo.sizes[q], slice(end - todo.sizes[q], end)
-            row, col, y, C, alpha, f = (array[own] for array in (*given, *found))
-            numbers, info = todo.numbers[q], todo.info[q]
-            begin, first, second, gradient, finish = rung.variant(precision, **options)
+        begin, first, second, gradient, finish = rung.variant(precision, **options)
+        for q, n in enumerate(todo.sizes):
+            given, found = todo.one(q)
             if fresh:
-                device.launch(begin, 1, threads, K, row, col, y, alpha, f, numbers, info)
+                device.launch(begin, 1, threads, K, given, found)
             for _ in range(STEPS):
-                device.launch(first, 1, threads, y, C, tolerance, max_iter, alpha, f, numbers, info)
-                device.launch(second, 1, threads, K, row, col, y, C, alpha, f, numbers, info)
-                device.launch(gradient, -(-n // threads), threads, K, row, col, f, numbers, info)
-            device.launch(finish, 1, threads, y, C, alpha, f, numbers)
+                device.launch(first, 1, threads, given, limits, found)
+                device.launch(second, 1, threads, K, given, found)
+                device.launch(gradient, -(-n // threads), threads, K, given, found)
+            device.launch(finish, 1, threads, given, found)
 
 
 def solve(device, rung, precision, K, todo, tolerance, max_iter, fill=None, watch=None):
@@ -247,7 +248,7 @@ def solve(device, rung, precision, K, todo, tolerance, max_iter, fill=None, watc
     arguments = rung, precision, K, todo, tolerance, max_iter
     burst(device, *arguments, True, fill)
     graph = None
-    while ((info := device.to_host(todo.info))[:, Info.ENDED] == 0).any():
+    while ((info := device.to_host(todo.found.info))[:, Info.ENDED] == 0).any():
         if watch is not None:
             watch(todo, info)
         if rung.name != "phases":
@@ -271,7 +272,7 @@ def launch(device, rung, precision, K, Y, C):
     """alpha and f after STEPS iterations."""
     todo = of_operation(device, precision, Y, C)
     burst(device, rung, precision, K, todo, 0, STEPS, True)
-    return todo.alpha, todo.f
+    return todo.found.alpha, todo.found.f
 
 
 def cost(precision, n, P):

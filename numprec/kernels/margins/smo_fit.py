@@ -10,6 +10,8 @@ Ladder     one of its own; what comes above smo's `problems` for small problems
 Cost       3 D + 2 flops for each of the n^2 entries of K (rbf), and those of smo; X read, K written
 Sources    as in `smo`
 """
+from typing import NamedTuple
+
 import numpy as np
 from numba import cuda, int32
 
@@ -42,14 +44,26 @@ def error_bound(precision, X, parameters, Y, C):
 
 # ---- kernel
 
+class Source(NamedTuple):
+    """What K is made of: X (N, D) and the parameters of kernel_functions; the number of the function in FUNCTIONS; the
+    row of X that each entry is (entries,)."""
+
+    X: object
+    parameters: object
+    which: object
+    sample: object
+
+
 @rung
 def fused(p, state="accum", threads=NARROW):
     accum, value = p.accum, kernel_functions.value(p)
     begin, minimize = steps(p, state, threads).begin, steps(p, state, threads).minimize
 
     @cuda.jit(launch_bounds=threads)
-    def smo_fit(X, parameters, which, sample, K, start, row, col, y, C, tolerance, max_iter, burst, fresh, alpha, f,
-                numbers, info):
+    def smo_fit(source, K, start, given, limits, fresh, found):
+        X, parameters, which, sample = source
+        row, col, y, C = given
+        alpha, f, numbers, info = found
         key_s = cuda.shared.array(SCRATCH, accum)
         where_s = cuda.shared.array(WARP, int32)
         q = cuda.blockIdx.x
@@ -60,8 +74,8 @@ def fused(p, state="accum", threads=NARROW):
                     K[s, t - start[q]] = value(X, sample[s], sample[t], parameters, which)
             cuda.syncthreads()    # K is complete
             begin(y[own], alpha[own], f[own], numbers[q], info[q])
-        minimize(K, row[own], col[own], y[own], C[own], tolerance, max_iter, burst, alpha[own], f[own], numbers[q],
-                 info[q], key_s, where_s)
+        minimize(K, row[own], col[own], y[own], C[own], limits.tolerance, limits.max_iter, limits.burst, alpha[own],
+                 f[own], numbers[q], info[q], key_s, where_s)
     return smo_fit
 
 
@@ -71,8 +85,8 @@ def launch(device, rung, precision, X, parameters, Y, C):
     todo = smo.of_operation(device, precision, Y, C, fused=True)
     K = device.empty((Y.size, Y.shape[1]), precision.storage)
     sample = device.array(np.tile(np.arange(Y.shape[1], dtype=np.int32), len(Y)))
-    smo.burst(device, rung, precision, K, todo, 0, STEPS, True, (X, parameters, RBF, sample))
-    return todo.alpha, todo.f, K
+    smo.burst(device, rung, precision, K, todo, 0, STEPS, True, Source(X, parameters, RBF, sample))
+    return todo.found.alpha, todo.found.f, K
 
 
 def cost(precision, n, P, D):

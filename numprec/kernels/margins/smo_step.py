@@ -29,6 +29,7 @@ Sources    [1] R.-E. Fan, P.-H. Chen and C.-J. Lin, Working set selection using 
 """
 from functools import lru_cache
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import numpy as np
 from numba import cuda, int32
@@ -49,6 +50,38 @@ NOISE = 1024                 # units in the last place of f
 PATIENCE, PER_SAMPLE = 1000, 8     # iterations without a smaller gap, and as many more for each sample
 
 CONVERGED, MAX_ITER, STALLED, OVERFLOW = 1, 2, 3, 4                       # how it ended; 0: not yet
+
+
+class Given(NamedTuple):
+    """What is known of a problem's entries: y (+1 or -1) and C; K[row[s], col[t]] is that of the entries s and t."""
+
+    row: object
+    col: object
+    y: object
+    C: object
+
+    def of(self, own):
+        """Those of the entries in the slice `own`."""
+        return Given(*(array[own] for array in self))
+
+
+class Found(NamedTuple):
+    """How far it is solved: alpha and f of each entry; numbers[Number....] and info[Info....] of the problem."""
+
+    alpha: object
+    f: object
+    numbers: object
+    info: object
+
+
+class Limits(NamedTuple):
+    """When to stop: the gap that is small enough; iterations of a fit, and of one launch."""
+
+    tolerance: object
+    max_iter: object
+    burst: object
+
+
 Info = columns("Info", "ITERATIONS ENDED SINCE I J")                      # info[...]
 Number = columns("Number", "GAP INTERCEPT SIZE BEST MOVE REST")           # numbers[...]
 

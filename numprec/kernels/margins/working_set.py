@@ -20,12 +20,14 @@ Sources    [1] Z. Wen, J. Shi, Q. Li, B. He and J. Chen, ThunderSVM: A fast SVM 
                Learning Research 19(21), 2018
            [2] T. Joachims, Making large-scale SVM learning practical, in Advances in Kernel Methods, MIT Press 1999
 """
+from typing import NamedTuple
+
 import numpy as np
 from numba import cuda, int32
 
 from numprec.kernels.margins import kernel_functions, smo
 from numprec.kernels.margins.smo import STEPS, WIDE
-from numprec.kernels.margins.smo_step import OVERFLOW, SCRATCH, STALLED, Info, Number, steps
+from numprec.kernels.margins.smo_step import OVERFLOW, SCRATCH, STALLED, Info, Limits, Number, steps
 from numprec.kernels.reductions.collectives import WARP
 from numprec.kernels.trees.sort import block_sort
 from numprec.language.formats import constant
@@ -39,6 +41,21 @@ OUTER = 16               # outer iterations, before the host asks whether it may
 SHARE = 0.1              # of the gap that is left when a set is done with, as in ThunderSVM and cuML
 
 
+class Set(NamedTuple):
+    """The working set as a problem of its own: chosen (SET,), its samples, or -1; place (2, SET), where K keeps them;
+    y, C, alpha, f (SET,), numbers and info as in smo_step; move (SET,), what y alpha changed by."""
+
+    chosen: object
+    place: object
+    y: object
+    C: object
+    alpha: object
+    f: object
+    move: object
+    numbers: object
+    info: object
+
+
 @rung
 def working_set(p, state="accum"):
     accum, held_in = p.accum, getattr(p, state)
@@ -48,13 +65,14 @@ def working_set(p, state="accum"):
     infinity, share = constant(accum, np.inf), constant(accum, SHARE)
 
     @cuda.jit(launch_bounds=WIDE)
-    def set_begin(y, alpha, f, numbers, info):
-        begin(y, alpha, f, numbers, info)
+    def set_begin(given, found):
+        begin(given.y, found.alpha, found.f, found.numbers, found.info)
 
     @cuda.jit(launch_bounds=WIDE)
-    def set_candidates(y, C, alpha, f, before, first, after, info):
+    def set_candidates(given, found, before, first, after):
         """The best HALF of CHUNK candidates, in order: those of I_up in row 0, of I_low in row 1; -1 where there are
         not as many. The `first` candidates are all samples."""
+        y, C, alpha, f, info = given.y, given.C, found.alpha, found.f, found.info
         key_s = cuda.shared.array(CHUNK, accum)
         where_s = cuda.shared.array(CHUNK, int32)
         if info[Info.ENDED] != 0:
@@ -81,15 +99,16 @@ def working_set(p, state="accum"):
             after[side, cuda.blockIdx.x * HALF + k] = where_s[k]
 
     @cuda.jit(launch_bounds=WIDE)
-    def set_choose(row, col, y, C, alpha, f, candidates, tolerance, max_iter, stored, chosen, place, y_w, C_w, alpha_w,
-                   f_w, numbers, info):
+    def set_choose(given, found, candidates, limits, stored, own):
         """Whether to stop; if not, the set: its samples, where K keeps them, and their part of the problem. A sample
         that stands in both halves is left out of one. What is left out has C = 0, and is in neither I_up nor I_low."""
+        row, col, y, C = given
+        alpha, f, numbers, info = found
         if info[Info.ENDED] != 0:
             return
         up = -accum(f[candidates[0, 0]]) if candidates[0, 0] >= 0 else -infinity()
         low = accum(f[candidates[1, 0]]) if candidates[1, 0] >= 0 else -infinity()
-        ended, best, since = verdict(up, low, tolerance, y.size, info[Info.ITERATIONS], max_iter,
+        ended, best, since = verdict(up, low, limits.tolerance, y.size, info[Info.ITERATIONS], limits.max_iter,
                                      numbers[Number.BEST], info[Info.SINCE])
         cuda.syncthreads()    # everyone has read info and numbers
         if cuda.threadIdx.x == 0:
@@ -99,12 +118,12 @@ def working_set(p, state="accum"):
             if s >= HALF:
                 for k in range(HALF):
                     t = int32(-1) if candidates[0, k] == t else t
-            chosen[s] = t
+            own.chosen[s] = t
             inside = t >= 0
             t = t if inside else int32(0)
-            place[0, s], place[1, s] = row[t] if stored else int32(s), col[t]
-            y_w[s], C_w[s] = accum(y[t]), accum(C[t]) if inside else accum(0)
-            alpha_w[s], f_w[s] = alpha[t] if inside else held_in(0), f[t]
+            own.place[0, s], own.place[1, s] = row[t] if stored else int32(s), col[t]
+            own.y[s], own.C[s] = accum(y[t]), accum(C[t]) if inside else accum(0)
+            own.alpha[s], own.f[s] = alpha[t] if inside else held_in(0), f[t]
 
     @cuda.jit
     def set_rows(X, chosen, X_w, info):
@@ -115,42 +134,43 @@ def working_set(p, state="accum"):
                 X_w[s, d] = X[max(chosen[s], 0), d]
 
     @cuda.jit(launch_bounds=WIDE)
-    def set_minimize(K, chosen, place, y_w, C_w, alpha_w, f_w, tolerance, max_iter, alpha, move, numbers_w, info_w,
-                     numbers, info):
+    def set_minimize(K, own, limits, found):
         """Solves for the set; `move` is what y alpha of its samples changed by."""
+        alpha, _, numbers, info = found
         key_s = cuda.shared.array(SCRATCH, accum)
         where_s = cuda.shared.array(WARP, int32)
         if info[Info.ENDED] != 0:
             return
         if cuda.threadIdx.x == 0:
-            info_w[Info.ITERATIONS], info_w[Info.ENDED], info_w[Info.SINCE] = 0, 0, 0
-            numbers_w[Number.BEST] = infinity()
+            own.info[Info.ITERATIONS], own.info[Info.ENDED], own.info[Info.SINCE] = 0, 0, 0
+            own.numbers[Number.BEST] = infinity()
         cuda.syncthreads()    # the state is complete
-        enough = max(tolerance, share() * numbers[Number.GAP])
-        most = min(INNER, max_iter - info[Info.ITERATIONS])
-        minimize(K, place[0], place[1], y_w, C_w, enough, INNER, most, alpha_w, f_w, numbers_w, info_w, key_s, where_s)
+        enough = max(limits.tolerance, share() * numbers[Number.GAP])
+        most = min(INNER, limits.max_iter - info[Info.ITERATIONS])
+        minimize(K, own.place[0], own.place[1], own.y, own.C, enough, INNER, most, own.alpha, own.f, own.numbers,
+                 own.info, key_s, where_s)
         for s in range(cuda.threadIdx.x, SET, WIDE):
-            t = chosen[s]
-            move[s] = accum(0)
+            t = own.chosen[s]
+            own.move[s] = accum(0)
             if t >= 0:
-                move[s] = accum(y_w[s]) * (accum(alpha_w[s]) - accum(alpha[t]))
-                alpha[t] = alpha_w[s]
+                own.move[s] = accum(own.y[s]) * (accum(own.alpha[s]) - accum(alpha[t]))
+                alpha[t] = own.alpha[s]
         cuda.syncthreads()    # everyone has read info
         if cuda.threadIdx.x == 0:
-            info[Info.ITERATIONS] += info_w[Info.ITERATIONS]
-            if info_w[Info.ENDED] == OVERFLOW:
+            info[Info.ITERATIONS] += own.info[Info.ITERATIONS]
+            if own.info[Info.ENDED] == OVERFLOW:
                 info[Info.ENDED] = OVERFLOW
-            elif info_w[Info.ITERATIONS] == 0:
+            elif own.info[Info.ITERATIONS] == 0:
                 info[Info.ENDED] = STALLED
 
     @cuda.jit
-    def set_gradient(K, place, col, move, f, info):
+    def set_gradient(K, own, col, f, info):
         move_s = cuda.shared.array(SET, accum)
         row_s = cuda.shared.array(SET, int32)
         if info[Info.ENDED] != 0:
             return
         for s in range(cuda.threadIdx.x, SET, cuda.blockDim.x):
-            move_s[s], row_s[s] = move[s], place[0, s]
+            move_s[s], row_s[s] = own.move[s], own.place[0, s]
         cuda.syncthreads()    # both are complete
         t = cuda.grid(1)
         if t < f.size:
@@ -161,11 +181,11 @@ def working_set(p, state="accum"):
             f[t] = held_in(accum(f[t]) + total)
 
     @cuda.jit(launch_bounds=WIDE)
-    def set_finish(y, C, alpha, f, numbers):
+    def set_finish(given, found):
         key_s = cuda.shared.array(SCRATCH, accum)
         where_s = cuda.shared.array(WARP, int32)
-        up, _, low = extremes(y, C, alpha, f, key_s, where_s)
-        finish(y, C, alpha, f, up, low, numbers, key_s)
+        up, _, low = extremes(given.y, given.C, found.alpha, found.f, key_s, where_s)
+        finish(given.y, given.C, found.alpha, found.f, up, low, found.numbers, key_s)
     return set_begin, set_candidates, set_choose, set_rows, set_minimize, set_gradient, set_finish
 
 
@@ -177,64 +197,58 @@ class Workspace:
 
     def __init__(self, device, rung, precision, todo, q, K, rows=None):
         n, accum, held_in = todo.sizes[q], precision.accum, getattr(precision, todo.state)
-        end = int(sum(todo.sizes[:q + 1]))
-        own = slice(end - n, end)
         self.device, self.kernels, self.precision, self.rows = device, rung.variant(precision, state=todo.state), \
             precision, rows
-        self.row, self.col, self.y, self.C, self.alpha, self.f = (
-            a[own] for a in (todo.row, todo.col, todo.Y, todo.C, todo.alpha, todo.f))
-        self.numbers, self.info, self.n, self.stored = todo.numbers[q], todo.info[q], n, K is not None
+        self.given, self.found = todo.one(q)
+        self.n, self.stored = n, K is not None
         self.lists = []
         while not self.lists or self.lists[-1].shape[1] > HALF:
             count = self.lists[-1].shape[1] if self.lists else n
             self.lists.append(device.empty((2, -(-count // CHUNK) * HALF), np.int32))
-        self.chosen, self.place = device.empty(SET, np.int32), device.empty((2, SET), np.int32)
-        self.y_w, self.C_w, self.move = (device.empty(SET, accum) for _ in range(3))
-        self.alpha_w, self.f_w = device.empty(SET, held_in), device.empty(SET, held_in)
-        self.numbers_w, self.info_w = device.empty(6, accum), device.empty(5, np.int32)
+        self.own = Set(
+            chosen=device.empty(SET, np.int32), place=device.empty((2, SET), np.int32), y=device.empty(SET, accum),
+            C=device.empty(SET, accum), alpha=device.empty(SET, held_in), f=device.empty(SET, held_in),
+            move=device.empty(SET, accum), numbers=device.empty(len(Number), accum),
+            info=device.empty(len(Info), np.int32))
         self.K = device.empty((SET, n), precision.storage) if K is None else K
         if rows is not None:
             self.X_w = device.empty((SET, rows[0].shape[1]), precision.storage)
 
     def begin(self):
-        self.device.launch(self.kernels[0], 1, WIDE, self.y, self.alpha, self.f, self.numbers, self.info)
+        self.device.launch(self.kernels[0], 1, WIDE, self.given, self.found)
 
-    def iterate(self, tolerance, max_iter):
+    def iterate(self, limits):
         """One outer iteration."""
         _, candidates, choose, copy, minimize, gradient, _ = self.kernels
-        launch = self.device.launch
+        launch, given, found, own = self.device.launch, self.given, self.found, self.own
         before = self.lists[-1]
         for level, after in enumerate(self.lists):
-            launch(candidates, (after.shape[1] // HALF, 2), WIDE, self.y, self.C, self.alpha, self.f, before,
-                   level == 0, after, self.info)
+            launch(candidates, (after.shape[1] // HALF, 2), WIDE, given, found, before, level == 0, after)
             before = after
-        launch(choose, 1, WIDE, self.row, self.col, self.y, self.C, self.alpha, self.f, before, tolerance, max_iter,
-               self.stored, self.chosen, self.place, self.y_w, self.C_w, self.alpha_w, self.f_w, self.numbers,
-               self.info)
+        launch(choose, 1, WIDE, given, found, before, limits, self.stored, own)
         if self.rows is not None:
             X, parameters, function, product = self.rows
-            launch(copy, SET, 128, X, self.chosen, self.X_w, self.info)
+            launch(copy, SET, 128, X, own.chosen, self.X_w, found.info)
             kernel_functions.launch(self.device, product, self.precision, self.X_w, X, parameters, function, out=self.K)
-        launch(minimize, 1, WIDE, self.K, self.chosen, self.place, self.y_w, self.C_w, self.alpha_w, self.f_w,
-               tolerance, max_iter, self.alpha, self.move, self.numbers_w, self.info_w, self.numbers, self.info)
-        launch(gradient, -(-self.n // 256), 256, self.K, self.place, self.col, self.move, self.f, self.info)
+        launch(minimize, 1, WIDE, self.K, own, limits, found)
+        launch(gradient, -(-self.n // 256), 256, self.K, own, given.col, found.f, found.info)
 
     def finish(self):
-        self.device.launch(self.kernels[-1], 1, WIDE, self.y, self.C, self.alpha, self.f, self.numbers)
+        self.device.launch(self.kernels[-1], 1, WIDE, self.given, self.found)
 
 
 def solve(device, rung, precision, todo, tolerance, max_iter, K=None, rows_of=None, watch=None):
     """Solves one problem after the other, to the end. `rows_of(q)` gives the `rows` of problem q where K is None;
     `watch` is that of `smo.solve`, and hears of it once in OUTER iterations."""
-    tolerance = precision.accum.round(tolerance)[()]
+    limits = Limits(precision.accum.round(tolerance)[()], max_iter, INNER)
     for q in range(len(todo.sizes)):
         work = Workspace(device, rung, precision, todo, q, K, rows_of(q) if K is None else None)
         work.begin()
         with device.capture() as graph:
             for _ in range(OUTER):
-                work.iterate(tolerance, max_iter)
+                work.iterate(limits)
         graph.replay()
-        while (info := device.to_host(todo.info))[q, Info.ENDED] == 0:
+        while (info := device.to_host(todo.found.info))[q, Info.ENDED] == 0:
             if watch is not None:
                 watch(todo, info)
             graph.replay()
@@ -248,9 +262,9 @@ def launch(device, rung, precision, K, Y, C):
         work = Workspace(device, rung, precision, todo, q, K)
         work.begin()
         for _ in range(2):
-            work.iterate(precision.accum.element.type(0), STEPS)
+            work.iterate(Limits(precision.accum.element.type(0), STEPS, INNER))
         work.finish()
-    return todo.alpha, todo.f
+    return todo.found.alpha, todo.found.f
 
 
 def cost(precision, n, P):

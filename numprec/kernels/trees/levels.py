@@ -43,7 +43,7 @@ from numprec.kernels.trees.sort import THREADS
 from numprec.language.columns import columns
 from numprec.language.ladder import rung
 
-PATIENCE = 16            # levels between two looks at whether there are nodes left
+LOOK = 16                # levels between two looks at whether there are nodes left
 Active = columns("Active", "NODE SLOT PARENT SIBLING")    # a node, its histogram, and what that is the difference of
 LEAF, SMALL, LARGE = range(3)    # a node that is done, one for one_block, one of the next level
 
@@ -234,6 +234,6 @@ def by_levels(device, precision, kinds, data, rows, tree, limits, bins):
         device.launch(plan, 1, THREADS, level, active[later], jobs, roots, tree, limits)
         partition.launch(device, partition.scanned, precision, codes, rows, node_of, tree.nodes, scratch, moved)
         rows, moved = moved, rows
-        if (step + 1) % PATIENCE == 0 and device.to_host(totals)[Total.ACTIVE] == 0:
+        if (step + 1) % LOOK == 0 and device.to_host(totals)[Total.ACTIVE] == 0:
             break
     return rows, roots, totals

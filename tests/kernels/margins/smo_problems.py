@@ -39,13 +39,13 @@ class Data:
         if rung is smo_fit.fused:
             self.own_K = self.device.empty((self.Y.size, self.n), self.precision.storage)
             sample = self.device.array(np.tile(np.arange(self.n, dtype=np.int32), len(self.Y)))
-            smo.solve(self.device, rung, self.precision, self.own_K, todo, tolerance, max_iter, fill=(
+            smo.solve(self.device, rung, self.precision, self.own_K, todo, tolerance, max_iter, fill=smo_fit.Source(
                 self.on_device, self.parameters, FUNCTIONS.index(self.function), sample))
         elif rung is BY_SETS:
             working_set.solve(self.device, rung, self.precision, todo, tolerance, max_iter, K=self.K)
         else:
             smo.solve(self.device, rung, self.precision, self.K, todo, tolerance, max_iter)
-        return tuple(self.device.to_host(a).astype(np.float64) for a in (todo.alpha, todo.f, todo.numbers, todo.info))
+        return tuple(self.device.to_host(a).astype(np.float64) for a in todo.found)
 
     def objective(self, alpha):
         K, moved = self.device.to_host(self.K).astype(np.float64), self.y * alpha

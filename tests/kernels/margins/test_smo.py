@@ -7,7 +7,7 @@ from smo_problems import BF16, BY_SETS, FP32, FP64, Data, paper, seen
 from numprec import device as devices
 from numprec.kernels.margins import smo, smo_fit
 from numprec.kernels.margins.smo import NARROW, STEPS, WIDE
-from numprec.kernels.margins.smo_step import CONVERGED, MAX_ITER, OVERFLOW, STALLED, Info, Number
+from numprec.kernels.margins.smo_step import CONVERGED, MAX_ITER, OVERFLOW, STALLED, Info, Limits, Number
 
 PAIR = np.array([[1, -1]]), np.ones((1, 2))    # labels and bounds of two samples
 NOTHING = np.zeros((1, 2)), [0], np.zeros((1, 2))
@@ -72,10 +72,9 @@ def test_the_width_of_a_block_changes_no_step(device):
     results = []
     for threads in NARROW, WIDE:
         todo = data.problems()
-        given, found = todo.of_entries
-        device.launch(smo.block.variant(FP32, threads=threads), 1, threads, data.K, todo.start, *given, 0,
-                      np.float32(1e-3), 1000, 1000, True, *found, todo.numbers, todo.info)
-        results.append(device.to_host(todo.alpha).tobytes())
+        device.launch(smo.block.variant(FP32, threads=threads), 1, threads, data.K, todo.start, 0, todo.given,
+                      Limits(np.float32(1e-3), 1000, 1000), True, todo.found)
+        results.append(device.to_host(todo.found.alpha).tobytes())
     assert results[0] == results[1]
 
 

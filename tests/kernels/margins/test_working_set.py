@@ -4,7 +4,7 @@ from ladders import Ladder
 from smo_problems import BY_SETS, FP32, FP64, Data
 
 from numprec.kernels.margins import smo, working_set
-from numprec.kernels.margins.smo_step import CONVERGED, Info, Number
+from numprec.kernels.margins.smo_step import CONVERGED, Info, Limits, Number
 from numprec.kernels.products import matmul
 
 PAIR = np.array([[1, -1]]), np.ones((1, 2))    # labels and bounds of two samples
@@ -40,13 +40,13 @@ def test_the_set_is_the_most_violating(device):
     rng = np.random.default_rng(1)
     alpha = rng.choice([0, 0.5, 1], n).astype(np.float32)
     f = (rng.integers(-300, 300, n) / 64).astype(np.float32)
-    work.alpha[:], work.f[:] = device.array(alpha), device.array(f)
-    work.iterate(np.float32(1e-3), 1)
+    work.found.alpha[:], work.found.f[:] = device.array(alpha), device.array(f)
+    work.iterate(Limits(np.float32(1e-3), 1, working_set.INNER))
     up = np.flatnonzero(np.where(y > 0, alpha < 1, alpha > 0))
     low = np.flatnonzero(np.where(y > 0, alpha > 0, alpha < 1))
     first = up[np.argsort(f[up], kind="stable")][:working_set.HALF]
     last = low[np.argsort(-f[low], kind="stable")][:working_set.HALF]
-    np.testing.assert_array_equal(device.to_host(work.chosen), np.concatenate([first, last]))
+    np.testing.assert_array_equal(device.to_host(work.own.chosen), np.concatenate([first, last]))
 
 
 def test_rows_made_as_needed_are_the_same(device, precision):
@@ -55,4 +55,5 @@ def test_rows_made_as_needed_are_the_same(device, precision):
     product = matmul.tiled
     working_set.solve(device, BY_SETS, precision, todo, 1e-3, 1000, rows_of=lambda q: (
         data.on_device, data.parameters, "rbf", product))
-    assert device.to_host(todo.alpha).astype(np.float64).tobytes() == data.solve(BY_SETS, max_iter=1000)[0].tobytes()
+    alpha = device.to_host(todo.found.alpha).astype(np.float64)
+    assert alpha.tobytes() == data.solve(BY_SETS, max_iter=1000)[0].tobytes()
