@@ -38,6 +38,7 @@ HARNESS = ("record", "judge", "measure", "show", "run", "proofs")    # a folder 
 
 # files longer than their limit. The list only shrinks: a file that fits again has to leave it.
 KERNEL_LINES, LINES = 300, 400
+MOST_ARGUMENTS = 8       # of a kernel
 TOO_LONG = {
     "numprec/device.py",
     "numprec/emulator/launch.py",
@@ -177,6 +178,19 @@ def test_files_are_short():
             found.add(name)
     assert found - TOO_LONG == set(), "too long: split it"
     assert TOO_LONG - found == set(), "short enough now: remove it from TOO_LONG"
+
+
+def test_kernels_have_few_arguments():
+    """At most MOST_ARGUMENTS, or the docstring says "Many arguments" and why."""
+    unexplained = []
+    for path in (ROOT / "numprec" / "kernels").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            decorators = [ast.unparse(d) for d in getattr(node, "decorator_list", ())]
+            if any(d.startswith("cuda.jit") and "device=True" not in d for d in decorators):
+                many = len(node.args.args) > MOST_ARGUMENTS
+                if many != ("Many arguments: " in (ast.get_docstring(node) or "")):
+                    unexplained.append(f"{path.name}: {node.name}")
+    assert unexplained == []
 
 
 def test_matplotlib_is_imported_in_the_figure_files_only():

@@ -102,7 +102,7 @@ class Rung(_Factory):
 
     def __init__(self, factory, operation, compute_capability, supports):
         super().__init__(factory)
-        self.name = factory.__name__.rstrip("_")
+        self.name = factory.__name__
         self.operation = operation
         self.chapter = _last(factory.__module__)
         self.compute_capability = compute_capability

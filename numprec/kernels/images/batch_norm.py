@@ -133,6 +133,7 @@ def strips(p, activation="relu"):
 
     @cuda.jit
     def batch_norm_gradient(dZ, X, mean, var, gamma, sums, state, rows_per_sample, dX):
+        """Many arguments: the formula of dX has as many operands."""
         i = cuda.grid(1)
         C = X.shape[1]
         if i < X.size:

@@ -132,7 +132,8 @@ def gather(p, stride=1, activation="identity"):
 
     @cuda.jit
     def col2im_gather(columns, top, left, P, Q, R, S, X, dX):
-        """columns as (B, P, Q, R, S, C); X and dX (B, H, W, C); a thread has one element of dX."""
+        """columns as (B, P, Q, R, S, C); X and dX (B, H, W, C); a thread has one element of dX.
+        Many arguments: six of them are the windows'."""
         wc, bh = cuda.grid(2)
         H, W, C = dX.shape[1], dX.shape[2], dX.shape[3]
         if bh < dX.shape[0] * H and wc < W * C:

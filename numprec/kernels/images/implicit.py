@@ -115,6 +115,7 @@ def convolve(p, stride, backward, patch, epilogue):
 
     @cuda.jit
     def implicit_convolve(X, F, top, left, P, Q, S, Z, extra):
+        """Many arguments: five of them are the windows'."""
         X_s = cuda.shared.array((DEPTH, ROW), storage)    # X_s[k, m] = element k0 + k of the window of row m0 + m
         F_s = cuda.shared.array((DEPTH, ROW), storage)
         b_s = cuda.shared.array(BLOCK, uint32)            # image and origin of the windows of the block's rows
@@ -170,6 +171,7 @@ def weights(p, stride, patch):
 
     @cuda.jit
     def implicit_weight_gradient(X, dZ, top, left, P, Q, S, rows, parts):
+        """Many arguments: five of them are the windows'."""
         X_s = cuda.shared.array((DEPTH, ROW), storage)    # X_s[d, k] = element k0 + k of the window of row m0 + d
         Z_s = cuda.shared.array((DEPTH, ROW), storage)    # Z_s[d, n] = dZ[m0 + d, n0 + n]
         b_s = cuda.shared.array((2, DEPTH), uint32)       # windows of these rows, and of the next ones

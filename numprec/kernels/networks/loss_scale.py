@@ -165,6 +165,7 @@ def survey(p, dynamic=True, weighted=False):
 
     @cuda.jit
     def loss_scale_judge(found_numbers, found_counts, loss, share, hit, rates, control, state, numbers, counts):
+        """Many arguments: the one launch of a step in which all that decides about it comes together."""
         numbers_s = cuda.shared.array((SURVEYED, THREADS), accum)
         counts_s = cuda.shared.array((FOUND, THREADS), int32)
         t = cuda.threadIdx.x

@@ -108,6 +108,7 @@ def moments(p):
 
     @cuda.jit
     def adam_moments(W, masters, G, m, v, control, state, history, decayed):
+        """Many arguments: five arrays of one shape, and what sets the step."""
         i = cuda.grid(1)
         lost = False
         if i < W.size and state[State.APPLY] != 0:
