@@ -26,34 +26,26 @@ WORKERS = "numprec-emulator"        # how the names of threads begin that work o
 _KNOCKS = 5         # at a time, as a knock while the thread is in a library's function does nothing;
 _APART = 0.002      # seconds between them
 
-_watched = None     # record of the launch of the main thread
-_elsewhere = {}     # {thread, by the system's number: record of its launch}
+_launches = {}      # {thread: (the system's number of it, record of its launch)}
 _watcher = None     # the thread that watches, which ends when there is nothing to do for long
 
 
 def begin(record):
     """Watches a launch that this thread begins. Returns what `end` takes."""
-    global _watched
-    if threading.get_ident() == threading.main_thread().ident:
-        thread, outer, _watched = None, _watched, record
-    else:
-        thread = threading.get_native_id()
-        outer = _elsewhere.get(thread)
-        _elsewhere[thread] = record
+    thread = threading.get_ident()
+    outer = _launches.get(thread)
+    _launches[thread] = threading.get_native_id(), record
     if _watcher is None:
         _start()
-    return thread, outer
+    return outer
 
 
-def end(thread, outer):
+def end(outer):
     """The launch is over; the one in which it began goes on, if there is one."""
-    global _watched
-    if thread is None:
-        _watched = outer
-    elif outer is None:
-        del _elsewhere[thread]
+    if outer is None:
+        del _launches[threading.get_ident()]
     else:
-        _elsewhere[thread] = outer
+        _launches[threading.get_ident()] = outer
 
 
 def stop(record):
@@ -63,8 +55,9 @@ def stop(record):
 
 def forget():
     """A forked process has none of the threads, but the one that forked."""
-    global _watcher, _elsewhere
-    _watcher, _elsewhere = None, {}
+    global _watcher, _launches
+    _watcher, here = None, threading.get_ident()
+    _launches = {here: (threading.get_native_id(), _launches[here][1])} if here in _launches else {}
 
 
 def _start():
@@ -75,24 +68,27 @@ def _start():
 
 def _watch():
     global _watcher
-    idle, handling, before = 0, 0, None
+    main, idle, handling, before = threading.main_thread().ident, 0, 0, None
     while idle * EVERY < 2:
         time.sleep(EVERY)
-        record, others = _watched, dict(_elsewhere)
-        idle = 0 if record is not None or others else idle + 1
-        if record is not None:
+        others = dict(_launches)
+        idle = 0 if others else idle + 1
+        mains = others.pop(main, None)
+        if mains is not None:
+            thread, record = mains
             record.ask = 1
-            if record is before:
+            if mains is before:
                 record.asked = 0
-                knock([os.getpid()], lambda: record.asked or record is not _watched)
-        before = record
+                knock([thread], lambda: record.asked or mains is not _launches.get(main))
+        before = mains
         handling = handling + 1 if others and _interrupted() else 0
         if handling * EVERY >= PATIENCE:
-            for other in others.values():
+            for _, other in others.values():
                 stop(other)
-            knock([*others, *workers()], lambda: others.keys().isdisjoint(_elsewhere))
+            knock([*(thread for thread, _ in others.values()), *workers()],
+                  lambda: others.keys().isdisjoint(_launches))
     _watcher = None
-    if _watched is not None or _elsewhere:         # one that began before it could see that nobody watches
+    if _launches:                                  # one that began before it could see that nobody watches
         _start()
 
 

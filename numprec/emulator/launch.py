@@ -351,7 +351,7 @@ def launch(kernel, grid, block, args, shared=0, seed=None, workers=None, compute
     workers = host.cores() if workers is None else _whole(workers, "workers", 1)
     if code.serial or listener is not None:
         workers = 1
-    watched = interrupts.begin(record)
+    outer = interrupts.begin(record)
     try:
         with contextlib.nullcontext() if listener is None else listening.attached(
                 listener, record, listening.launched(kernel, code, args, prepared.types, grid, block, shared_bytes)):
@@ -360,7 +360,7 @@ def launch(kernel, grid, block, args, shared=0, seed=None, workers=None, compute
             else:
                 status = _independent(record, size, min(workers, blocks), listener is not None)
     finally:
-        interrupts.end(*watched)
+        interrupts.end(outer)
     if record.error == interrupts.STOPPED:
         raise KeyboardInterrupt(f"kernel {code.name} was ended, as a Ctrl-C ended what the main thread did")
     if record.error == _RAISED:

@@ -9,12 +9,13 @@ import operator
 import os
 import queue
 import threading
+import time
 
 import numpy as np
 import pytest
 from numba import cuda, float32, int32, int64, uint32
 
-from numprec.emulator import EmulatorError, emulate, launch
+from numprec.emulator import EmulatorError, emulate, interrupts, launch
 from numprec.emulator.launch import prepare
 
 WORKERS = (1, 2, 3)
@@ -417,6 +418,39 @@ def test_a_forked_process_has_workers_of_its_own():
     if alive:
         child.kill()
     assert not alive and there.get() == here.get()
+
+
+@cuda.jit
+def wait_for_the_host(flag):
+    while cuda.atomic.add(flag, 0, 0) == 0:
+        pass
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_process_watches_no_launch_of_another_thread():
+    """It would watch it to its own end, as that launch never ends there."""
+    flag, codes = np.zeros(1, np.int32), []
+    prepare(wait_for_the_host, (flag,))
+
+    def fork():
+        while not interrupts._launches:
+            time.sleep(0.001)
+        child = os.fork()
+        if child == 0:
+            try:
+                flag[0] = 1
+                launch(wait_for_the_host, 1, 1, (flag,))
+            finally:
+                os._exit(len(interrupts._launches))
+        codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        flag[0] = 1
+
+    thread = threading.Thread(target=fork)
+    thread.start()
+    launch(wait_for_the_host, 1, 1, (flag,))
+    thread.join()
+    assert codes == [0]
 
 
 def test_launches_from_several_threads():
