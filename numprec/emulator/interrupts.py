@@ -147,20 +147,19 @@ def knock(threads, answered):
     The signal is SIGURG, for the reasons that made Go take it: by default nothing happens at it, so that one too many
     does no harm, debuggers let it pass, and hardly any program uses it. In one that does, nothing is knocked at.
     """
-    action, library = _knocker, ctypes.CDLL(None)
+    action = _knocker
     if action is None:
         return
-    before = type(action)()
+    library, before = ctypes.CDLL(None), type(action)()
     library.sigaction(signal.SIGURG, None, ctypes.byref(before))
-    if before.handler != action.handler:
-        if before.handler not in (None, 0, 1):     # SIG_DFL, SIG_IGN
-            return
-        _locate_code()
-        library.sigaction(signal.SIGURG, ctypes.byref(action), None)
+    if before.handler not in (action.handler, None, 1):        # SIG_DFL, SIG_IGN
+        return
     _locate_code()
+    if before.handler != action.handler:
+        library.sigaction(signal.SIGURG, ctypes.byref(action), None)
     for _ in range(_KNOCKS):
         for thread in threads:
-            # unlike pthread_kill it may be told of a thread that has ended
+            # unlike pthread_kill, which is undefined for a thread that has ended
             library.tgkill(os.getpid(), thread, signal.SIGURG)
         time.sleep(_APART)
         if answered():

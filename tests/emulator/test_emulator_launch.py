@@ -723,6 +723,16 @@ def test_who_handles_the_signal_of_the_knocks_keeps_it():
         signal.signal(signal.SIGURG, before)
 
 
+def test_where_there_are_no_knocks_nothing_is_asked_of_the_system(monkeypatch):
+    """Windows knows no CDLL(None); an error would end the thread that makes launches ask."""
+    def refuse(name):
+        raise TypeError
+
+    monkeypatch.setattr(interrupts, "_knocker", None)
+    monkeypatch.setattr(interrupts.ctypes, "CDLL", refuse)
+    interrupts.knock([threading.get_native_id()], lambda: False)
+
+
 THREADS = """
 import os, signal, threading, time
 import numpy as np
