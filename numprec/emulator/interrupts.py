@@ -63,7 +63,10 @@ def forget():
 def _start():
     global _watcher
     _watcher = threading.Thread(target=_watch, name="numprec-signals", daemon=True)
-    _watcher.start()
+    try:
+        _watcher.start()
+    except RuntimeError:       # of a program that ends, from Python 3.12 on: no signal is handled there any more
+        _watcher = None
 
 
 def _watch():

@@ -349,8 +349,8 @@ def launch(kernel, grid, block, args, shared=0, seed=None, workers=None, compute
     if not getattr(listener, "checks_writes", False):
         fresh.written_elsewhere(a.array for a in listening.named_arrays(kernel, args, prepared.types))
     workers = host.cores() if workers is None else _whole(workers, "workers", 1)
-    if code.serial or listener is not None:
-        workers = 1
+    if code.serial or listener is not None or not threading.main_thread().is_alive():
+        workers = 1            # a program whose main thread has ended begins no threads
     outer = interrupts.begin(record)
     try:
         with contextlib.nullcontext() if listener is None else listening.attached(

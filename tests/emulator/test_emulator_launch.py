@@ -782,6 +782,37 @@ os._exit(0)
 """
 
 
+AFTER = """
+import threading
+import numpy as np
+from numprec.emulator import interrupts, launch
+from test_emulator_launch import endless
+
+x = np.zeros(32, np.int64)
+
+def late(begins):
+    threading.main_thread().join()
+    if not begins:                                  # as from Python 3.12 on
+        def refuse(self):
+            raise RuntimeError
+        interrupts._watcher, threading.Thread.start = None, refuse
+    for _ in range(2):
+        launch(endless, 2, 32, (x, np.zeros(1, np.int32), 2, 3), workers=2)
+    print(set(x.tolist()))
+
+launch(endless, 1, 32, (x, np.zeros(1, np.int32), 2, 1))
+threading.Thread(target=late, args=(BEGINS,)).start()
+"""
+
+
+@pytest.mark.parametrize("begins", [True, False])
+def test_launches_after_the_main_thread_has_ended(begins):
+    """Python then begins no threads that could share the work, or watch."""
+    done = subprocess.run([sys.executable, "-c", AFTER.replace("BEGINS", str(begins))], capture_output=True, text=True,
+                          timeout=120, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    assert (done.returncode, done.stdout.strip()) == (0, "{13}"), done.stderr
+
+
 @KNOCKS
 @pytest.mark.parametrize("program, code, printed", [
     (POOL, 0, " ".join(["KeyboardInterrupt"] * 4)), (JOIN, -signal.SIGINT, ""), (GOES_ON, 0, "True")],
