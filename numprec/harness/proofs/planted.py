@@ -19,6 +19,8 @@ import re
 import sys
 from collections import Counter
 from concurrent.futures import as_completed
+from importlib.util import find_spec
+from pathlib import Path
 from typing import NamedTuple
 
 from numprec import kernels
@@ -27,7 +29,6 @@ from numprec.harness.record import ledger, streams
 from numprec.harness.record.exits import Refused
 
 PRECISION, SEEDS, EACH = "fp32", 3, 2
-ROUNDS = 10 ** 6                 # of loops, before a launch counts as endless
 
 # a chapter that holds device functions: the operations that call them
 SERVES = {"collectives": ("sum", "argmax", "partition", "cross_entropy", "bias_gradient", "normalize_gradient"),
@@ -55,7 +56,7 @@ def bugs():
     for chapter in kernels.chapters():
         if chapter in kernels.PARTS["start"]:
             continue                    # pages without an operation: nothing there has an oracle or sanitized problems
-        lines, count = _source(chapter).splitlines(), Counter()
+        lines, count = _lines(chapter), Counter()
         for number, line in enumerate(lines, 1):
             for kind, (pattern, _) in KINDS.items():
                 if pattern.match(line) and (kind == "barrier" or count[kind] < EACH):
@@ -64,16 +65,15 @@ def bugs():
     return found
 
 
-def _source(chapter):
-    return changed.file_of(chapter).read_text(encoding="utf-8")
+def _lines(chapter):
+    return Path(find_spec(kernels.chapters()[chapter]).origin).read_text(encoding="utf-8").splitlines()
 
 
 def plant(bug):
     """Changes the chapter for this process, which must not have imported it."""
     pattern, change = KINDS[bug.kind]
-    lines = _source(bug.chapter).splitlines()
-    lines[bug.line - 1] = pattern.sub(change, lines[bug.line - 1], count=1)
-    changed.change(bug.chapter, "\n".join(lines) + "\n")
+    line = _lines(bug.chapter)[bug.line - 1]
+    changed.change(bug.chapter, bug.line, pattern.sub(change, line, count=1))
 
 
 def look_for(bug):
@@ -88,7 +88,8 @@ def look_for(bug):
     for operation in (known[name] for name in names):
         for rung in operation.rungs:
             if rung.supports(PRECISIONS[PRECISION]) and (rung.chapter == bug.chapter or bug.chapter in SERVES):
-                found = sanitizing.findings(operation, rung, PRECISIONS[PRECISION], SEEDS, rounds=ROUNDS, first=True)
+                found = sanitizing.findings(operation, rung, PRECISIONS[PRECISION], SEEDS, rounds=changed.ROUNDS,
+                                            first=True)
                 if found:
                     return found[0]
     return None

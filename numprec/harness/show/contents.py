@@ -1,7 +1,7 @@
-"""The contents of the book, from its chapters' docstrings and its registry: the only source of every list of them.
+"""The contents of the book, from its chapters' docstrings and operations: the only source of every list of them.
 
 `python -m numprec.kernels` prints them. `update` writes them where they also stand: the table of ladders on the title
-page of each part, which is the docstring of its package, and README's reading order. `stale` tells what has drifted.
+page of each part, which is the docstring of its package, and README's reading order. `stale` says what is out of date.
 
 A docstring begins with its title. What follows is labelled, in columns: a word, blanks, and text that goes on below,
 indented as deep.
@@ -9,6 +9,7 @@ indented as deep.
 import ast
 import re
 import textwrap
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -79,9 +80,8 @@ def page_of(module):
 
 
 def file_of(module):
-    """The file of a module or package of numprec."""
-    path = Path(kernels.__file__).parents[2].joinpath(*module.split("."))
-    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    """The file of a module or package, which is not run."""
+    return Path(find_spec(module).origin)
 
 
 def docstring(path):

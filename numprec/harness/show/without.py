@@ -1,4 +1,4 @@
-"""A chapter without one of its lines, a barrier for one, and what the sanitizer says to that: `--without TEXT`."""
+"""A chapter without one of its lines, a barrier for one, and what the sanitizer finds then: `--without TEXT`."""
 import ast
 import re
 import textwrap
@@ -9,8 +9,7 @@ from numprec.harness.record.exits import OK, Refused
 from numprec.harness.show import contents
 from numprec.harness.show.chapter import ROOT, operations_of, rungs_of
 
-ORDERS = 3                      # random orders of threads in which the sanitizer looks, besides that by index
-ROUNDS = 10 ** 6                # of loops, before it takes a launch to run for ever
+ORDERS = 3                      # random orders of threads in which the sanitizer looks, in addition to index order
 
 
 def show(text, chapter, operation, rung, precision):
@@ -19,10 +18,8 @@ def show(text, chapter, operation, rung, precision):
     Refused where no line, or more than one, holds the text, and where the chapter launches nothing."""
     changes, number, within = _line_with(text, rung, chapter)
     file = contents.file_of(kernels.chapters()[changes])
-    lines = file.read_text(encoding="utf-8").splitlines()
-    kept = lines[number - 1]
-    lines[number - 1] = re.match(r"\s*", kept)[0] + "pass"
-    changed.change(changes, "\n".join(lines) + "\n")
+    kept = file.read_text(encoding="utf-8").splitlines()[number - 1]
+    changed.change(changes, number, re.match(r"\s*", kept)[0] + "pass")
     from numprec.harness.measure import sanitizing
     rungs = rungs_of(operations_of(chapter, operation), rung)
     if any(r.name == within for _, r in rungs):
@@ -32,7 +29,7 @@ def show(text, chapter, operation, rung, precision):
     print(f"{file.relative_to(ROOT).as_posix()} without its line {number}:\n\n{number:>7} {kept}\n\n"
           f"The sanitizer runs {chapter} in {precision}, the threads in {ORDERS + 1} orders:\n", flush=True)
     for operation, rung in rungs:
-        if found := sanitizing.findings(operation, rung, precision, ORDERS, rounds=ROUNDS, first=True):
+        if found := sanitizing.findings(operation, rung, precision, ORDERS, rounds=changed.ROUNDS, first=True):
             for sentence in found:
                 print(textwrap.fill(sentence.partition("kernel ")[2], contents.WIDTH, initial_indent="  ",
                                     subsequent_indent="    ", break_long_words=False) + "\n")
