@@ -1,9 +1,9 @@
-"""The command for trainings that are too long for the tests: here it trains on digits instead."""
+"""The commands that prove what is too long for the tests: trainings, here on digits instead, and planted bugs."""
 import json
 
 import pytest
 
-from numprec.harness.proofs import trainings
+from numprec.harness.proofs import planted, trainings
 from numprec.harness.proofs.trainings import Proof
 
 
@@ -90,3 +90,20 @@ def test_the_interval_of_a_share_is_wilson_s(right, n, low, high):
     """R. G. Newcombe, Two-sided confidence intervals for the single proportion, Statistics in Medicine 17, 1998,
     table I, method 3."""
     assert trainings.wilson(right, n) == pytest.approx((low, high), abs=6e-5)
+
+
+# ---- planted bugs
+
+def test_each_planted_bug_is_in_code_that_some_rung_runs():
+    chapters = {bug.chapter for bug in planted.bugs()}
+    assert {"matmul", "collectives", "householder"} <= chapters
+    assert [chapter for chapter in sorted(chapters) if not planted.served(chapter)] == []
+
+
+@pytest.mark.parametrize("chapter, operations, chapters", [
+    ("matmul", {"matmul"}, {"matmul"}),
+    ("householder", {"qr", "least_squares"}, {"qr", "least_squares"}),       # qr imports it; so does least_norm,
+    ("least_norm", {"least_squares"}, {"least_squares"})])                  # which has no rungs, either
+def test_who_runs_the_code_of_a_chapter(chapter, operations, chapters):
+    served = planted.served(chapter)
+    assert ({o.name for o, _ in served}, {rung.chapter for _, rung in served}) == (operations, chapters)

@@ -19,21 +19,15 @@ import re
 import sys
 from collections import Counter
 from concurrent.futures import as_completed
-from importlib.util import find_spec
-from pathlib import Path
 from typing import NamedTuple
 
 from numprec import kernels
 from numprec.harness.measure import changed
 from numprec.harness.record import ledger, streams
 from numprec.harness.record.exits import Refused
+from numprec.harness.show import contents
 
 PRECISION, SEEDS, EACH = "fp32", 3, 2
-
-# a chapter that holds device functions: the operations that call them
-SERVES = {"collectives": ("sum", "argmax", "partition", "cross_entropy", "bias_gradient", "normalize_gradient"),
-          "implicit": ("conv", "conv_weight_gradient", "conv_input_gradient"), "smo_step": ("smo", "smo_fit"),
-          "impurity": ("split",), "philox": ("uniform", "permutation")}
 
 KINDS = {
     "barrier": (re.compile(r"^(\s+)cuda\.sync(?:threads|warp)\(\)"), r"\1pass"),
@@ -66,7 +60,7 @@ def bugs():
 
 
 def _lines(chapter):
-    return Path(find_spec(kernels.chapters()[chapter]).origin).read_text(encoding="utf-8").splitlines()
+    return contents.file_of(kernels.chapters()[chapter]).read_text(encoding="utf-8").splitlines()
 
 
 def plant(bug):
@@ -81,18 +75,27 @@ def look_for(bug):
     plant(bug)
     from numprec.harness.measure import sanitizing
     from numprec.precision import PRECISIONS
-    known = kernels.operations()
-    names = SERVES.get(bug.chapter) or [n for n, o in known.items() if o.ladder in (None, n) and any(
-        r.chapter == bug.chapter for r in o.rungs)]
-    assert names, f"no operation runs the kernels of {bug.chapter}"
-    for operation in (known[name] for name in names):
-        for rung in operation.rungs:
-            if rung.supports(PRECISIONS[PRECISION]) and (rung.chapter == bug.chapter or bug.chapter in SERVES):
-                found = sanitizing.findings(operation, rung, PRECISIONS[PRECISION], SEEDS, rounds=changed.ROUNDS,
-                                            first=True)
-                if found:
-                    return found[0]
+    precision = PRECISIONS[PRECISION]
+    for operation, rung in served(bug.chapter):
+        if rung.supports(precision):
+            found = sanitizing.findings(operation, rung, precision, SEEDS, rounds=changed.ROUNDS, first=True)
+            if found:
+                return found[0]
     return None
+
+
+def served(chapter):
+    """[(operation, rung)] that run the code of a chapter, an operation for each ladder: the chapter's own rungs, or,
+    where it has device functions alone, those of the chapters that import it."""
+    every = [(o, r) for o in kernels.operations().values() if o.ladder in (None, o.name) for r in o.rungs]
+    having = {rung.chapter for _, rung in every}
+
+    def serving(name):
+        if name in having:
+            return {name}
+        return set().union(*(serving(other) for other in kernels.chapters() if name in contents.imported(other)))
+    chapters = serving(chapter)
+    return [(operation, rung) for operation, rung in every if rung.chapter in chapters]
 
 
 def _look_for_all(todo, out):
