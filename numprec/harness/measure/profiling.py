@@ -71,12 +71,8 @@ def counted(launches):
 
 def row(operation, rung, precision, shape, launches):
     """Columns of HEADS for one rung."""
-    times, registers = [0.0] * len(gpu_model.CARDS), 0
-    for c, kernel, argtypes in launches:
-        for i, card in enumerate(gpu_model.CARDS):
-            used = machine_code.resources(kernel, argtypes, card.compute_capability)
-            times[i] += gpu_model.time(c, used, card).seconds
-            registers = max(registers, used.registers)
+    on_cards = [modelled(launches, card) for card in gpu_model.CARDS]
+    registers = max((used.registers for found in on_cards for used, _ in found), default=0)
     counts = [c for c, *_ in launches]
     sectors, wavefronts, barriers = (sum(getattr(c, name) for c in counts)
                                      for name in ("sectors", "wavefronts", "barriers"))
@@ -86,21 +82,28 @@ def row(operation, rung, precision, shape, launches):
     return (rung.name, str(precision), len(counts), found["flops"], found["bytes"], cost["flops"], cost["bytes"],
             _ratio(found["flops"], found["bytes"]), _ratio(SECTOR * sectors, found["bytes"]),
             _ratio(wavefronts, shared), sum(lanes * n for lanes, n in weighed) / max(1, sum(n for _, n in weighed)),
-            barriers, registers, *map(_micro, times))
+            barriers, registers, *(micro(sum(time.seconds for _, time in found)) for found in on_cards))
 
 
 def _ratio(a, b):
     return a / b if b else None
 
 
-def _micro(seconds):
+def modelled(launches, card):
+    """[(Resources, Modelled)] of launches, as `observed` gives them, on one of gpu_model.CARDS."""
+    used = [machine_code.resources(kernel, argtypes, card.compute_capability) for _, kernel, argtypes in launches]
+    return [(each, gpu_model.time(counts, each, card)) for each, (counts, *_) in zip(used, launches)]
+
+
+def micro(seconds):
+    """A time in words."""
     return f"{seconds * 1e6:.3g} µs"
 
 
 def measured(device, operation, rung, precision, shape):
     """The time that the bench measures on a GPU, in words; or why it has none."""
     found, = kernel_rows(cases.KernelCell(operation, rung, shape, (precision,), cases.SCALES["quick"].kernels), device)
-    return _micro(np.median(found["samples_s"])) if found["samples_s"] else found["status"]
+    return micro(np.median(found["samples_s"])) if found["samples_s"] else found["status"]
 
 
 def show(chosen, precisions, scale, lines):

@@ -80,14 +80,13 @@ def figures(operation, rung, precision, shape):
 
 def _modelled(rung, seen):
     """(seconds on each of CARDS, occupancy and what decides on the first, of the launch that takes longest there)."""
-    from numprec.harness.measure import gpu_model, machine_code
+    from numprec.harness.measure import gpu_model, profiling
     seconds, first = [], None
     for card in (card for card in gpu_model.CARDS if card.name in CARDS):
         if card.compute_capability < rung.compute_capability:
             seconds.append(None)
             continue
-        found = [gpu_model.time(c, machine_code.resources(kernel, argtypes, card.compute_capability), card)
-                 for c, kernel, argtypes in seen]
+        found = [time for _, time in profiling.modelled(seen, card)]
         seconds.append(sum(each.seconds for each in found))
         first = first or max(found, key=lambda each: each.seconds)
     return tuple(seconds), first and first.occupancy, first.bound if first else ""
@@ -96,13 +95,15 @@ def _modelled(rung, seen):
 def table(lines, measured=None):
     """Lines of Figures, as text; `measured` has the times in words, where they were measured."""
     from tabulate import tabulate
+
+    from numprec.harness.measure.profiling import micro
     several = len({line.precision for line in lines}) > 1
     heads = ("rung", *(("precision",) * several), "sectors\n/ result", "wavefronts\n/ result", "barriers",
              "flops\n/ byte", "occupancy", "error\n/ bound",
              *(("measured",) if measured else ("decides", *(f"{card}\nmodel" for card in CARDS))))
     rows = [(f.rung, *((f.precision,) * several), _number(f.sectors), _number(f.wavefronts), _number(f.barriers),
              _number(f.intensity), "-" if f.occupancy is None else f"{f.occupancy:.0%}", _number(f.error),
-             *((measured[i],) if measured else (f.decides, *map(_time, f.seconds))))
+             *((measured[i],) if measured else (f.decides, *("-" if s is None else micro(s) for s in f.seconds))))
             for i, f in enumerate(lines)]
     align = ("left",) * (1 + several) + ("right",) * 6 + (("right",) if measured else ("left", "right", "right"))
     return tabulate(rows, heads, disable_numparse=True, colalign=align)
@@ -110,10 +111,6 @@ def table(lines, measured=None):
 
 def _number(x):
     return "-" if x != x else f"{x:,.0f}" if x >= 100 or x == int(x) else f"{x:.3g}"
-
-
-def _time(seconds):
-    return "-" if seconds is None else f"{seconds * 1e6:.3g} µs"
 
 
 def operations_of(chapter, only):
