@@ -1,11 +1,11 @@
-"""The instrumented form of a kernel: it tells a listener of each access before it happens, and of each wait.
+"""The instrumented form of a kernel: it reports each access to a listener before it happens, and each wait.
 
 `instrument` works on the text of translate's first pass, in which a kernel and all that it calls are one function. Each
 place in that text is a *site*: a load, a store, an atomic, a wait, or the head of a loop, with the line of the source
 that it comes from and, where the pointer can be traced back to one, the array that it means. What the calls inserted
 here do stands in listen.ll; who listens, in listening.py.
 
-An access outside its array is told of and then done to a scratch place instead, so that the kernel can go on and the
+An access outside its array is reported and then done to a scratch place instead, so that the kernel can go on and the
 host's memory stays whole. A loop that may last counts its rounds and ends the thread beyond a limit.
 """
 import functools

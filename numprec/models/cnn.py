@@ -1,4 +1,4 @@
-"""A convolutional network, trained by the kernels of conv, pooling, normalize, dense and those of every network."""
+"""A convolutional network, trained by the kernels of the parts on images and networks."""
 import math
 
 import numpy as np

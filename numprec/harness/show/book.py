@@ -51,7 +51,7 @@ def _run(options):
         print("written: " + (", ".join(str(path.relative_to(ROOT)) for path in written) or "nothing"))
         return OK
     if options.name is None:
-        print(f"{contents.text()}\n\n`{PROGRAM} matmul` runs a chapter, `--help` tells what else there is.")
+        print(f"{contents.text()}\n\n`{PROGRAM} matmul` runs a chapter, `--help` lists the options.")
         return OK
     chapter, only = _chapter(options.name)
     if chapter in kernels.PARTS:
