@@ -1,29 +1,21 @@
 """augment: the operations of its ladder."""
 import numpy as np
+from image_problems import TWO_ROWS, state_of
 from ladders import Ladder
 
 from numprec.kernels.images import augment
-from numprec.kernels.networks.batch import STATE, State
 from numprec.precision import PRECISIONS
 
-TWO_ROWS = np.array([0, 0, 0, 0, 2, *[0] * 11])    # of a batch of two rows
 EXAMPLES = {
     "augment": ((np.zeros((2, 3, 3, 1)), TWO_ROWS), np.zeros((2, 3, 3, 1))),
 }
-FP32, FP64 = PRECISIONS["fp32"], PRECISIONS["fp64"]
+FP64 = PRECISIONS["fp64"]
 
 
 class TestAugment(Ladder):
     chapter = "augment"
     examples = EXAMPLES
     exact = ("augment",)
-
-
-def state_of(device, **values):
-    state = np.zeros(STATE, np.int64)
-    for name, value in values.items():
-        state[{"apply": State.APPLY, "count": State.COUNT, "seed": State.SEED, "step": State.STEP}[name]] = value
-    return device.array(state)
 
 
 def test_augmentation_moves_and_mirrors(device):

@@ -1,11 +1,10 @@
 """batch_moments: the operations of its ladder."""
 import numpy as np
+from image_problems import TWO_ROWS, rounded, state_of
 from ladders import Ladder
 
 from numprec.kernels.images import batch_moments
-from numprec.kernels.networks.batch import STATE, State
 
-TWO_ROWS = np.array([0, 0, 0, 0, 2, *[0] * 11])    # of a batch of two rows
 EXAMPLES = {
     "batch_moments": ((np.array([[1], [3], [99]]), TWO_ROWS), ([2], [1])),
     "running_moments": ((np.array([20, np.inf]), np.array([10, 3]), np.eye(16, dtype=int)[10]), [11, 3]),
@@ -15,17 +14,6 @@ EXAMPLES = {
 class TestBatchMoments(Ladder):
     chapter = "batch_moments"
     examples = EXAMPLES
-
-
-def rounded(precision, *arrays):
-    return [precision.storage.round(a) for a in arrays]
-
-
-def state_of(device, **values):
-    state = np.zeros(STATE, np.int64)
-    for name, value in values.items():
-        state[{"apply": State.APPLY, "count": State.COUNT, "seed": State.SEED, "step": State.STEP}[name]] = value
-    return device.array(state)
 
 
 def test_moments_of_many_rows(device, precision):

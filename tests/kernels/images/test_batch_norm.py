@@ -1,11 +1,10 @@
 """batch_norm: the operations of its ladder."""
 import numpy as np
+from image_problems import TWO_ROWS, rounded, state_of
 from ladders import Ladder
 
 from numprec.kernels.images import batch_moments, batch_norm
-from numprec.kernels.networks.batch import STATE, State
 
-TWO_ROWS = np.array([0, 0, 0, 0, 2, *[0] * 11])    # of a batch of two rows
 EXAMPLES = {
     "batch_norm": ((np.array([[2], [-2], [9]]), np.zeros(1), np.array([4 - 1e-5]), np.array([3]), np.ones(1), TWO_ROWS),
                    [[4], [0], [0]]),
@@ -17,17 +16,6 @@ EXAMPLES = {
 class TestBatchNorm(Ladder):
     chapter = "batch_norm"
     examples = EXAMPLES
-
-
-def rounded(precision, *arrays):
-    return [precision.storage.round(a) for a in arrays]
-
-
-def state_of(device, **values):
-    state = np.zeros(STATE, np.int64)
-    for name, value in values.items():
-        state[{"apply": State.APPLY, "count": State.COUNT, "seed": State.SEED, "step": State.STEP}[name]] = value
-    return device.array(state)
 
 
 def test_padding_rows_change_nothing(device, precision):

@@ -1,6 +1,7 @@
 """conv: the operations of its ladder."""
 import numpy as np
 import pytest
+from image_problems import rounded, within
 from ladders import OPERATIONS, Ladder
 
 from numprec.kernels.images import conv, im2col
@@ -25,14 +26,6 @@ GEOMETRIES = [    # images, size of the windows, stride, padding, channels, filt
 class TestConv(Ladder):
     chapter = "conv"
     examples = EXAMPLES
-
-
-def rounded(precision, *arrays):
-    return [precision.storage.round(a) for a in arrays]
-
-
-def within(result, exact, error):
-    return (abs(result.astype(np.float64) - exact) <= error).all()
 
 
 @pytest.mark.parametrize("activation", ["relu", "tanh"])

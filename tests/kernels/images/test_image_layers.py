@@ -1,32 +1,15 @@
 """The chapters of the convolutional network beyond their oracles: windows of any kind, pooling, moments, gradients."""
 import numpy as np
 import pytest
+from image_problems import state_of
 
 from numprec import device as devices
-from numprec.kernels import operations
 from numprec.kernels.networks import cross_entropy
-from numprec.kernels.networks.batch import STATE, State
 from numprec.models.layers import BatchNorm, Conv, Pool, parse
 from numprec.models.network import Dense, Network
 from numprec.precision import PRECISIONS
 
-OPERATIONS = operations()
-FP32, FP64 = PRECISIONS["fp32"], PRECISIONS["fp64"]
-
-
-def rounded(precision, *arrays):
-    return [precision.storage.round(a) for a in arrays]
-
-
-def within(result, exact, error):
-    return (abs(result.astype(np.float64) - exact) <= error).all()
-
-
-def state_of(device, **values):
-    state = np.zeros(STATE, np.int64)
-    for name, value in values.items():
-        state[{"apply": State.APPLY, "count": State.COUNT, "seed": State.SEED, "step": State.STEP}[name]] = value
-    return device.array(state)
+FP64 = PRECISIONS["fp64"]
 
 
 # ---- gradients of layers and of whole networks

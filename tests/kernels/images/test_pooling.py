@@ -1,6 +1,7 @@
 """pooling: the operations of its ladder."""
 import numpy as np
 import pytest
+from image_problems import within
 from ladders import OPERATIONS, Ladder
 
 from numprec.kernels.images import pooling
@@ -16,7 +17,7 @@ EXAMPLES = {
     "average_pool_gradient": ((np.full((1, 1, 1, 1), 9), SQUARE),
                               np.reshape([1, 1, 1, 1, 0, 1, 1, 1, 1], (1, 3, 3, 1))),
 }
-FP32, FP64 = PRECISIONS["fp32"], PRECISIONS["fp64"]
+FP32 = PRECISIONS["fp32"]
 
 
 class TestPooling(Ladder):
@@ -28,14 +29,6 @@ class TestPooling(Ladder):
         if operation.name == "max_pool_gradient" and precision.name == "mixed_bf16":
             return "a few roundings to float16 are finer than the one to bfloat16"
         return None
-
-
-def rounded(precision, *arrays):
-    return [precision.storage.round(a) for a in arrays]
-
-
-def within(result, exact, error):
-    return (abs(result.astype(np.float64) - exact) <= error).all()
 
 
 @pytest.mark.parametrize("size, stride", [((2, 2), 2), ((3, 2), 1), ((2, 3), 3), ((9, 9), 9)], ids=str)

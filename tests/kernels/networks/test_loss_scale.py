@@ -11,7 +11,7 @@ EXAMPLES = {
     "loss_scale": ((np.array([0.0, 2, -0.5]), np.array([1, 3]), np.array([1, 0])),
                    ([2, 2, 0.5, 2 ** 15], [1, 0, 0, 2 ** 31 - 1, 0, 1, 2, 0], [2 ** 15])),
 }
-FP64, FP16 = PRECISIONS["fp64"], PRECISIONS["fp16"]
+FP16 = PRECISIONS["fp16"]
 
 
 class TestLossScale(Ladder):

@@ -10,10 +10,6 @@ from numprec.precision import FORMATS, PRECISIONS
 FP64 = PRECISIONS["fp64"]
 
 
-def rounded(precision, *arrays):
-    return [precision.storage.round(a) for a in arrays]
-
-
 # ---- gradients of whole networks
 
 class Plain(Layer):

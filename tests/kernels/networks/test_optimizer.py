@@ -9,7 +9,7 @@ from numprec.kernels.networks.batch import STATE, State
 from numprec.models.training import Descent
 from numprec.precision import PRECISIONS, precision_named
 
-FP64, FP16 = PRECISIONS["fp64"], PRECISIONS["fp16"]
+FP64 = PRECISIONS["fp64"]
 PURE_BF16 = precision_named("storage=bfloat16,compute=bfloat16,accum=float32")
 
 

@@ -10,7 +10,7 @@ from numprec.models.network import Dense, Network
 from numprec.models.training import SCHEDULES, Descent, LossScaleCollapsed, Training
 from numprec.precision import PRECISIONS
 
-FP64, FP16 = PRECISIONS["fp64"], PRECISIONS["fp16"]
+FP64 = PRECISIONS["fp64"]
 
 
 # ---- learning rates
