@@ -1,4 +1,4 @@
-"""augment: the operations of its ladder."""
+"""augment: the operations of its ladder, and what the chapter promises besides."""
 import numpy as np
 from image_problems import TWO_ROWS, state_of
 from ladders import Ladder

@@ -1,4 +1,4 @@
-"""batch_moments: the operations of its ladder."""
+"""batch_moments: the operations of its ladder, and what the chapter promises besides."""
 import numpy as np
 from image_problems import TWO_ROWS, rounded, state_of
 from ladders import Ladder

@@ -1,4 +1,4 @@
-"""conv: the operations of its ladder."""
+"""conv: the operations of its ladder, and what the chapter promises besides."""
 import numpy as np
 import pytest
 from image_problems import rounded, within

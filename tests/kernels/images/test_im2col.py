@@ -1,4 +1,4 @@
-"""im2col: the operations of its ladder."""
+"""im2col: the operations of its ladder, and what the chapter promises besides."""
 import numpy as np
 import pytest
 from ladders import Ladder

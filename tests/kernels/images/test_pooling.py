@@ -1,4 +1,4 @@
-"""pooling: the operations of its ladder."""
+"""pooling: the operations of its ladder, and what the chapter promises besides."""
 import numpy as np
 import pytest
 from image_problems import within

@@ -1,4 +1,4 @@
-"""kernel_functions: the operations of its ladder."""
+"""kernel_functions: the operations of its ladder, and what the chapter promises besides."""
 import numpy as np
 from ladders import Ladder
 from smo_problems import FP32

@@ -1,4 +1,4 @@
-"""smo_fit: the operations of its ladder."""
+"""smo_fit: the operations of its ladder, and what the chapter promises besides."""
 import numpy as np
 import pytest
 from ladders import Ladder

@@ -1,4 +1,4 @@
-"""working_set: the operations of its ladder."""
+"""working_set: the operations of its ladder, and what the chapter promises besides."""
 import numpy as np
 from ladders import Ladder
 from smo_problems import BY_SETS, FP32, FP64, Data

@@ -1,4 +1,4 @@
-"""batch: the operations of its ladder."""
+"""batch: the operations of its ladder, and what the chapter promises besides."""
 import numpy as np
 from ladders import Ladder
 

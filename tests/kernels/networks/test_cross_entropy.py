@@ -1,4 +1,4 @@
-"""cross_entropy: the operations of its ladder."""
+"""cross_entropy: the operations of its ladder, and what the chapter promises besides."""
 import numpy as np
 import pytest
 import scipy.special

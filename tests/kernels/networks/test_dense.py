@@ -1,4 +1,4 @@
-"""dense: the operations of its ladder."""
+"""dense: the operations of its ladder, and what the chapter promises besides."""
 import numpy as np
 import pytest
 from ladders import Ladder

@@ -1,4 +1,4 @@
-"""loss_scale: the operations of its ladder."""
+"""loss_scale: the operations of its ladder, and what the chapter promises besides."""
 import numpy as np
 import pytest
 from ladders import Ladder

@@ -1,4 +1,4 @@
-"""argmax: the operations of its ladder."""
+"""argmax: the operations of its ladder, and what the chapter promises besides."""
 import numpy as np
 import pytest
 from ladders import OPERATIONS, Ladder, oracle, run

@@ -1,4 +1,4 @@
-"""norm: the operations of its ladder."""
+"""norm: the operations of its ladder, and what the chapter promises besides."""
 import numpy as np
 import pytest
 from ladders import OPERATIONS, U64, Ladder, exact_dot, oracle, run, violations
