@@ -12,6 +12,7 @@ import pytest
 from numprec import device as devices
 from numprec import kernels
 from numprec.harness.measure import profiling
+from numprec.harness.record.exits import FAILED, Refused
 from numprec.harness.show import book, chapter, contents
 from numprec.precision import PRECISIONS
 
@@ -174,6 +175,14 @@ def test_what_cannot_be_done_is_a_sentence(arguments, says, capsys):
     assert book.main(arguments) == 2
     told = capsys.readouterr()
     assert says in told.err and not told.out
+
+
+def test_a_crash_is_no_error_of_usage(monkeypatch, capsys):
+    def crashes(*what):
+        raise Refused("a process that ran kernels crashed", FAILED)
+    monkeypatch.setattr(chapter, "figures", crashes)
+    assert book.main(["sum", "--rung", "serial"]) == FAILED
+    assert "a process that ran kernels crashed" in capsys.readouterr().err
 
 
 def test_a_wrong_result_is_named(monkeypatch, capsys):

@@ -42,7 +42,7 @@ def main(arguments=None):
         return _run(options)
     except (Refused, ValueError) as error:
         print(f"{PROGRAM}: {error}", file=sys.stderr)
-        return USAGE
+        return error.code if isinstance(error, Refused) else USAGE
 
 
 def _run(options):
