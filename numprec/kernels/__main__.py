@@ -5,7 +5,7 @@ Like `bench.py` this is a command line alone, which is why it may use the harnes
 import sys
 
 from numprec.harness.record.streams import guarded
-from numprec.harness.show.book import main
+from numprec.harness.show.book import PROGRAM, main
 
 if __name__ == "__main__":
-    sys.exit(guarded(main))
+    sys.exit(guarded(main, PROGRAM))

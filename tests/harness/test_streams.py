@@ -86,6 +86,13 @@ def test_the_command_line_is_guarded(shell, code):
     assert done.returncode == code and "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
 
 
+@POSIX
+def test_another_program_goes_by_its_own_name():
+    done = subprocess.run(["bash", "-c", f"'{sys.executable}' -m numprec.kernels > /dev/full"], cwd=ROOT,
+                          capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.startswith("python -m numprec.kernels: not all of the output")
+
+
 def test_a_path_on_another_drive_is_typed_as_it_is(monkeypatch):
     def across(path):      # as ntpath has it
         raise ValueError("path is on mount 'D:', start on mount 'C:'")

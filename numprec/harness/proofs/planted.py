@@ -27,6 +27,7 @@ from numprec.harness.record import ledger, streams
 from numprec.harness.record.exits import Refused
 from numprec.harness.show import contents
 
+PROGRAM = "python -m numprec.harness.proofs.planted"
 PRECISION, SEEDS, EACH = "fp32", 3, 2
 
 KINDS = {
@@ -111,7 +112,7 @@ def _look_for_all(todo, out):
 
 
 def main(arguments=None):
-    p = argparse.ArgumentParser(prog="python -m numprec.harness.proofs.planted", description=__doc__.splitlines()[0])
+    p = argparse.ArgumentParser(prog=PROGRAM, description=__doc__.splitlines()[0])
     p.add_argument("--out", default="runs/planted.jsonl",
                    help="a line for each bug; one that has its line, made from the same sources, is not planted again")
     p.add_argument("--chapter", help="only in this one")
@@ -120,7 +121,7 @@ def main(arguments=None):
     try:
         done = _look_for_all(todo, options.out)
     except Refused as refused:
-        print(f"{p.prog}: {refused}", file=sys.stderr)
+        print(f"{PROGRAM}: {refused}", file=sys.stderr)
         return refused.code
     for kind in KINDS:
         results = [done[b]["found"] for b in todo if b.kind == kind]
@@ -129,4 +130,4 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    sys.exit(streams.guarded(main))
+    sys.exit(streams.guarded(main, PROGRAM))

@@ -49,8 +49,9 @@ class Outlet(io.RawIOBase):
         return len(data)
 
 
-def guarded(main):
-    """The exit code of `main()`, which may print whatever it likes; SIGTERM and SIGHUP end it as Ctrl-C does."""
+def guarded(main, program="bench.py"):
+    """The exit code of `main()`, which may print whatever it likes; SIGTERM and SIGHUP end it as Ctrl-C does. What is
+    said about that begins with the name of the `program`."""
     before = sys.stdout, sys.stderr
     outlets = _outlets()
     for name in "SIGTERM", "SIGHUP":
@@ -65,13 +66,13 @@ def guarded(main):
             print(code, file=sys.stderr)
             code = FAILED
     except KeyboardInterrupt as interruption:    # before there was anything to keep
-        print(f"bench.py: {how(interruption)}", file=sys.stderr)
+        print(f"{program}: {how(interruption)}", file=sys.stderr)
         code = code_of(interruption)
     with contextlib.suppress(KeyboardInterrupt):
         sys.stdout.flush()
         problem = outlets["stdout"].problem if "stdout" in outlets else None
         if problem is not None and problem.errno not in (errno.EPIPE, errno.EBADF):
-            print(f"bench.py: not all of the output could be written: {problem}", file=sys.stderr)
+            print(f"{program}: not all of the output could be written: {problem}", file=sys.stderr)
             code = code or FAILED
         sys.stderr.flush()
     sys.stdout, sys.stderr = before
