@@ -101,6 +101,8 @@ def test_progress_without_a_terminal_is_a_line_per_cell(smoke):
     (("--operation", "matmull"), "Did you mean 'matmul'"),
     (("--operation", "reduce"), "--chapter reduce"),
     (("--chapter", "matmull"), "Did you mean 'matmul'"),
+    (("--chapter", "householder"), "the chapter 'householder' has no operation of its own"),
+    (("--operation", "householder"), "the chapter 'householder' has no operation of its own"),
     (("--operation", "matmul/tyled"), "Did you mean 'matmul/tiled'"),
     (("--model", "LinearRegresion"), "Did you mean 'LinearRegression'"),
     (("--seeds", "0"), "positive whole number"),
@@ -165,6 +167,13 @@ def test_an_operation_is_that_one_and_a_chapter_is_all_of_its_own():
     assert cases.operations_of(["norm", "reduce"]) == ["sum", "dot", "norm"]
     asked = bench.request(["--operation", "sum/tree", "--chapter", "norm"])
     assert asked.chosen() == (["sum/tree", "norm"], [])
+
+
+@pytest.mark.parametrize("command", ["sanitize", "profile"])
+def test_a_chapter_without_operations_does_not_pass_for_one_without_bugs(command, capsys):
+    assert bench.main([command, "--chapter", "cholesky,householder"]) == 2
+    said = capsys.readouterr()
+    assert "the chapter 'householder' has no operation of its own" in said.err and not said.out
 
 
 @pytest.fixture

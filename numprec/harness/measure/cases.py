@@ -170,21 +170,24 @@ def rungs(names=None):
     for name in names:
         if name not in known:
             if name in kernels.chapters():
-                within = ", ".join(operations_of([name])) or "no operation of its own"
-                raise ValueError(f"{name!r} is no operation but a chapter, of {within}: --chapter {name}")
+                raise ValueError(f"{name!r} is not an operation but a chapter, of {', '.join(operations_of([name]))}: "
+                                 f"--chapter {name}")
             raise unknown("operation", name, known)
     return [each for each in every if set(names_of(*each)) & set(names)]
 
 
 def operations_of(chapters):
     """The names of the operations that these chapters, by name, describe, in reading order. Raises ValueError with the
-    nearest name."""
+    nearest name, and for a chapter that describes none."""
     from numprec import kernels
-    known = list(kernels.chapters())
+    known, operations = list(kernels.chapters()), kernels.operations()
     for chapter in chapters:
         if chapter not in known:
             raise unknown("chapter", chapter, known)
-    return [name for name, operation in kernels.operations().items() if operation.chapter in chapters]
+        if all(operation.chapter != chapter for operation in operations.values()):
+            raise ValueError(f"the chapter {chapter!r} has no operation of its own: `python bench.py --list` shows "
+                             "those that have")
+    return [name for name, operation in operations.items() if operation.chapter in chapters]
 
 
 def models_named(names=None):
