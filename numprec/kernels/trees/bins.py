@@ -33,7 +33,8 @@ from numba import cuda, int32, int64
 
 from numprec.kernels.reductions.collectives import ALL_LANES, WARP, block_argmax
 from numprec.kernels.trees.sort import CAPACITY, THREADS, block_sort, follows
-from numprec.language.instructions import add_rn, number
+from numprec.language.formats import constant
+from numprec.language.instructions import add_rn
 from numprec.language.ladder import draw, helper, operation, rung
 
 BINS = 256
@@ -62,20 +63,15 @@ def bins_of(X):
 
 # ---- device functions
 
-def word(fmt, value):
-    """The bits of `value` in a format, for `number`: Numba cannot write a float16 that is closed over."""
-    return int(fmt.round(np.array([value])).view(f"i{fmt.bytes}")[0])
-
-
 @helper
 def cut(p):
     """cut(a, b): the threshold between the numbers a < b of the storage format; infinity where b is missing."""
-    storage, accum, infinity = p.storage, p.accum, word(p.storage, np.inf)
+    storage, accum, infinity = p.storage, p.accum, constant(p.storage, np.inf)
 
     @cuda.jit(device=True)
     def cut(a, b):
         if b != b:
-            return number(infinity, storage(0))
+            return infinity()
         middle = storage(add_rn(a / accum(2), b / accum(2)))
         return middle if accum(middle) < b else storage(a)
     return cut
@@ -91,7 +87,7 @@ def ends_a_bin(first, end, known, distinct, bins):
 
 @rung
 def picked(p):
-    storage, accum, between, infinity = p.storage, p.accum, cut[p], word(p.storage, np.inf)
+    accum, between, infinity = p.accum, cut[p], constant(p.storage, np.inf)
 
     @cuda.jit
     def bins_sample(X, sample):
@@ -140,7 +136,7 @@ def picked(p):
                         written += 1
                     first = end
             for b in range(written, BINS):
-                edges[f, b] = number(infinity, storage(0))
+                edges[f, b] = infinity()
 
     @cuda.jit
     def bins_compare(X, edges, codes):
@@ -164,7 +160,7 @@ def lanes_upto_last(mask):
 @rung
 def quantiles(p):
     storage, accum, sort, between, over_block = p.storage, p.accum, block_sort[p], cut[p], block_argmax[p]
-    infinity, lowest = word(p.storage, np.inf), word(p.accum, -p.accum.max)
+    infinity, lowest = constant(p.storage, np.inf), constant(p.accum, -p.accum.max)
 
     @cuda.jit
     def bins_edges(X, bins, edges):
@@ -187,13 +183,13 @@ def quantiles(p):
                     low = int32(n) if not accum(X[f, low]) <= x else low
                     high = int32(n) if not accum(X[f, high]) >= x else high
             least, most = -accum(X[f, low]), accum(X[f, high])
-            _, low = over_block(least if least == least else number(lowest, accum(0)), low, key_s, where_s)
-            _, high = over_block(most if most == most else number(lowest, accum(0)), high, key_s, where_s)
+            _, low = over_block(least if least == least else lowest(), low, key_s, where_s)
+            _, high = over_block(most if most == most else lowest(), high, key_s, where_s)
             if t == 0:
                 x_s[0], x_s[M - 1] = X[f, low], X[f, high]
         sort(x_s, place_s, M)
         for b in range(t, BINS, THREADS):
-            edges[f, b] = number(infinity, storage(0))
+            edges[f, b] = infinity()
         cuda.syncthreads()    # everything is sorted, and written
         if t < WARP:
             below = (1 << t) - 1    # a bit for each lane below one's own

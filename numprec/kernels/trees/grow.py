@@ -32,13 +32,13 @@ from typing import NamedTuple
 import numpy as np
 from numba import cuda, int32
 
-from numprec.kernels.trees.bins import cut, word
+from numprec.kernels.trees.bins import cut
 from numprec.kernels.trees.histogram import types_of
 from numprec.kernels.trees.impurity import gini, impurity, left_over
 from numprec.kernels.trees.nodes import ROOT, Node, best_of_lane, divide, gains, may_be_cut, whole_of
 from numprec.kernels.trees.scan import LEFT, NONE
 from numprec.kernels.trees.sort import THREADS, follows
-from numprec.language.instructions import number
+from numprec.language.formats import constant
 from numprec.language.ladder import helper, rung
 
 
@@ -80,7 +80,7 @@ def count_node(p, criterion, weighted):
 @rung
 def node_by_node(p, criterion=gini, weighted=False):
     accum, term, combine, between = p.accum, criterion[p], left_over[p], cut[p]
-    (count, _), lowest = types_of(weighted), word(p.accum, -p.accum.max)
+    (count, _), lowest = types_of(weighted), constant(p.accum, -p.accum.max)
     count_rows, whole, of_thread, is_enough = count_node(p, criterion, weighted), whole_of(p, count), best_of_lane[p], \
         gains[p]
 
@@ -112,7 +112,7 @@ def node_by_node(p, criterion=gini, weighted=False):
                 order[j] = row
                 if accum(x[row]) == accum(x[row]):
                     known += 1
-            best, at = number(lowest, accum(0)), int32(NONE)
+            best, at = lowest(), int32(NONE)
             for side in range(2 if known < end else 1):    # missing values to the right, then to the left
                 left, rows_left = count(0), 0
                 for c in range(before.size):

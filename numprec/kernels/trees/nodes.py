@@ -36,11 +36,10 @@ from numba import cuda, int32
 
 from numprec.kernels.networks.philox import permuted
 from numprec.kernels.reductions.collectives import WARP, warp_argmax
-from numprec.kernels.trees.bins import word
 from numprec.kernels.trees.impurity import left_over_bound, share
 from numprec.kernels.trees.scan import NONE, Whole
 from numprec.language.columns import columns
-from numprec.language.instructions import number
+from numprec.language.formats import constant
 from numprec.language.ladder import helper
 
 Node = columns("Node", "START COUNT DEPTH FEATURE BIN CUT MISSING")
@@ -188,11 +187,11 @@ def best_of_lane(p):
     count. Returns (key, feature or NONE), and of those that have a cut, whether drawn or not, (minus the least place
     in the order of drawing, feature or NONE).
     """
-    accum, lowest = p.accum, word(p.accum, -p.accum.max)
+    lowest = constant(p.accum, -p.accum.max)
 
     @cuda.jit(device=True)
     def best_of_lane(keys, places, column, k, limits, first, step):
-        best, best_f = number(lowest, accum(0)), int32(NONE)
+        best, best_f = lowest(), int32(NONE)
         soonest, soonest_f = int32(-NONE), int32(NONE)
         D = keys.shape[0]
         for f in range(first, D, step):

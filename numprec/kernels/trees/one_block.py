@@ -26,13 +26,13 @@ import numpy as np
 from numba import cuda, int32
 
 from numprec.kernels.reductions.collectives import ALL_LANES, WARP, warp_argmax, warp_scan
-from numprec.kernels.trees.bins import cut, word
+from numprec.kernels.trees.bins import cut
 from numprec.kernels.trees.histogram import BLOCKS, Total, types_of
 from numprec.kernels.trees.impurity import gini, impurity
 from numprec.kernels.trees.nodes import Node, best_feature, divide, gains, may_be_cut, whole_of
 from numprec.kernels.trees.scan import LEFT, NONE, Rows, known_rows, scan_rows
 from numprec.kernels.trees.sort import CAPACITY, THREADS, block_sort
-from numprec.language.instructions import number
+from numprec.language.formats import constant
 from numprec.language.ladder import helper, rung
 
 WARPS = THREADS // WARP
@@ -112,7 +112,7 @@ def move_rows(p):
 @rung(of="grow")
 def one_block(p, criterion=gini, weighted=False):
     storage, accum, sort, between = p.storage, p.accum, block_sort[p], cut[p]
-    (count, _), end_of, lowest = types_of(weighted), known_rows(p, gathered=True), word(p.accum, -p.accum.max)
+    (count, _), end_of, lowest = types_of(weighted), known_rows(p, gathered=True), constant(p.accum, -p.accum.max)
     find, over_warp = scan_rows(p, criterion, weighted, gathered=True), warp_argmax[p]
     counted, moved_to, best_of = count_rows(p, weighted), move_rows[p], best_feature[p]
     whole, is_enough, impurity_of = whole_of(p, count), gains[p], impurity(p, criterion)
@@ -171,7 +171,7 @@ def one_block(p, criterion=gini, weighted=False):
                     end = start + node.rows
                     known = end_of(X[f], order[now, f], start, end)
                     items = Rows(X[f], order[now, f], data.y, data.w, end)
-                    best, at = number(lowest, accum(0)), int32(NONE)
+                    best, at = lowest(), int32(NONE)
                     for side in range(2 if known < end else 1):
                         missing = end - known if side == 1 else 0    # rows that go left without a value
                         counted(order[now, f], known, known + missing, data, before)

@@ -26,11 +26,11 @@ from typing import NamedTuple
 from numba import cuda, int32
 
 from numprec.kernels.reductions.collectives import ALL_LANES, WARP, block_argmax, warp_scan
-from numprec.kernels.trees.bins import BINS, word
+from numprec.kernels.trees.bins import BINS
 from numprec.kernels.trees.histogram import types_of
 from numprec.kernels.trees.impurity import left_over
 from numprec.kernels.trees.sort import THREADS
-from numprec.language.instructions import number
+from numprec.language.formats import constant
 from numprec.language.ladder import helper, rung
 
 NONE = 2 ** 31 - 1        # the place of a cut that there is not
@@ -76,14 +76,14 @@ def scan(p, criterion, weighted, source):
     `node` is a Whole, `ahead` the rows ahead of `first`, `limits` has the fields of Least. Returns the best of the
     lane's positions, as (minus what is left over, position), or (lowest, NONE).
     """
-    accum, term, combine, lowest = p.accum, criterion[p], left_over[p], word(p.accum, -p.accum.max)
+    accum, term, combine, lowest = p.accum, criterion[p], left_over[p], constant(p.accum, -p.accum.max)
     load, upto, may_cut, one_row = source
     (count, _), over_warp = types_of(weighted), warp_scan[p]
 
     @cuda.jit(device=True)
     def scan(items, first, last, node, ahead, before, limits):
         lane, C = cuda.laneid, node.counts.size
-        best, at = number(lowest, accum(0)), int32(NONE)
+        best, at = lowest(), int32(NONE)
         rows_ahead, weight_ahead = count(ahead), count(0)    # of the 32 positions of this step
         if weighted:
             for c in range(C):
@@ -202,7 +202,7 @@ class Bins(NamedTuple):
 def scan_bins(p, criterion, weighted):
     """scan_bins(counts, bins, node, before, limits): the best cut behind one of the bins of counts (BINS, K). What is
     counted beyond the bins is missing; LEFT is added to the bin where that goes left."""
-    accum, lowest, (count, _), over_warp = p.accum, word(p.accum, -p.accum.max), types_of(weighted), warp_scan[p]
+    lowest, (count, _), over_warp = constant(p.accum, -p.accum.max), types_of(weighted), warp_scan[p]
 
     @cuda.jit(device=True)
     def load_bin(items, b, last):
@@ -224,7 +224,7 @@ def scan_bins(p, criterion, weighted):
 
     @cuda.jit(device=True)
     def scan_bins(counts, bins, node, before, limits):
-        best, at = number(lowest, accum(0)), int32(NONE)
+        best, at = lowest(), int32(NONE)
         missing = count(0)    # rows
         if bins < BINS:
             missing = load_bin(Bins(counts, bins, 0), bins, bins + 1)[2]
@@ -254,19 +254,19 @@ def place_of(f, at, stride):
 @rung(of="choose")
 def choose(p):
     accum, over_block = p.accum, block_argmax[p]
-    lowest = word(p.accum, -p.accum.max)
+    lowest = constant(p.accum, -p.accum.max)
 
     @cuda.jit
     def split_choose(keys, places, thresholds, stride, feature, threshold, left_over, missing):
         """The candidate of the largest key, and of the lowest place among those. Each feature has `stride` places."""
         key_s = cuda.shared.array(WARP, accum)
         place_s = cuda.shared.array(WARP, int32)
-        key, place, own = number(lowest, accum(0)), int32(NONE), int32(0)
+        key, place, own = lowest(), int32(NONE), int32(0)
         for i in range(cuda.threadIdx.x, keys.size, THREADS):
             if keys[i] > key or (keys[i] == key and places[i] < place):
                 key, place, own = keys[i], places[i], int32(i)
         best, at = over_block(key, place, key_s, place_s)
-        _, own = over_block(best if place == at else number(lowest, accum(0)), own, key_s, place_s)    # of equal rows
+        _, own = over_block(best if place == at else lowest(), own, key_s, place_s)    # of equal rows
         if cuda.threadIdx.x == 0:
             feature[0], left_over[0], threshold[0] = (at // stride if at < NONE else -1), -best, thresholds[own]
             missing[0] = 1 if at < NONE and at % stride >= stride // 2 else 0

@@ -27,13 +27,13 @@ from numba import cuda, int32
 
 from numprec.kernels.reductions.collectives import WARP, block_argmax
 from numprec.kernels.trees import histogram
-from numprec.kernels.trees.bins import BINS, bins_of, cut, quantise, word
+from numprec.kernels.trees.bins import BINS, bins_of, cut, quantise
 from numprec.kernels.trees.impurity import (entropy, every_cut, gini, impurity_of, left_over, left_over_bound,
                                             left_over_of)
 from numprec.kernels.trees.scan import (LEFT, NONE, Least, Rows, Whole, choose, known_rows, place_of, scan_bins,
                                         scan_rows)
 from numprec.kernels.trees.sort import CAPACITY, THREADS, block_sort
-from numprec.language.instructions import number
+from numprec.language.formats import constant
 from numprec.language.ladder import draw, operation, rung
 
 
@@ -55,7 +55,7 @@ WARPS = THREADS // WARP
 @rung
 def candidates(p, criterion=gini, weighted=False):
     storage, accum, term, combine, between = p.storage, p.accum, criterion[p], left_over[p], cut[p]
-    over_block, (count, _), lowest = block_argmax[p], histogram.types_of(weighted), word(p.accum, -p.accum.max)
+    over_block, (count, _), lowest = block_argmax[p], histogram.types_of(weighted), constant(p.accum, -p.accum.max)
 
     @cuda.jit(device=True)
     def count_left(x, y, w, a, missing_left, label):
@@ -91,7 +91,7 @@ def candidates(p, criterion=gini, weighted=False):
                 b = x
         if a == b:
             b = lost    # behind the largest value come those that are missing
-        key, place = number(lowest, accum(0)), int32(NONE)
+        key, place = lowest(), int32(NONE)
         for side in range(2 if missing > 0 else 1):
             rows = known + side * missing
             if i < N and (a < b or (b != b and side == 0)) and rows >= least and N - rows >= least:
@@ -107,7 +107,7 @@ def candidates(p, criterion=gini, weighted=False):
                     key, place = own, int32((2 * f + side) * N + known - 1)
         best, at = over_block(key, place, key_s, place_s)
         t = int32(cuda.threadIdx.x)
-        _, first = over_block(best if place == at else number(lowest, accum(0)), t, key_s, place_s)    # of equal rows
+        _, first = over_block(best if place == at else lowest(), t, key_s, place_s)    # of equal rows
         if t == first:
             block = f * cuda.gridDim.x + cuda.blockIdx.x
             keys[block], places[block] = best, at
@@ -119,7 +119,7 @@ def candidates(p, criterion=gini, weighted=False):
 def in_order(p, criterion=gini, weighted=False):
     storage, accum, sort, between = p.storage, p.accum, block_sort[p], cut[p]
     over_block, (count, _) = block_argmax[p], histogram.types_of(weighted)
-    find, end_of, lowest = scan_rows(p, criterion, weighted), known_rows[p], word(p.accum, -p.accum.max)
+    find, end_of, lowest = scan_rows(p, criterion, weighted), known_rows[p], constant(p.accum, -p.accum.max)
 
     @cuda.jit
     def split_in_order(X, y, w, C, least, keys, places, thresholds):
@@ -165,7 +165,7 @@ def in_order(p, criterion=gini, weighted=False):
         for c in range(C):
             whole += totals[c]
         node, rows = Whole(totals[:C], count(whole), N), Rows(x_s, order_s, y, w, N)
-        best, at = number(lowest, accum(0)), int32(NONE)
+        best, at = lowest(), int32(NONE)
         for side in range(2 if known < N else 1):
             for c in range(cuda.laneid, C, WARP):
                 before[c] = ahead_s[warp * C + c] + (missing_s[c] if side == 1 else count(0))
