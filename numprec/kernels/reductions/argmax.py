@@ -24,8 +24,7 @@ from functools import partial
 import numpy as np
 from numba import cuda, int32
 
-from numprec.kernels.reductions.collectives import (THREADS, WARP, beats, block_argmax,  # noqa: F401
-                                                    halving, warp_argmax)
+from numprec.kernels.reductions.collectives import THREADS, WARP, beats, block_argmax, halving
 from numprec.kernels.reductions.reduce import grid_of, shapes
 from numprec.language.ladder import draw, helper, operation, rung
 

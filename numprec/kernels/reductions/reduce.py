@@ -32,8 +32,7 @@ Sources    [1] C.-P. Jeannerod and S. M. Rump, Improved error bounds for inner p
 import numpy as np
 from numba import cuda
 
-from numprec.kernels.reductions.collectives import (ALL_LANES, THREADS, WARP, block_sum,  # noqa: F401
-                                                    halving, merge_rows)
+from numprec.kernels.reductions.collectives import THREADS, WARP, block_sum, halving, merge_rows
 from numprec.language.ladder import draw, helper, operation, rung
 from numprec.precision import FORMATS, precision_named
 
