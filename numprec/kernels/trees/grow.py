@@ -175,11 +175,12 @@ def by_nodes(device, precision, kinds, data, rows, tree, limits):
     found = Search(device.empty(nodes, np.int32), device.empty((D, N), np.int32), device.empty((D, N), precision.accum),
                    device.empty((D, N), np.int32), device.empty((D, N, C), tree.values.dtype))
     device.launch(start, 1, 1, data, rows, tree)
+    divided, so_far = device.zeros(1, np.int32), 0    # nodes, on all levels
     for level in range(min(int(limits.max_depth), N)):
-        divided = device.zeros(1, np.int32)
         device.launch(search, (-(-nodes // THREADS), D), THREADS, data, rows, np.int32(level), tree, found, limits)
         device.launch(divide, -(-nodes // THREADS), THREADS, data, rows, tree, found, limits, divided)
-        if not device.to_host(divided)[0]:
+        before, so_far = so_far, int(device.to_host(divided)[0])
+        if so_far == before:
             break
 
 

@@ -7,13 +7,14 @@ Shapes     order (2, D, N): int32, of each feature the rows of a node side by si
            is this level's and the next one's. roots (.,): the nodes to be grown, of which totals[SMALL] are there
 Mapping    a block per root, of any number of warps; a level at a time, all of its nodes at once
 
-    one level of the six rows in grow, with two warps; a task is a (node, feature) for one warp
+    the second level of the six rows in grow, by two warps; a task is a (node, feature) for one warp
 
-        queue[0]            8 9          the nodes of this level
-        search   warp 0     8, feature 0      warp 1     9, feature 0        keys and places of each feature
-        cut      warp 0     8                 warp 1     9, is pure          threshold, the records of the children
-        move     warp 0     8, feature 0: 5 | 2 4 0                          into order[1]
-        count    warp 0     2                 warp 1     3                   their classes; 3 goes into queue[1]
+        queue[1]            8                 the nodes of this level; 9 is pure, and was not put in
+        order[1, 0]         5 2 4 0 | 3 1     the rows of 8, and those of 9
+        search   warp 0     8, feature 0                         keys and places of each feature
+        cut      warp 0     8                                    threshold, the records of the children
+        move     warp 0     8, feature 0: 5 | 2 4 0              into order[0]
+        count    warp 0     2                 warp 1     3       their classes; 3 goes into queue[0], 2 is pure
 
 Precision  as in grow
 Ladder     see grow
