@@ -83,7 +83,7 @@ def direct(p, stride=1, activation="relu"):
     f = dense.ACTIVATIONS[activation].value(p)
 
     @cuda.jit
-    def conv_direct(X, F, bias, top, left, Z):
+    def conv_direct(X, F, bias, view, Z):
         o, m = cuda.grid(2)
         B, P, Q, O = Z.shape    # noqa: E741
         R, S, C = F.shape[0], F.shape[1], F.shape[2]
@@ -91,9 +91,9 @@ def direct(p, stride=1, activation="relu"):
             b, i, j = uint32(m // (P * Q)), uint32(m // Q % P), uint32(m % Q)
             acc = accum(0)
             for r in range(R):
-                h = uint32(i * stride + r - top)    # wraps around, to beyond the image, where negative
+                h = uint32(i * stride + r - view.top)    # wraps around, to beyond the image, where negative
                 for s in range(S):
-                    w = uint32(j * stride + s - left)
+                    w = uint32(j * stride + s - view.left)
                     if h < X.shape[1] and w < X.shape[2]:
                         for c in range(C):
                             acc += accum(compute(X[b, h, w, c])) * accum(compute(F[r, s, c, o]))
@@ -121,13 +121,13 @@ for _ladder in "conv", "conv_weight_gradient", "conv_input_gradient":
 
 def forward(device, rung, precision, X, F, bias, view, activation="relu", out=None, buffer=None):
     """Z. `buffer(shape, fmt)` is where scratch comes from."""
-    R, S, stride, top, left, P, Q = view
+    R, S, stride, _, _, P, Q = view
     O, buffer = F.shape[3], buffer or device.empty    # noqa: E741
     Z = device.empty((X.shape[0], P, Q, O), precision.storage) if out is None else out
     rows = X.shape[0] * P * Q
     if rung is direct:
         device.launch(rung.variant(precision, stride=stride, activation=activation),
-                      (-(-O // AREA[0]), -(-rows // AREA[1])), AREA, X, F, bias, top, left, Z)
+                      (-(-O // AREA[0]), -(-rows // AREA[1])), AREA, X, F, bias, view, Z)
     elif rung.name == "unfolded":
         columns = buffer((rows, R * S * X.shape[3]), precision.storage)
         im2col.im2col(device, im2col.elementwise, precision, X, view, out=columns)
@@ -137,13 +137,13 @@ def forward(device, rung, precision, X, F, bias, view, activation="relu", out=No
         patch = patch_width(O)
         kernel = rung.variant(precision, product="forward", stride=stride, patch=patch, activation=activation)
         device.launch(kernel, (-(-O // (SIDE * patch)), -(-rows // BLOCK)), THREADS,
-                      X, F.reshape(R * S, -1, O), top, left, P, Q, S, Z.reshape(rows, O), bias)
+                      X, F.reshape(R * S, -1, O), view, Z.reshape(rows, O), bias)
     return Z
 
 
 def weight_gradient(device, rung, precision, X, dZ, view, out=None, buffer=None):
     """dF."""
-    R, S, stride, top, left, P, Q = view
+    R, S, stride, _, _, P, Q = view
     C, O, buffer = X.shape[3], dZ.shape[3], buffer or device.empty    # noqa: E741
     dF = device.empty((R, S, C, O), precision.storage) if out is None else out
     rows, K = X.shape[0] * P * Q, R * S * C
@@ -159,15 +159,14 @@ def weight_gradient(device, rung, precision, X, dZ, view, out=None, buffer=None)
     strip = -(-rows // (splits * matmul.DEPTH)) * matmul.DEPTH    # rows a block
     parts = buffer((-(-rows // strip), K, O), precision.accum)
     kernel = rung.variant(precision, product="weights", stride=stride, patch=patch)
-    device.launch(kernel, (*blocks, parts.shape[0]), THREADS,
-                  X, dZ.reshape(rows, O), top, left, P, Q, S, strip, parts)
+    device.launch(kernel, (*blocks, parts.shape[0]), THREADS, X, dZ.reshape(rows, O), view, strip, parts)
     dense.bias_gradient(device, dense.column, precision, parts.reshape(-1, K * O), out=dF.reshape(-1))
     return dF
 
 
 def input_gradient(device, rung, precision, dZ, F, X, view, activation="relu", out=None, buffer=None):
     """dX, times the derivative at X of the activation that made X."""
-    R, S, stride, top, left, P, Q = view
+    R, S, stride, _, _, P, Q = view
     (B, H, W, C), O, buffer = X.shape, F.shape[3], buffer or device.empty    # noqa: E741
     dX = device.empty(X.shape, precision.storage) if out is None else out
     if rung.name == "unfolded":
@@ -178,7 +177,7 @@ def input_gradient(device, rung, precision, dZ, F, X, view, activation="relu", o
     patch = patch_width(C)
     kernel = rung.variant(precision, product="input", stride=stride, patch=patch, activation=activation)
     device.launch(kernel, (-(-C // (SIDE * patch)), -(-B * H * W // BLOCK)), THREADS,
-                  dZ, F.reshape(R * S, C, O), top, left, H, W, S, dX.reshape(-1, C), X.reshape(-1, C))
+                  dZ, F.reshape(R * S, C, O), view._replace(P=H, Q=W), dX.reshape(-1, C), X.reshape(-1, C))
     return dX
 
 

@@ -112,16 +112,16 @@ def elementwise(p, stride=1):
     storage = p.storage
 
     @cuda.jit
-    def im2col_elementwise(X, top, left, P, Q, R, S, columns):
+    def im2col_elementwise(X, view, columns):
         k, m = cuda.grid(2)
         H, W, C = X.shape[1], X.shape[2], X.shape[3]
         if m < columns.shape[0] and k < columns.shape[1]:
-            pq, q = divmod32(m, Q)
-            b, p = divmod32(pq, P)
+            pq, q = divmod32(m, view.Q)
+            b, p = divmod32(pq, view.P)
             rs, c = divmod32(k, C)
-            r, s = divmod32(rs, S)
+            r, s = divmod32(rs, view.S)
             # before the first row or column an unsigned number wraps around, and lies beyond the last one too
-            h, w = uint32(p * stride + r - top), uint32(q * stride + s - left)
+            h, w = uint32(p * stride + r - view.top), uint32(q * stride + s - view.left)
             columns[m, k] = X[b, h, w, c] if h < H and w < W else storage(0)
     return im2col_elementwise
 
@@ -131,21 +131,20 @@ def gather(p, stride=1, activation="identity"):
     storage, accum, times = p.storage, p.accum, dense.ACTIVATIONS[activation].gradient(p)
 
     @cuda.jit
-    def col2im_gather(columns, top, left, P, Q, R, S, X, dX):
-        """columns as (B, P, Q, R, S, C); X and dX (B, H, W, C); a thread has one element of dX.
-        Many arguments: six of them are the windows'."""
+    def col2im_gather(columns, view, X, dX):
+        """columns as (B, P, Q, R, S, C); X and dX (B, H, W, C); a thread has one element of dX."""
         wc, bh = cuda.grid(2)
         H, W, C = dX.shape[1], dX.shape[2], dX.shape[3]
         if bh < dX.shape[0] * H and wc < W * C:
             b, h = divmod32(bh, H)
             w, c = divmod32(wc, C)
             acc = accum(0)
-            for r in range(R):
-                i, odd = divmod32(h + top - r, stride)
-                if odd == 0 and i < P:
-                    for s in range(S):
-                        j, odd = divmod32(w + left - s, stride)
-                        if odd == 0 and j < Q:
+            for r in range(view.R):
+                i, odd = divmod32(h + view.top - r, stride)
+                if odd == 0 and i < view.P:
+                    for s in range(view.S):
+                        j, odd = divmod32(w + view.left - s, stride)
+                        if odd == 0 and j < view.Q:
                             acc += accum(columns[b, i, j, r, s, c])
             dX[b, h, w, c] = storage(times(acc, accum(X[b, h, w, c])))
     return col2im_gather
@@ -155,22 +154,20 @@ def gather(p, stride=1, activation="identity"):
 
 def im2col(device, rung, precision, X, view, out=None):
     """The columns of X."""
-    R, S, stride, top, left, P, Q = view
-    shape = X.shape[0] * P * Q, R * S * X.shape[3]
+    shape = X.shape[0] * view.P * view.Q, view.R * view.S * X.shape[3]
     out = device.empty(shape, precision.storage) if out is None else out
-    device.launch(rung.variant(precision, stride=stride), (-(-shape[1] // BLOCK[0]), -(-shape[0] // BLOCK[1])), BLOCK,
-                  X, top, left, P, Q, R, S, out)
+    device.launch(rung.variant(precision, stride=view.stride), (-(-shape[1] // BLOCK[0]), -(-shape[0] // BLOCK[1])),
+                  BLOCK, X, view, out)
     return out
 
 
 def col2im(device, rung, precision, columns, X, view, activation="identity", out=None):
     """dX, times the derivative at X of the activation that made X."""
-    R, S, stride, top, left, P, Q = view
     B, H, W, C = X.shape
     out = device.empty(X.shape, precision.storage) if out is None else out
-    device.launch(rung.variant(precision, stride=stride, activation=activation),
-                  (-(-W * C // BLOCK[0]), -(-B * H // BLOCK[1])), BLOCK,
-                  columns.reshape(B, P, Q, R, S, C), top, left, P, Q, R, S, X, out)
+    columns = columns.reshape(B, view.P, view.Q, view.R, view.S, C)
+    device.launch(rung.variant(precision, stride=view.stride, activation=activation),
+                  (-(-W * C // BLOCK[0]), -(-B * H // BLOCK[1])), BLOCK, columns, view, X, out)
     return out
 
 

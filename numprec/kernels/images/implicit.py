@@ -41,16 +41,16 @@ def patch_width(N):
 
 def origin(stride, backward):
     @cuda.jit(device=True)
-    def origin(row, rows, P, Q, top, left):
+    def origin(row, rows, view):
         """Image and first pixel of the window of a row; OUTSIDE for rows that there are not. Before the first row or
         column of an image an unsigned coordinate wraps around, and is beyond the last one too."""
-        pq, q = divmod32(row, Q)
-        b, p = divmod32(pq, P)
+        pq, q = divmod32(row, view.Q)
+        b, p = divmod32(pq, view.P)
         if row >= rows:
             return b, uint32(OUTSIDE), uint32(OUTSIDE)
         if backward:
-            return b, uint32(p + top), uint32(q + left)
-        return b, uint32(p * stride - top), uint32(q * stride - left)
+            return b, uint32(p + view.top), uint32(q + view.left)
+        return b, uint32(p * stride - view.top), uint32(q * stride - view.left)
     return origin
 
 
@@ -114,8 +114,8 @@ def convolve(p, stride, backward, patch, epilogue):
     load_filters = (filters_backward if backward else filters_forward)(p, width)
 
     @cuda.jit
-    def implicit_convolve(X, F, top, left, P, Q, S, Z, extra):
-        """Many arguments: five of them are the windows'."""
+    def implicit_convolve(X, F, view, Z, extra):
+        """view.P x view.Q are the rows of Z that belong to an image."""
         X_s = cuda.shared.array((DEPTH, ROW), storage)    # X_s[k, m] = element k0 + k of the window of row m0 + m
         F_s = cuda.shared.array((DEPTH, ROW), storage)
         b_s = cuda.shared.array(BLOCK, uint32)            # image and origin of the windows of the block's rows
@@ -133,7 +133,7 @@ def convolve(p, stride, backward, patch, epilogue):
         C = X.shape[3]
         K = F.shape[0] * X.shape[3]
 
-        b_s[t], h_s[t], w_s[t] = place(m0 + t, M, P, Q, top, left)    # BLOCK threads for BLOCK rows
+        b_s[t], h_s[t], w_s[t] = place(m0 + t, M, view)    # BLOCK threads for BLOCK rows
         for i in range(PATCH):
             for j in range(patch):
                 acc[i, j] = accum(0)
@@ -141,7 +141,7 @@ def convolve(p, stride, backward, patch, epilogue):
         for k0 in range(0, K, DEPTH):
             k = uint32(t % DEPTH)
             rs, c = divmod32(k0 + k, C)
-            r, s = divmod32(rs, S)
+            r, s = divmod32(rs, view.S)
             for step in range(DEPTH * BLOCK // THREADS):
                 i = uint32(step * (THREADS // DEPTH) + t // DEPTH)
                 X_s[k, i] = element(X, b_s[i], h_s[i], w_s[i], r, s, c) if k0 + k < K else storage(0)
@@ -170,8 +170,7 @@ def weights(p, stride, patch):
     place, element = origin(stride, False), pixel(p, stride, False)
 
     @cuda.jit
-    def implicit_weight_gradient(X, dZ, top, left, P, Q, S, rows, parts):
-        """Many arguments: five of them are the windows'."""
+    def implicit_weight_gradient(X, dZ, view, rows, parts):
         X_s = cuda.shared.array((DEPTH, ROW), storage)    # X_s[d, k] = element k0 + k of the window of row m0 + d
         Z_s = cuda.shared.array((DEPTH, ROW), storage)    # Z_s[d, n] = dZ[m0 + d, n0 + n]
         b_s = cuda.shared.array((2, DEPTH), uint32)       # windows of these rows, and of the next ones
@@ -189,11 +188,11 @@ def weights(p, stride, patch):
         K, N = parts.shape[1], parts.shape[2]
         C = X.shape[3]
         rs, c = divmod32(k0 + t, C)
-        r, s = divmod32(rs, S)
+        r, s = divmod32(rs, view.S)
         first, last = z * rows, min((z + 1) * rows, dZ.shape[0])
 
         if t < DEPTH:
-            b_s[0, t], h_s[0, t], w_s[0, t] = place(first + t, last, P, Q, top, left)
+            b_s[0, t], h_s[0, t], w_s[0, t] = place(first + t, last, view)
         for i in range(PATCH):
             for j in range(patch):
                 acc[i, j] = accum(0)
@@ -207,7 +206,7 @@ def weights(p, stride, patch):
                 Z_s[d, j] = dZ[m0 + d, n0 + j] if m0 + d < last and n0 + j < N else storage(0)
             now = uint32(1 - now)
             if t < DEPTH:
-                b_s[now, t], h_s[now, t], w_s[now, t] = place(m0 + DEPTH + t, last, P, Q, top, left)
+                b_s[now, t], h_s[now, t], w_s[now, t] = place(m0 + DEPTH + t, last, view)
             cuda.syncthreads()    # both tiles, and the places of the next windows, are complete
             for d in range(DEPTH):
                 for i in range(PATCH):

@@ -87,11 +87,11 @@ def elementwise(p, stride=2):
 
 
 @rung(of="average_pool")
-def window_mean(p, stride=2):
+def each(p, stride=2):
     storage, accum = p.storage, p.accum
 
     @cuda.jit
-    def average_pool_window_mean(X, R, S, Y):
+    def average_pool_each(X, R, S, Y):
         qc, bp = cuda.grid(2)
         B, P, Q, C = Y.shape
         if bp < B * P and qc < Q * C:
@@ -102,7 +102,7 @@ def window_mean(p, stride=2):
                 for s in range(S):
                     acc += accum(X[b, i * stride + r, j * stride + s, c])
             Y[b, i, j, c] = storage(acc / accum(R * S))
-    return average_pool_window_mean
+    return average_pool_each
 
 
 @helper
@@ -125,9 +125,10 @@ def from_average(p):
     return from_average
 
 
-def gatherer(p, stride, activation, share):
+@rung(of="max_pool_gradient")
+def gather(p, stride=2, activation="relu", share=from_largest):
     """`share` is what a pixel gets from the gradient of one window."""
-    storage, accum, times = p.storage, p.accum, dense.ACTIVATIONS[activation].gradient(p)
+    storage, accum, times, share_of = p.storage, p.accum, dense.ACTIVATIONS[activation].gradient(p), share[p]
 
     @cuda.jit
     def pool_gradient(dY, where, R, S, X, dX):
@@ -143,19 +144,9 @@ def gatherer(p, stride, activation, share):
                     for s in range(S):
                         j, odd = divmod32(w - s, stride)
                         if odd == 0 and j < dY.shape[2]:
-                            acc += share(dY[b, i, j, c], where[b, i, j, c], h * W + w, R * S)
+                            acc += share_of(dY[b, i, j, c], where[b, i, j, c], h * W + w, R * S)
             dX[b, h, w, c] = storage(times(acc, accum(X[b, h, w, c])))
     return pool_gradient
-
-
-@rung(of="max_pool_gradient")
-def gather(p, stride=2, activation="relu"):
-    return gatherer(p, stride, activation, from_largest(p))
-
-
-@rung(of="average_pool_gradient")
-def gather_mean(p, stride=2, activation="relu"):
-    return gatherer(p, stride, activation, from_average(p))
 
 
 # ---- host side
@@ -182,16 +173,16 @@ def average_pool(device, rung, precision, X, view, out=None):
     return Y
 
 
-def max_gradient(device, rung, precision, dY, where, X, view, activation="relu", out=None):
+def max_gradient(device, rung, precision, dY, where, X, view, activation="relu", out=None, share=from_largest):
     """dX, times the derivative at X of the activation that made X."""
     dX = device.empty(X.shape, precision.storage) if out is None else out
-    device.launch(rung.variant(precision, stride=view.stride, activation=activation), area(X.shape), BLOCK,
+    device.launch(rung.variant(precision, stride=view.stride, activation=activation, share=share), area(X.shape), BLOCK,
                   dY, where, view.R, view.S, X, dX)
     return dX
 
 
 def average_gradient(device, rung, precision, dY, X, view, activation="relu", out=None):
-    return max_gradient(device, rung, precision, dY, dY, X, view, activation, out)    # `where` is not asked
+    return max_gradient(device, rung, precision, dY, dY, X, view, activation, out, from_average)    # asks no `where`
 
 
 # ---- as operations: 3 x 3 windows, two apart, so that they overlap
@@ -249,7 +240,7 @@ operation("average_pool", inputs=lambda rng, shape, kind, p: (draw(rng, shape, k
           oracle=lambda X: shaped(X, average_computed(PRECISIONS["fp64"], X, near(X)).exact),
           error_bound=lambda p, X: shaped(X, average_computed(p, X, near(X)).error),
           launch=lambda device, rung, p, X: average_pool(device, rung, p, X, near(X)))
-operation("average_pool_gradient", inputs=lambda *problem: gradient_inputs(*problem)[::2],
+operation("average_pool_gradient", ladder="max_pool_gradient", inputs=lambda *problem: gradient_inputs(*problem)[::2],
           cost=average_gradient_cost, cost_differs="Each pixel divides the gradient of a window anew.", **about,
           oracle=lambda dY, X: average_gradient_computed(PRECISIONS["fp64"], dY, X, near(X)).exact,
           error_bound=lambda p, dY, X: average_gradient_computed(p, dY, X, near(X)).error,
