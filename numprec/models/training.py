@@ -158,7 +158,7 @@ class Training:
     """
 
     def __init__(self, network, X, labels, batch_size, descent=Descent(), seed=0, shuffle=True, scale=None,
-                 load=copy_rows, epoch=0, patience=loss_scale.PATIENT, weights=None):
+                 load=copy_rows, epoch=0, grow_at=loss_scale.GROW_AT, weights=None):
         self.network, self.device, self.precision = network, network.device, network.precision
         self.descent, self.shuffle, self.load = descent, shuffle, load
         device, precision, accum = self.device, self.precision, self.precision.accum
@@ -175,7 +175,7 @@ class Training:
         self.moments = [array for name, array in arrays.items() if name.startswith("moment")]
         network.move({name: arrays[name] for name in network.formats()})
         state = np.zeros(STATE, np.int64)
-        state[[State.SEED, State.EPOCH, State.BATCHES, State.PATIENCE]] = seed, epoch, self.batches, patience
+        state[[State.SEED, State.EPOCH, State.BATCHES, State.GROW_AT]] = seed, epoch, self.batches, grow_at
         device.assign(self.state, state)
         control = descent.control(precision, self.scale)
         self.weights = None
@@ -372,7 +372,7 @@ def check(arrays, layout, solver, batches):
     right = (
         all(0 <= number < 2 ** 53 for number in state) and state[State.POSITION] < state[State.BATCHES] == batches
         and state[State.BASE] <= state[State.UPDATES] <= state[State.STEP]
-        and state[State.SEED] < 2 ** 31 and state[State.PATIENCE] > 0
+        and state[State.SEED] < 2 ** 31 and state[State.GROW_AT] > 0
         and state[State.STOP] in (0, OVERFLOW, COLLAPSED) and state[State.BAD_INDEX] < layout.size)
     if not right:
         raise ValueError("the checkpoint's state counts steps, batches or places that there are not")

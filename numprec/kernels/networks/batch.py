@@ -31,7 +31,7 @@ from numprec.language.ladder import draw, operation, rung
 from numprec.precision import PRECISIONS
 
 State = columns("State", "SEED EPOCH POSITION BATCHES COUNT STEP UPDATES "
-                         "BASE GOOD PATIENCE APPLY ROW STOP BAD_STEP BAD_INDEX")
+                         "BASE GOOD GROW_AT APPLY ROW STOP BAD_STEP BAD_INDEX")
 """state[...]:
 
     SEED       of permutations and of all random numbers of the run
@@ -43,7 +43,7 @@ State = columns("State", "SEED EPOCH POSITION BATCHES COUNT STEP UPDATES "
     UPDATES    of the weights so far; the others were skipped
     BASE       UPDATES when the current table of learning rates began
     GOOD       updates since the loss scale last changed
-    PATIENCE   GOOD at which it grows
+    GROW_AT    GOOD at which it grows
     APPLY      whether the current batch updates the weights
     ROW        of the history: where the current batch writes
     STOP       why nothing is updated any more, one of the following; 0 as long as all is well

@@ -6,7 +6,7 @@ Maths      survey  of all gradients: how many are not finite and which is the fi
                    finite ones the largest and of those that are not 0 the smallest magnitude
            judge   loss = sum over rows of loss / COUNT. With sample weights it is the sum of share * loss, and weight
                    decay divides by TOTAL, not COUNT (see `batch`). If every gradient is finite, the weights may be
-                   updated, and after PATIENCE updates in a row the scale doubles. If not, they may not. A dynamic scale
+                   updated, and after GROW_AT updates in a row the scale doubles. If not, they may not. A dynamic scale
                    is halved; below 1 it has collapsed, and training stops, as it does without a dynamic scale
 Shapes     G (n,): storage; loss (B,): accum; hit (B,): int32; control (CONTROL,): accum; state: int64, see `batch`;
            rates (BATCHES,): accum, the learning rates of the epoch's updates; numbers (BATCHES, NUMBERS): accum, and
@@ -23,6 +23,8 @@ Sources    P. Micikevicius et al., Mixed precision training, ICLR 2018, section 
 
 There is no overflow and no skipped batch that the host has to see in time: it reads history after an epoch.
 """
+from typing import Any, NamedTuple
+
 import numpy as np
 from numba import cuda, int32
 
@@ -35,7 +37,7 @@ from numprec.precision import FORMATS
 THREADS = 256            # per block
 BLOCKS = 64              # of the survey, at most
 EACH = 8                 # elements per thread that make another block worth while
-PATIENT = 2000           # PATIENCE, unless a test is in a hurry
+GROW_AT = 2000           # unless a test is in a hurry
 START = 2.0 ** 15        # the first scale
 HIGHEST = 24             # exponent of the largest one
 
@@ -114,6 +116,14 @@ def error_bound(precision, G, loss, hit):
 
 # ---- kernels
 
+class Findings(NamedTuple):
+    """A row per block, or per batch: numbers (rows, NUMBERS or SURVEYED): accum; counts (rows, COUNTS or FOUND): int32.
+    In shared memory a column per thread."""
+
+    numbers: Any
+    counts: Any
+
+
 @helper
 def merge_findings(p):
     """The findings of thread j into those of thread i."""
@@ -135,7 +145,7 @@ def survey(p, dynamic=True, weighted=False):
     accum, halve = p.accum, halving(p, merge_findings[p], THREADS)
 
     @cuda.jit
-    def loss_scale_survey(G, control, numbers, counts):
+    def loss_scale_survey(G, control, found):
         numbers_s = cuda.shared.array((SURVEYED, THREADS), accum)
         counts_s = cuda.shared.array((FOUND, THREADS), int32)
         t, block = cuda.threadIdx.x, cuda.blockIdx.x
@@ -159,13 +169,12 @@ def survey(p, dynamic=True, weighted=False):
         halve((numbers_s, counts_s))
         cuda.syncthreads()    # column 0 is complete
         if t < Figure.SCALED:
-            numbers[block, t] = numbers_s[t, 0]
+            found.numbers[block, t] = numbers_s[t, 0]
         if t <= Count.FIRST:
-            counts[block, t] = counts_s[t, 0]
+            found.counts[block, t] = counts_s[t, 0]
 
     @cuda.jit
-    def loss_scale_judge(found_numbers, found_counts, loss, share, hit, rates, control, state, numbers, counts):
-        """Many arguments: the one launch of a step in which all that decides about it comes together."""
+    def loss_scale_judge(found, loss, share, hit, rates, control, state, history):
         numbers_s = cuda.shared.array((SURVEYED, THREADS), accum)
         counts_s = cuda.shared.array((FOUND, THREADS), int32)
         t = cuda.threadIdx.x
@@ -174,11 +183,11 @@ def survey(p, dynamic=True, weighted=False):
         for b in range(t, loss.size, THREADS):
             mean += accum(loss[b]) * accum(share[b]) if weighted else accum(loss[b]) / accum(rows)
             hits += hit[b]
-        blocks = found_counts.shape[0]
+        blocks, numbers, counts = found.counts.shape[0], history.numbers, history.counts
         for i in range(Figure.SCALED):
-            numbers_s[i, t] = found_numbers[t, i] if t < blocks else found_numbers[0, i]
+            numbers_s[i, t] = found.numbers[t, i] if t < blocks else found.numbers[0, i]
         for i in range(FOUND):
-            counts_s[i, t] = found_counts[t, i] if t < blocks else int32(0)
+            counts_s[i, t] = found.counts[t, i] if t < blocks else int32(0)
         numbers_s[Figure.LOSS, t], counts_s[Count.HITS, t] = mean, hits
         if t >= blocks:
             counts_s[Count.FIRST, t] = int32(NOWHERE)
@@ -195,7 +204,7 @@ def survey(p, dynamic=True, weighted=False):
                 control[Control.RATE] = rates[min(state[State.UPDATES] - state[State.BASE], rates.size - 1)]
                 state[State.UPDATES] += 1
                 state[State.GOOD] += 1
-                if dynamic and state[State.GOOD] >= state[State.PATIENCE] and scale < control[Control.CEILING]:
+                if dynamic and state[State.GOOD] >= state[State.GROW_AT] and scale < control[Control.CEILING]:
                     control[Control.SCALE] = scale + scale
                     state[State.GOOD] = 0
             elif state[State.STOP] == 0:
@@ -236,15 +245,15 @@ def judge(device, rung, precision, G, loss, hit, rates, control, state, numbers,
     counts for, where samples have weights."""
     buffer, blocks = buffer or device.empty, blocks_for(G.size)
     surveyor, judge = rung.variant(precision, dynamic=dynamic, weighted=share is not None)
-    found = buffer((blocks, Figure.SCALED), precision.accum), buffer((blocks, FOUND), np.int32)
-    device.launch(surveyor, blocks, THREADS, G, control, *found)
+    found = Findings(buffer((blocks, SURVEYED), precision.accum), buffer((blocks, FOUND), np.int32))
+    device.launch(surveyor, blocks, THREADS, G, control, found)
     share = loss if share is None else share    # which the kernel then does not look at
-    device.launch(judge, 1, THREADS, *found, loss, share, hit, rates, control, state, numbers, counts)
+    device.launch(judge, 1, THREADS, found, loss, share, hit, rates, control, state, Findings(numbers, counts))
 
 
 def launch(device, rung, precision, G, loss, hit):
     state = np.zeros(STATE, np.int64)
-    state[[State.COUNT, State.BATCHES, State.PATIENCE]] = loss.size, 1, NOWHERE    # the launch may be replayed
+    state[[State.COUNT, State.BATCHES, State.GROW_AT]] = loss.size, 1, NOWHERE    # the launch may be replayed
     accum = precision.accum
     control, rates = device.array(settings(precision, scale=START), accum), device.zeros(1, accum)
     numbers, counts = device.empty((1, NUMBERS), accum), device.zeros((1, COUNTS), np.int32)

@@ -22,8 +22,8 @@ class TestLossScale(Ladder):
 class Scaler:
     """What a dynamic loss scale does, in Python."""
 
-    def __init__(self, scale, patience, ceiling):
-        self.scale, self.patience, self.ceiling, self.good, self.stop = scale, patience, ceiling, 0, 0
+    def __init__(self, scale, grow_at, ceiling):
+        self.scale, self.grow_at, self.ceiling, self.good, self.stop = scale, grow_at, ceiling, 0, 0
 
     def step(self, finite):
         if self.stop:
@@ -33,15 +33,15 @@ class Scaler:
             self.stop, self.scale = (0, self.scale / 2) if self.scale > 1 else (COLLAPSED, self.scale)
             return False
         self.good += 1
-        if self.good >= self.patience and self.scale < self.ceiling:
+        if self.good >= self.grow_at and self.scale < self.ceiling:
             self.scale, self.good = self.scale * 2, 0
         return True
 
 
-def judged(device, precision, gradients, scale, patience, dynamic=True):
+def judged(device, precision, gradients, scale, grow_at, dynamic=True):
     """(control, state, counts) after each batch of gradients."""
     state = np.zeros(STATE, np.int64)
-    state[[State.BATCHES, State.COUNT, State.PATIENCE]] = len(gradients), 4, patience
+    state[[State.BATCHES, State.COUNT, State.GROW_AT]] = len(gradients), 4, grow_at
     accum, n = precision.accum, len(gradients)
     state, control = device.array(state), device.array(loss_scale.settings(precision, scale=scale), accum)
     numbers, counts = device.zeros((n, loss_scale.NUMBERS), accum), device.zeros((n, loss_scale.COUNTS), np.int32)
@@ -64,7 +64,7 @@ def test_dynamic_scale(device, name, scale):
     model = Scaler(scale, 3, control[loss_scale.Control.CEILING])
     assert control[loss_scale.Control.CEILING] <= precision.accum.max
     scales = set()
-    for i, (control, state, counts) in enumerate(judged(device, precision, gradients, scale, patience=3)):
+    for i, (control, state, counts) in enumerate(judged(device, precision, gradients, scale, grow_at=3)):
         before = model.scale
         applied = model.step(good[i])
         assert control[loss_scale.Control.SCALE] == model.scale
@@ -77,8 +77,8 @@ def test_dynamic_scale(device, name, scale):
     assert max(scales) == model.ceiling or (name, scale) != ("fp16", 2 ** 14)
 
 
-def test_patience_is_2000():
-    assert loss_scale.PATIENT == 2000 and loss_scale.START == 2 ** 15
+def test_the_scale_grows_at_2000():
+    assert loss_scale.GROW_AT == 2000 and loss_scale.START == 2 ** 15
 
 
 def test_overflow_without_a_dynamic_scale_stops(device):
