@@ -23,7 +23,7 @@ _WEIGHTS = "a loop for samples with weights, and one for those without"
 _RANGE = f"{_WEIGHTS}; the same differences in two comparisons"
 
 COPIED = {
-    "average_pool/average_pool_each": (("fp16",), "NVVM unrolls the loop over a window by four after all"),
+    "average_pool/average_pool_window_mean": (("fp16",), "NVVM unrolls the loop over a window by four after all"),
     "centring/centring_sums": (_EVERY, _WEIGHTS),
     "gram/centring_sums": (_EVERY, _WEIGHTS),
     "gram/gram_naive": (_EVERY, _WEIGHTS),

@@ -18,7 +18,7 @@ Ladders    each from its slowest rung to its fastest, as `python -m numprec.kern
                           conv_input_gradient    unfolded, implicit
            pooling        max_pool               elementwise
                           max_pool_gradient      gather
-                          average_pool           each
+                          average_pool           window_mean
                           average_pool_gradient  the ladder of max_pool_gradient
            batch_moments  batch_moments          strips
                           running_moments        elementwise

@@ -87,11 +87,11 @@ def elementwise(p, stride=2):
 
 
 @rung(of="average_pool")
-def each(p, stride=2):
+def window_mean(p, stride=2):
     storage, accum = p.storage, p.accum
 
     @cuda.jit
-    def average_pool_each(X, R, S, Y):
+    def average_pool_window_mean(X, R, S, Y):
         qc, bp = cuda.grid(2)
         B, P, Q, C = Y.shape
         if bp < B * P and qc < Q * C:
@@ -102,7 +102,7 @@ def each(p, stride=2):
                 for s in range(S):
                     acc += accum(X[b, i * stride + r, j * stride + s, c])
             Y[b, i, j, c] = storage(acc / accum(R * S))
-    return average_pool_each
+    return average_pool_window_mean
 
 
 @helper
